@@ -1,0 +1,133 @@
+"""May this event teach? Decides per event, in a fixed order, and remembers what it admitted.
+
+Order: schema, duplicate, future, late. A duplicate is a duplicate even when it is late by now.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from app.events import Event, Feedback, Malformed, digest
+from app.settings import EngineSettings
+from learners.ids import State
+
+Status = Literal["learned", "duplicate", "late", "quarantined"]
+_DIGEST_BYTES = 16
+
+
+class Verdict(NamedTuple):
+    """What became of an event; `time_ms` and `reward` count only where it was learned."""
+
+    status: Status
+    reason: str | None = None
+    message: str | None = None
+    time_ms: int = 0
+    reward: float = 0.0
+
+
+class RewardError(ValueError):
+    """An event's type or value cannot be turned into a reward."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class Admission:
+    """The idempotency window, the watermark, and counters of what was refused and why."""
+
+    def __init__(self, settings: EngineSettings) -> None:
+        self.settings = settings
+        self.watermark_ms = 0
+        self.counts: dict[str, int] = {}
+        self._ids: set[bytes] = set()
+        self._order: deque[bytes] = deque()
+
+    def decide(
+        self, event: Event, arrival_ms: int | None, *, may_name_item: bool = True
+    ) -> Verdict:
+        """Judge one event, and remember it if it is admitted.
+
+        `may_name_item` is False for an item that is unknown where feedback must not create items.
+        """
+        verdict = self._decide(event, arrival_ms)
+        if verdict.status == "learned":
+            if may_name_item:
+                self._remember(event, verdict.time_ms)
+            else:
+                verdict = Verdict("quarantined", "unknown_item", "there is no such item")
+        label = verdict.status if verdict.reason is None else f"{verdict.status}:{verdict.reason}"
+        self.counts[label] = self.counts.get(label, 0) + 1
+        return verdict
+
+    def _decide(  # noqa: PLR0911  one return for each verdict
+        self, event: Event, arrival_ms: int | None
+    ) -> Verdict:
+        if isinstance(event, Malformed):
+            return Verdict("quarantined", event.reason, event.message)
+        try:
+            reward = reward_of(event, self.settings)
+        except RewardError as error:
+            return Verdict("quarantined", error.reason, str(error))
+        key = digest((event.event_id,))
+        if key in self._ids:
+            return Verdict("duplicate")
+        time_ms = event.time_ms if event.time_ms is not None else arrival_ms
+        if time_ms is None:
+            return Verdict("quarantined", "schema", "no timestamp, and no arrival time either")
+        ahead_s = self.settings.future_s
+        if arrival_ms is not None and time_ms > arrival_ms + ahead_s * 1_000:
+            return Verdict("quarantined", "future", f"over {ahead_s} s ahead of its arrival")
+        if time_ms < self.watermark_ms - self.settings.lateness_s * 1_000:
+            behind_s = (self.watermark_ms - time_ms) // 1_000
+            return Verdict("late", "late", f"{behind_s} s behind the newest event")
+        return Verdict("learned", time_ms=time_ms, reward=reward)
+
+    def _remember(self, event: Event, time_ms: int) -> None:
+        self.watermark_ms = max(self.watermark_ms, time_ms)
+        key = digest((str(event.event_id),))
+        self._ids.add(key)
+        self._order.append(key)
+        while len(self._order) > self.settings.dedupe_window:
+            self._ids.discard(self._order.popleft())
+
+    def window(self) -> bytes:
+        """Return the remembered ids (128 bits each), oldest first."""
+        return b"".join(self._order)
+
+    def state(self) -> State:
+        """Return what `load_state` continues from."""
+        ids = np.frombuffer(self.window(), np.uint8)
+        return {"ids": ids, "watermark_ms": self.watermark_ms, "counts": dict(self.counts)}
+
+    def load_state(self, state: State) -> None:
+        """Become the admission that `state` was taken from."""
+        self.watermark_ms = int(state["watermark_ms"])
+        self.counts = {str(label): int(count) for label, count in state["counts"].items()}
+        packed = np.asarray(state["ids"], np.uint8).tobytes()
+        starts = range(0, len(packed), _DIGEST_BYTES)
+        self._order = deque(packed[start : start + _DIGEST_BYTES] for start in starts)
+        self._ids = set(self._order)
+
+
+def reward_of(event: Feedback, settings: EngineSettings) -> float:
+    """Return the reward in -1..1 that an event teaches; raise RewardError if it has none.
+
+    A rating from `rating_positive` on is worth the whole reward; below it falls to minus that at
+    the bottom of the scale.
+    """
+    reward = settings.rewards.get(event.type)
+    if reward is None:
+        known = ", ".join(settings.rewards)
+        raise RewardError("unknown_type", f"type {event.type!r} is none of: {known}")
+    if event.type != "rating":
+        return reward
+    low, high = settings.rating_scale
+    if event.value is None or not low <= event.value <= high:
+        raise RewardError("reward", f"a rating needs a value of {low:g} to {high:g}")
+    if event.value >= settings.rating_positive:
+        return reward
+    return -reward * (settings.rating_positive - event.value) / (settings.rating_positive - low)

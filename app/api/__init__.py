@@ -1,0 +1,1 @@
+"""The HTTP routes: a handler parses, makes one call, answers."""

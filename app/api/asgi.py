@@ -1,0 +1,112 @@
+"""What happens to every request before routing: the raw path, the body's limit, the metrics."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.api.errors import answer_error
+from app.errors import SluiceError, TooLarge
+
+
+class RawPath:
+    """Routes on the path as it was sent: an encoded slash in an id is no separator.
+
+    Each segment is decoded after the match, by the types of `service`.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Replace the decoded path by the raw one."""
+        if scope["type"] == "http" and scope.get("raw_path"):
+            path = scope["raw_path"].split(b"?")[0].decode("latin-1")
+            scope = {**scope, "path": path}
+        await self.app(scope, receive, send)
+
+
+class BodyLimit:
+    """Refuses a body over the limit, declared or not, before it is held in memory."""
+
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+        self.app = app
+        self.max_bytes = max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Count the bytes on their way in."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        too_large = TooLarge(f"the body has more than {self.max_bytes} bytes")
+        declared = dict(scope["headers"]).get(b"content-length", b"0")
+        if declared.isdigit() and int(declared) > self.max_bytes:
+            await answer_error(too_large)(scope, receive, send)
+            return
+        n_bytes = 0
+
+        async def counted() -> Message:
+            nonlocal n_bytes
+            message = await receive()
+            n_bytes += len(message.get("body", b""))
+            if n_bytes > self.max_bytes:
+                raise too_large
+            return message
+
+        await self.app(scope, counted, send)
+
+
+class PlainFailure:
+    """Says in one line why the service does not start, where it knows; else there is a trace."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Put the error's own message in the place of its trace."""
+
+        async def plainly(message: Message) -> None:
+            error = sys.exc_info()[1]
+            if message["type"] == "lifespan.startup.failed" and isinstance(error, SluiceError):
+                message = {**message, "message": f"sluice: {error.message}"}
+            await send(message)
+
+        await self.app(scope, receive, plainly if scope["type"] == "lifespan" else send)
+
+
+class Measure:
+    """Counts and times requests by route (its template, never the ids in it)."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Measure one request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        begin = time.perf_counter()
+        status = 500
+
+        async def noted(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self.app(scope, receive, noted)
+        finally:
+            self._note(scope, status, time.perf_counter() - begin)
+
+    def _note(self, scope: Scope, status: int, seconds: float) -> None:
+        service: Any = scope.get("state", {}).get("service")
+        if service is not None:
+            route = getattr(scope.get("route"), "path", "none")
+            method = scope["method"] if route != "none" else ""
+            label = f"{method} {route}".strip()
+            service.metrics.requests.labels(label, str(status)).inc()
+            service.metrics.latency.labels(label).observe(seconds)

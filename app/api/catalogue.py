@@ -1,0 +1,183 @@
+"""Items and users: read from the engine, changed through the log."""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import Any
+
+from fastapi import APIRouter, Depends, Response
+
+from app.api import schemas
+from app.api.service import (
+    ItemId,
+    PageNumber,
+    PageSize,
+    Running,
+    Service,
+    StrictRoute,
+    UserId,
+    answer,
+    may_use,
+    now_ms,
+)
+from app.errors import InvalidRequest, NotFound
+from app.events import (
+    ItemDelete,
+    ItemUpsert,
+    UserDelete,
+    UserUpsert,
+    format_time,
+    parse_time,
+)
+
+router = APIRouter(tags=["catalogue"], dependencies=[Depends(may_use)], route_class=StrictRoute)
+
+
+# -- items ------------------------------------------------------------------------------------
+
+
+@router.get("/v1/items", response_model=schemas.ItemPage, responses=schemas.errors())
+async def list_items(service: Running, n: PageSize = 100, cursor: PageNumber = None) -> Response:
+    """Return items, page by page."""
+    ids = service.engine.history.items.ids
+    live = (i for i in range(int(cursor or 0), len(ids)) if ids[i] is not None)
+    found = list(islice(live, n + 1))
+    following = str(found[n]) if len(found) > n else None
+    return answer({"items": [_item(service, i) for i in found[:n]], "next": following})
+
+
+@router.post(
+    "/v1/items",
+    response_model=schemas.BulkWritten,
+    responses=schemas.errors(*schemas.WRITES),
+)
+async def upsert_items(service: Running, body: schemas.ItemsBody | schemas.ItemsInList) -> Response:
+    """Create or change many items at once; fields that are not given stay."""
+    items = body if isinstance(body, list) else body.items
+    if len(items) > service.settings.max_events:
+        raise InvalidRequest(f"items: give at most {service.settings.max_events} items")
+    outcome = await service.submit(*(_upsert(item.item_id, item) for item in items))
+    return answer({"upserted": len(items), "cursor": outcome.cursor})
+
+
+@router.get("/v1/items/{item_id}", response_model=schemas.ItemView, responses=schemas.errors(404))
+async def get_item(service: Running, item_id: ItemId) -> Response:
+    """Return an item."""
+    return answer(_item(service, _find_item(service, item_id)))
+
+
+@router.put(
+    "/v1/items/{item_id}",
+    response_model=schemas.ItemView,
+    responses=schemas.errors(*schemas.WRITES),
+)
+async def put_item(service: Running, item_id: ItemId, body: schemas.ItemBody) -> Response:
+    """Create an item, or replace all that was said of it."""
+    await service.submit(_upsert(item_id, body, replace=True))
+    return answer(_item(service, _find_item(service, item_id)))
+
+
+@router.patch(
+    "/v1/items/{item_id}",
+    response_model=schemas.ItemView,
+    responses=schemas.errors(404, *schemas.WRITES),
+)
+async def patch_item(service: Running, item_id: ItemId, body: schemas.ItemBody) -> Response:
+    """Change the fields given; an attribute set to null goes."""
+    _find_item(service, item_id)
+    await service.submit(_upsert(item_id, body))
+    return answer(_item(service, _find_item(service, item_id)))
+
+
+@router.delete(
+    "/v1/items/{item_id}",
+    response_model=schemas.Written,
+    responses=schemas.errors(404, *schemas.WRITES),
+)
+async def delete_item(service: Running, item_id: ItemId) -> Response:
+    """Forget an item and what was learned of it."""
+    _find_item(service, item_id)
+    outcome = await service.submit(ItemDelete(item_id))
+    return answer({"cursor": outcome.cursor})
+
+
+def _upsert(item_id: str, body: schemas.ItemBody, *, replace: bool = False) -> ItemUpsert:
+    time_ms = now_ms() if body.timestamp is None else parse_time(body.timestamp)
+    return ItemUpsert(item_id, body.categories, body.attributes, body.hidden, time_ms, replace)
+
+
+def _find_item(service: Service, item_id: str) -> int:
+    index = service.engine.history.items.index.get(item_id)
+    if index is None:
+        raise NotFound(f"there is no item {item_id!r}")
+    return index
+
+
+def _item(service: Service, index: int) -> dict[str, Any]:
+    view = service.engine.catalogue.view(index)
+    updated_ms = view.pop("updated_ms")
+    return view | {"updated_at": None if updated_ms is None else format_time(updated_ms)}
+
+
+# -- users ------------------------------------------------------------------------------------
+
+
+@router.put(
+    "/v1/users/{user_id}",
+    response_model=schemas.UserView,
+    responses=schemas.errors(*schemas.WRITES),
+)
+async def put_user(service: Running, user_id: UserId, body: schemas.UserBody) -> Response:
+    """Create a user, or replace their attributes."""
+    await service.submit(UserUpsert(user_id, body.attributes))
+    return answer(_user(service, user_id))
+
+
+@router.get("/v1/users/{user_id}", response_model=schemas.UserView, responses=schemas.errors(404))
+async def get_user(service: Running, user_id: UserId) -> Response:
+    """Return a user."""
+    return answer(_user(service, user_id))
+
+
+@router.delete(
+    "/v1/users/{user_id}",
+    response_model=schemas.Written,
+    responses=schemas.errors(404, *schemas.WRITES),
+)
+async def delete_user(service: Running, user_id: UserId) -> Response:
+    """Forget a user: history, had-set, attributes, id. Shared state keeps what it learned."""
+    _find_user(service, user_id)
+    outcome = await service.submit(UserDelete(user_id))
+    return answer({"cursor": outcome.cursor})
+
+
+@router.get(
+    "/v1/users/{user_id}/history",
+    response_model=schemas.HistoryView,
+    responses=schemas.errors(404),
+)
+async def get_history(service: Running, user_id: UserId) -> Response:
+    """Return a user's recent events, newest first."""
+    events = service.engine.history.events(_find_user(service, user_id))
+    shown = [
+        {"item_id": item_id, "timestamp": format_time(time_ms), "reward": reward}
+        for item_id, time_ms, reward in events
+    ]
+    return answer({"user_id": user_id, "events": shown})
+
+
+def _find_user(service: Service, user_id: str) -> int:
+    index = service.engine.history.users.index.get(user_id)
+    if index is None:
+        raise NotFound(f"there is no user {user_id!r}")
+    return index
+
+
+def _user(service: Service, user_id: str) -> dict[str, Any]:
+    index, history = _find_user(service, user_id), service.engine.history
+    return {
+        "user_id": user_id,
+        "attributes": service.engine.catalogue.user_attributes.get(user_id, {}),
+        "n_events": int(history.n_events[index]),
+        "n_had": int(history.had_count[index]),
+    }

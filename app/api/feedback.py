@@ -1,0 +1,143 @@
+"""Feedback: one event, a list, {"events": [...]}, or NDJSON."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections import Counter
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+import orjson
+from fastapi import APIRouter, Depends, Query, Request, Response
+
+from app.api import schemas
+from app.api.service import Running, StrictRoute, answer, may_use, now_ms
+from app.errors import InvalidRequest
+from app.events import Event, malformed_line, parse_feedback
+
+router = APIRouter(tags=["feedback"], dependencies=[Depends(may_use)], route_class=StrictRoute)
+
+NDJSON = "application/x-ndjson"
+# Parsing yields to other requests this often; 256 events take about a millisecond.
+_PARSE_BATCH = 256
+
+_EVENT = {"$ref": "#/components/schemas/FeedbackEvent"}
+_MANY = {"minItems": 1, "maxItems": 10_000}
+_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": {
+                    "anyOf": [
+                        _EVENT,
+                        {"type": "array", "items": _EVENT, **_MANY},
+                        {
+                            "type": "object",
+                            "required": ["events"],
+                            "properties": {"events": {"type": "array", "items": _EVENT, **_MANY}},
+                        },
+                    ]
+                },
+                "example": {"user_id": "u1", "item_id": "i9", "type": "click"},
+            },
+            NDJSON: {
+                "schema": {"type": "string", "pattern": "\\S"},
+                "example": '{"user_id": "u1", "item_id": "i9", "type": "click"}\n',
+            },
+        },
+    }
+}
+
+
+@router.post(
+    "/v1/feedback",
+    response_model=schemas.FeedbackAnswer,
+    responses=schemas.errors(*schemas.WRITES)
+    | {202: {"model": schemas.FeedbackAnswer, "description": "Durable, not yet applied"}},
+    openapi_extra=_BODY,
+)
+async def post_feedback(
+    request: Request,
+    service: Running,
+    ack: Annotated[
+        Literal["learned", "log"],
+        Query(description="answer when applied here, or as soon as it is durable"),
+    ] = "learned",
+) -> Response:
+    """Learn from feedback; each event of a list is answered for itself."""
+    events = await _read_events(request, service.settings.max_events)
+    if not events:
+        raise InvalidRequest("there are no events in the body")
+    if ack == "log":
+        cursor = await service.ingest.submit_only(events, arrival_ms=now_ms())
+        accepted = [(event.event_id, "accepted", None) for event in events]
+        return _answer(accepted, cursor, None, status=202)
+    outcome = await service.ingest.submit(events, arrival_ms=now_ms())
+    versions = {
+        "version_before": outcome.version_before,
+        "version_after": outcome.version_after,
+    }
+    results = [(result.event_id, result.status, result.reason) for result in outcome.results]
+    return _answer(results, outcome.cursor, versions, status=200)
+
+
+def _answer(
+    results: Sequence[tuple[str | None, str, str | None]],
+    cursor: str,
+    versions: dict[str, int] | None,
+    *,
+    status: int,
+) -> Response:
+    found = Counter(result[1] for result in results)
+    names = ("learned", "duplicate", "late", "quarantined") if versions else ("accepted",)
+    content = {
+        "results": [
+            {"event_id": event_id, "status": what, "reason": reason}
+            for event_id, what, reason in results
+        ],
+        "counts": {name: found[name] for name in names},
+        "cursor": cursor,
+        "model": versions,
+    }
+    return answer(content, status=status)
+
+
+async def _read_events(request: Request, max_events: int) -> list[Event]:
+    body = await request.body()
+    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    is_ndjson = content_type == NDJSON
+    raws = [line for line in body.split(b"\n") if line.strip()] if is_ndjson else _load(body)
+    if len(raws) > max_events:
+        raise InvalidRequest(f"events: {len(raws)} in one request, at most {max_events} are taken")
+    parse = _parse_line if is_ndjson else _parse
+    events: list[Event] = []
+    for start in range(0, len(raws), _PARSE_BATCH):
+        events += [parse(raw) for raw in raws[start : start + _PARSE_BATCH]]
+        if len(raws) > _PARSE_BATCH:
+            await asyncio.sleep(0)
+    return events
+
+
+def _load(body: bytes) -> list[Any]:
+    try:
+        loaded = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise InvalidRequest(f"the body is no JSON: {error}") from None
+    if isinstance(loaded, dict):
+        loaded = loaded.get("events", [loaded])
+    if not isinstance(loaded, list):
+        raise InvalidRequest("the body must be an event, a list of events, or {events: [...]}")
+    return loaded
+
+
+def _parse(raw: Any) -> Event:
+    return parse_feedback(raw, new_id=uuid.uuid4().hex)
+
+
+def _parse_line(line: bytes) -> Event:
+    try:
+        return _parse(orjson.loads(line))
+    except orjson.JSONDecodeError as error:
+        return malformed_line(str(error), line)

@@ -1,0 +1,86 @@
+"""What Prometheus may scrape: counters of requests, and the engine's own numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+if TYPE_CHECKING:
+    from app.ingest import Ingest
+
+_BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
+
+
+class Metrics:
+    """One registry a service, so that two services in a process do not mix."""
+
+    def __init__(self, ingest: Callable[[], Ingest]) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Counter(
+            "sluice_http_requests", "Requests answered", ["route", "status"], registry=self.registry
+        )
+        self.latency = Histogram(
+            "sluice_http_request_seconds",
+            "Seconds from request to answer",
+            ["route"],
+            buckets=_BUCKETS,
+            registry=self.registry,
+        )
+        self.decisions = Counter(
+            "sluice_gate_decisions", "Decisions of the gate", ["kind"], registry=self.registry
+        )
+        self.registry.register(_EngineCollector(ingest))
+
+    def render(self) -> bytes:
+        """Return the text that Prometheus reads."""
+        return generate_latest(self.registry)
+
+
+class _EngineCollector(Collector):
+    """Reads the engine when scraped, so that learning pays nothing for being watched."""
+
+    def __init__(self, ingest: Callable[[], Ingest]) -> None:
+        self._ingest = ingest
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the engine's numbers of now."""
+        ingest = self._ingest()
+        engine = ingest.engine
+        events = CounterMetricFamily(
+            "sluice_events", "Feedback events by what became of them", labels=["status", "reason"]
+        )
+        for label, count in sorted(engine.admission.counts.items()):
+            status, _, reason = label.partition(":")
+            events.add_metric([status, reason], count)
+        yield events
+        quality = GaugeMetricFamily(
+            "sluice_prequential", "Quality over the last 1,000 judged", labels=["version", "metric"]
+        )
+        for version, prequential in engine.prequential.items():
+            recent = prequential.view()["recent"]
+            for metric in ("hr_10", "hr_20", "mrr_20", "dcg_20"):
+                quality.add_metric([version, metric], recent[metric])
+        yield quality
+        detectors = GaugeMetricFamily(
+            "sluice_detector", "Statistics of the gate's detectors", labels=["detector"]
+        )
+        for detector in engine.gate.detectors():
+            detectors.add_metric([detector["name"]], detector["statistic"])
+        yield detectors
+        states = GaugeMetricFamily("sluice_gate_state", "1 for the present state", labels=["state"])
+        for state in ("open", "ask", "hold"):
+            states.add_metric([state], engine.gate.data.state == state)
+        yield states
+        for name, text, value in (
+            ("sluice_users", "Users known", len(engine.history.users)),
+            ("sluice_items", "Items known", len(engine.history.items)),
+            ("sluice_model_version", "Version that serves", engine.gate.data.version),
+            ("sluice_log_lag_seconds", "How far behind the log", ingest.lag_s),
+            ("sluice_store_up", "1 if the store answers", ingest.is_store_up),
+            ("sluice_log_stopped", "1 if an entry stopped the log", ingest.stopped is not None),
+        ):
+            yield GaugeMetricFamily(name, text, value=float(value))

@@ -1,0 +1,161 @@
+"""Model, decisions, snapshots, quarantine: what operators look at and do."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated, Any, Literal
+
+import orjson
+from fastapi import APIRouter, Depends, Query, Response
+
+from app import snapshot
+from app.api import schemas
+from app.api.service import (
+    PageCursor,
+    PageNumber,
+    PageSize,
+    Running,
+    SnapshotId,
+    StrictRoute,
+    answer,
+    may_operate,
+)
+from app.errors import SnapshotRefused
+from app.events import Command, format_time
+from app.keeper import read_snapshot
+from app.store import parse_cursor
+
+router = APIRouter(
+    tags=["operations"], dependencies=[Depends(may_operate)], route_class=StrictRoute
+)
+
+
+# -- model ------------------------------------------------------------------------------------
+
+
+@router.get("/v1/model", responses=schemas.errors())
+async def get_model(
+    service: Running,
+    hash_: Annotated[
+        bool, Query(alias="hash", description="add model_hash and state_hash (takes a while)")
+    ] = False,
+) -> Response:
+    """Return gate, versions with their prequential quality, detectors, learner."""
+    content = service.engine.describe()
+    content["lag_s"] = service.ingest.lag_s
+    if hash_:
+        content |= await service.ingest.hashes()
+    return answer(content)
+
+
+@router.post("/v1/model/{action}", responses=schemas.errors(409, *schemas.WRITES))
+async def act_on_model(
+    service: Running,
+    action: Literal["promote", "rollback", "freeze", "resume", "shadow_only"],
+    body: schemas.CommandBody,
+) -> Response:
+    """Act on the gate, through the log; a refusal is 409 with its reason."""
+    command = Command(action, body.reason, "operator", body.force)
+    outcome = await service.submit(command)
+    return answer(
+        {
+            "model": service.engine.model_info(),
+            "decisions": [_decision(asdict(decision)) for decision in outcome.decisions],
+            "cursor": outcome.cursor,
+        }
+    )
+
+
+@router.get("/v1/decisions", response_model=schemas.DecisionPage, responses=schemas.errors())
+async def list_decisions(service: Running, n: PageSize = 50, cursor: PageNumber = None) -> Response:
+    """Return what the gate and operators did, newest first, with the evidence."""
+    before = None if cursor is None else int(cursor)
+    decisions = service.engine.gate.decisions
+    older = [d for d in reversed(decisions) if before is None or d.number < before]
+    following = str(older[n - 1].number) if len(older) > n else None
+    return answer({"decisions": [_decision(asdict(d)) for d in older[:n]], "next": following})
+
+
+def _decision(decision: dict[str, Any]) -> dict[str, Any]:
+    return {"time": format_time(decision.pop("time_ms")), **decision}
+
+
+# -- snapshots --------------------------------------------------------------------------------
+
+
+@router.get("/v1/snapshots", response_model=schemas.SnapshotPage, responses=schemas.errors(503))
+async def list_snapshots(service: Running) -> Response:
+    """Return the snapshots there are, newest first, and those that were refused at start."""
+    manifests = await service.ingest.store.list_snapshots()
+    shown = [_manifest(manifest) for manifest in reversed(manifests)]
+    return answer({"snapshots": shown, "refused": service.ingest.keeper.refused})
+
+
+@router.post("/v1/snapshots", responses=schemas.errors(409, 503))
+async def write_snapshot(service: Running) -> Response:
+    """Write a snapshot now."""
+    return answer(_manifest(await service.ingest.keeper.write()))
+
+
+@router.get("/v1/snapshots/{snapshot_id}", responses=schemas.errors(404, 409, 503))
+async def get_snapshot(service: Running, snapshot_id: SnapshotId) -> Response:
+    """Return a snapshot's manifest."""
+    return answer(_manifest(await service.ingest.store.read_manifest(_checked(snapshot_id))))
+
+
+@router.post(
+    "/v1/snapshots/{snapshot_id}/restore", responses=schemas.errors(404, 409, *schemas.WRITES)
+)
+async def restore_snapshot(
+    service: Running, snapshot_id: SnapshotId, body: schemas.CommandBody
+) -> Response:
+    """Put a snapshot's shadow, champion, anchor and gate back, on every replica, by the log."""
+    store = service.ingest.store
+    await store.pin_snapshot(_checked(snapshot_id))
+    await read_snapshot(store, snapshot_id)  # refused now, not by every replica
+    command = Command("restore", body.reason, "operator", body.force, snapshot_id)
+    outcome = await service.submit(command)
+    return answer(
+        {
+            "model": service.engine.model_info(),
+            "decisions": [_decision(asdict(decision)) for decision in outcome.decisions],
+            "cursor": outcome.cursor,
+        }
+    )
+
+
+def _checked(snapshot_id: str) -> str:
+    parse_cursor(snapshot_id)
+    return snapshot_id
+
+
+def _manifest(manifest: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what only a reader of the bytes needs; say why one would be refused."""
+    written_at = format_time(parse_cursor(manifest["id"])[0])
+    try:
+        snapshot.check_manifest(manifest)
+    except SnapshotRefused as error:
+        return {"id": manifest["id"], "written_at": written_at, "refused": error.message}
+    hidden = ("arrays", "chunks", "header_bytes", "watermark_ms")
+    shown = {name: value for name, value in manifest.items() if name not in hidden}
+    return shown | {
+        "n_chunks": len(manifest["chunks"]),
+        "watermark": format_time(manifest["watermark_ms"]),
+        "written_at": written_at,
+    }
+
+
+# -- quarantine -------------------------------------------------------------------------------
+
+
+@router.get("/v1/quarantine", response_model=schemas.QuarantinePage, responses=schemas.errors(503))
+async def list_quarantine(
+    service: Running, n: PageSize = 50, cursor: PageCursor = None
+) -> Response:
+    """Return the events that were not learned, newest first, and why."""
+    if cursor is not None:
+        parse_cursor(cursor)
+    records = await service.ingest.store.list_quarantine(n + 1, cursor)
+    following = records[n - 1][0] if len(records) > n else None
+    shown = [{"id": record_id, **orjson.loads(data)} for record_id, data in records[:n]]
+    return answer({"records": shown, "next": following})

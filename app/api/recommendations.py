@@ -1,0 +1,132 @@
+"""Recommendations, similar items, trending."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query, Response
+
+from app.api import schemas
+from app.api.service import ItemId, Running, Service, StrictRoute, UserId, answer, may_use
+from app.engine import Slate
+from app.errors import NotFound
+from app.recommend import Request, Scored
+from app.store import parse_cursor
+
+router = APIRouter(
+    tags=["recommendations"], dependencies=[Depends(may_use)], route_class=StrictRoute
+)
+
+K = Annotated[int, Query(ge=1, le=200, description="length of the list")]
+Categories = Annotated[list[str], Query(max_length=100, description="any of these; repeats")]
+_Ids = Annotated[list[str], Query(max_length=1_000, description="item ids left out; repeats")]
+_MinCursor = Annotated[
+    str | None,
+    Query(pattern=schemas.CURSOR, description="wait until this log position is applied here"),
+]
+
+
+@router.get(
+    "/v1/recommendations/{user_id}",
+    response_model=schemas.Recommendations,
+    responses=schemas.errors(),
+)
+async def get_recommendations(
+    service: Running,
+    user_id: UserId,
+    k: K = 10,
+    exclude: _Ids = [],  # noqa: B006  FastAPI copies defaults
+    category: Categories = [],  # noqa: B006
+    explain: bool = False,
+    deadline_ms: Annotated[int | None, Query(ge=1, le=60_000)] = None,
+    min_cursor: _MinCursor = None,
+) -> Response:
+    """Return what to show a user now; an unknown user gets what is trending."""
+    request = Request(user_id, k, exclude, category, explain=explain)
+    return await _recommend(service, request, min_cursor, deadline_ms)
+
+
+@router.post(
+    "/v1/recommendations",
+    response_model=schemas.Recommendations,
+    responses=schemas.errors(413),
+)
+async def post_recommendations(service: Running, body: schemas.RecommendationsBody) -> Response:
+    """Do the same from a body, also for an anonymous `history` and for given `candidates`."""
+    history = None
+    if body.history is not None:
+        history = [item if isinstance(item, str) else item.item_id for item in body.history]
+    request = Request(
+        body.user_id, body.k, body.exclude, body.category, history, body.candidates, body.explain
+    )
+    return await _recommend(service, request, body.min_cursor, body.deadline_ms)
+
+
+async def _recommend(
+    service: Service, request: Request, min_cursor: str | None, deadline_ms: int | None
+) -> Response:
+    degraded = await _degraded(service, min_cursor, deadline_ms)
+    slate = service.engine.recommend(request)
+    about = {"recommendation_id": secrets.token_urlsafe(12), "user_id": request.user_id}
+    return _answer(slate, degraded, about)
+
+
+async def _degraded(
+    service: Service, min_cursor: str | None, deadline_ms: int | None
+) -> str | None:
+    """Wait for a log position if asked to; say in what way the answer will not be whole."""
+    ingest = service.ingest
+    if min_cursor is not None:
+        wanted = parse_cursor(min_cursor)
+        deadline_s = (deadline_ms or service.settings.deadline_ms) / 1_000
+        if wanted > parse_cursor(service.engine.cursor) and not await ingest.wait_for(
+            min_cursor, deadline_s
+        ):
+            return "replica_behind"
+    if not ingest.is_store_up:
+        return "store_unavailable"
+    if ingest.stopped is not None or ingest.lag_s > service.settings.ready_lag_s:
+        return "replica_behind"
+    return None
+
+
+def _answer(slate: Slate, degraded: str | None, about: dict[str, Any]) -> Response:
+    content = about | {
+        "items": [_place(position, item) for position, item in enumerate(slate.items, start=1)],
+        "model": slate.model,
+        "degraded": degraded,
+    }
+    return answer(content, headers={"X-Degraded": degraded} if degraded else None)
+
+
+def _place(position: int, item: Scored) -> dict[str, Any]:
+    shown = {
+        "item_id": item.item_id,
+        "position": position,
+        "score": item.score,
+        "propensity": 1.0,
+        "sources": item.sources,
+    }
+    return shown if item.why is None else shown | {"why": item.why}
+
+
+@router.get(
+    "/v1/items/{item_id}/similar", response_model=schemas.ItemList, responses=schemas.errors(404)
+)
+async def get_similar(service: Running, item_id: ItemId, k: K = 10) -> Response:
+    """Return what is had together with an item."""
+    if item_id not in service.engine.history.items:
+        raise NotFound(f"there is no item {item_id!r}")
+    return _answer(service.engine.similar(item_id, k), await _degraded(service, None, None), {})
+
+
+@router.get("/v1/trending", response_model=schemas.ItemList, responses=schemas.errors())
+async def get_trending(
+    service: Running,
+    k: K = 10,
+    category: Categories = [],  # noqa: B006
+) -> Response:
+    """Return what is popular now."""
+    slate = service.engine.recommend(Request(k=k, categories=category))
+    return _answer(slate, await _degraded(service, None, None), {})

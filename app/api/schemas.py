@@ -1,0 +1,350 @@
+"""What goes over the wire, for checking bodies and for /openapi.json."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from app.events import check_id, parse_time
+
+MAX_ATTRIBUTES = 64
+MAX_TEXT_CHARS = 1_024
+MAX_EXACT_INT = 2**53
+
+Id = Annotated[
+    str,
+    Field(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$"),
+    AfterValidator(lambda value: check_id("id", value)),
+]
+CURSOR = "^[0-9]{1,19}-[0-9]{1,19}$"
+"""A log position, as /openapi.json says it."""
+Number = Annotated[float, Field(allow_inf_nan=False)]
+# JSON knows one kind of number: 10.0 is as whole as 10.
+_whole = BeforeValidator(lambda value: int(value) if _is_whole(value) else value)
+K = Annotated[int, Field(ge=1, le=200), _whole]
+DeadlineMs = Annotated[int, Field(ge=1, le=60_000), _whole]
+Whole = Annotated[int, Field(ge=-MAX_EXACT_INT, le=MAX_EXACT_INT)]
+# Beyond these bounds a whole number could not be kept as it is.
+Exact = Annotated[Number, Field(gt=-MAX_EXACT_INT, lt=MAX_EXACT_INT)]
+Text = Annotated[str, Field(max_length=MAX_TEXT_CHARS)]
+Attributes = Annotated[
+    dict[Id, bool | Whole | Exact | Text | None],
+    Field(max_length=MAX_ATTRIBUTES, json_schema_extra={"additionalProperties": False}),
+]
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, float) and value.is_integer()
+
+
+def _is_time(value: str | float) -> str | float:
+    parse_time(value)
+    return value
+
+
+Timestamp = Annotated[
+    Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+    | Annotated[Number, Field(ge=0, le=253_402_300_799)],
+    AfterValidator(_is_time),
+]
+
+
+class Body(BaseModel):
+    """A request body: unknown fields are refused, as a misspelt one would be lost silently.
+
+    Values are taken as they are: no "no" for false, no "10" for 10.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+# -- errors -----------------------------------------------------------------------------------
+
+
+class ErrorContent(BaseModel):
+    """What went wrong."""
+
+    code: str = Field(examples=["invalid_request"])
+    message: str
+    details: list[Any]
+
+
+class Error(BaseModel):
+    """The form of every error."""
+
+    error: ErrorContent
+
+
+def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return the responses that a route declares, besides its own."""
+    texts = {
+        401: "No key, or an unknown one",
+        403: "A key that may not do this",
+        404: "There is no such thing",
+        409: "The state of the service forbids it",
+        413: "The body is too large",
+        422: "The shape of the request is wrong",
+        429: "Too much at once; see Retry-After",
+        503: "The log cannot be written, or this process stopped; see Retry-After",
+    }
+    return {s: {"model": Error, "description": texts[s]} for s in (401, 422, *statuses)}
+
+
+WRITES = (413, 429, 503)
+"""The errors of everything that goes through the log."""
+
+
+# -- recommendations --------------------------------------------------------------------------
+
+
+class HistoryItem(Body):
+    """An item of an anonymous session."""
+
+    item_id: Id
+    timestamp: Timestamp | None = None
+
+
+class RecommendationsBody(Body):
+    """The same as the query parameters of GET, with `history` and `candidates`."""
+
+    user_id: Id | None = Field(None, examples=["u1"])
+    k: K = 10
+    exclude: list[Id] = Field([], max_length=1_000)
+    category: list[Id] = Field([], max_length=100)
+    explain: bool = False
+    deadline_ms: DeadlineMs | None = None
+    min_cursor: str | None = Field(None, pattern=CURSOR)
+    history: list[Id | HistoryItem] | None = Field(
+        None, max_length=1_000, description="oldest first; nothing of it is stored"
+    )
+    candidates: list[Id] | None = Field(None, max_length=1_000, description="rank just these")
+
+
+class Why(BaseModel):
+    """A part of a score."""
+
+    because: str = Field(description="an item of the history, or `trending`")
+    weight: float
+
+
+class SlateItem(BaseModel):
+    """One place of a slate."""
+
+    item_id: str
+    position: int
+    score: float
+    propensity: float
+    sources: list[str]
+    why: list[Why] | None = None
+
+
+class ModelInfo(BaseModel):
+    """Which model answered."""
+
+    version: int
+    cursor: str
+    gate: Literal["open", "ask", "hold"]
+    mode: Literal["normal", "frozen", "shadow_only"]
+
+
+class Recommendations(BaseModel):
+    """A slate."""
+
+    recommendation_id: str
+    user_id: str | None
+    items: list[SlateItem]
+    model: ModelInfo
+    degraded: Literal["store_unavailable", "replica_behind"] | None
+
+
+class ItemList(BaseModel):
+    """A list that is about no user."""
+
+    items: list[SlateItem]
+    model: ModelInfo
+    degraded: Literal["store_unavailable", "replica_behind"] | None
+
+
+# -- feedback ---------------------------------------------------------------------------------
+
+
+class FeedbackEvent(BaseModel):
+    """One event. Fields that are not listed are ignored."""
+
+    user_id: str = Field(examples=["u1"])
+    item_id: str = Field(examples=["i9"])
+    type: str = Field(examples=["click"])
+    event_id: str | None = Field(None, examples=["e-1"])
+    value: float | None = None
+    timestamp: str | float | None = Field(None, examples=["2026-11-23T18:00:00.123Z"])
+    source: str | None = None
+    recommendation_id: str | None = None
+
+
+class FeedbackResult(BaseModel):
+    """What became of one event."""
+
+    event_id: str | None
+    status: Literal["learned", "duplicate", "late", "quarantined", "accepted"]
+    reason: str | None
+
+
+class Versions(BaseModel):
+    """The version that served before and after."""
+
+    version_before: int
+    version_after: int
+
+
+class FeedbackAnswer(BaseModel):
+    """What became of the events of a POST, in their order."""
+
+    results: list[FeedbackResult]
+    counts: dict[str, int]
+    cursor: str
+    model: Versions | None
+
+
+# -- catalogue --------------------------------------------------------------------------------
+
+
+class ItemBody(Body):
+    """What PUT sets (whole) and PATCH changes (the fields given)."""
+
+    categories: list[Id] | None = Field(None, max_length=16, examples=[["shoes"]])
+    attributes: Attributes | None = Field(None, examples=[{"price": 49.9}])
+    hidden: bool | None = None
+    timestamp: Timestamp | None = None
+
+
+class ItemInList(ItemBody):
+    """An item of a bulk upsert."""
+
+    item_id: Id
+
+
+ItemsInList = Annotated[list[ItemInList], Field(min_length=1, max_length=10_000)]
+
+
+class ItemsBody(Body):
+    """A bulk upsert: fields that are not given stay as they are."""
+
+    items: ItemsInList
+
+
+class ItemView(BaseModel):
+    """An item as it is."""
+
+    item_id: str
+    categories: list[str]
+    attributes: dict[str, str | int | float | bool | None]
+    hidden: bool
+    updated_at: str | None
+
+
+class ItemPage(BaseModel):
+    """A page of items; `next` is the cursor of the next one."""
+
+    items: list[ItemView]
+    next: str | None
+
+
+class UserBody(Body):
+    """What PUT sets."""
+
+    attributes: Attributes = Field({}, examples=[{"country": "at"}])
+
+
+class UserView(BaseModel):
+    """A user as they are."""
+
+    user_id: str
+    attributes: dict[str, str | int | float | bool | None]
+    n_events: int
+    n_had: int
+
+
+class HistoryEvent(BaseModel):
+    """One event of a user's recent history."""
+
+    item_id: str
+    timestamp: str
+    reward: float
+
+
+class HistoryView(BaseModel):
+    """A user's recent events, newest first."""
+
+    user_id: str
+    events: list[HistoryEvent]
+
+
+class Written(BaseModel):
+    """A change that is in the log and applied here."""
+
+    cursor: str
+
+
+class BulkWritten(Written):
+    """A bulk upsert that is in the log and applied here."""
+
+    upserted: int
+
+
+# -- model and operations ---------------------------------------------------------------------
+
+
+class CommandBody(Body):
+    """Why an operator acts."""
+
+    reason: str = Field(min_length=1, max_length=1_000, examples=["bad import this morning"])
+    force: bool = Field(False, description="promote: even in ASK, frozen, or at low overlap")
+
+    @model_validator(mode="after")
+    def _printable(self) -> CommandBody:
+        self.reason.encode()
+        return self
+
+
+class DecisionView(BaseModel):
+    """One act of the gate, or of an operator."""
+
+    number: int
+    kind: str
+    event: int
+    time: str
+    asked_by: str
+    reason: str
+    evidence: dict[str, Any]
+    cursor: str
+
+
+class DecisionPage(BaseModel):
+    """Decisions, newest first."""
+
+    decisions: list[DecisionView]
+    next: str | None
+
+
+class SnapshotPage(BaseModel):
+    """The snapshots there are, newest first."""
+
+    snapshots: list[dict[str, Any]]
+    refused: list[str]
+
+
+class QuarantineRecord(BaseModel):
+    """An event that was not learned, and why."""
+
+    id: str
+    reason: str
+    message: str | None
+    event: dict[str, Any]
+
+
+class QuarantinePage(BaseModel):
+    """Quarantined and late events, newest first."""
+
+    records: list[QuarantineRecord]
+    next: str | None

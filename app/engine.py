@@ -1,0 +1,473 @@
+"""The state machine: apply(entry) -> Outcome, recommend(request) -> Slate.
+
+All of the service's state is here, and it is a function of the entries applied: no I/O, no clock,
+no randomness. What has to be done outside is returned.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Generator
+from copy import copy
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import msgspec
+import numpy as np
+import orjson
+
+from app import events
+from app.admission import Admission, Verdict
+from app.catalogue import Catalogue
+from app.errors import LogStopped
+from app.events import Entry, Feedback, Malformed
+from app.gate import Gate, Refusal
+from app.gate_data import Clock, Decision, Losses, Version
+from app.judge import Prequential, loss_of
+from app.recommend import Recommender, Request, Scored, mean_overlap
+from app.settings import SEMANTICS, EngineSettings
+from learners.base import ANCHOR, CHAMPION, N_VERSIONS, SHADOW
+from learners.blend import Blend
+from learners.history import History, Profile
+from learners.ids import State
+from learners.kernels import MISS
+
+TOP_10_DOUBLED = 20
+
+T = TypeVar("T")
+# Work that can be paused after each step, and returns a T in the end.
+Steps = Generator[None, None, T]
+
+# What may change while the log goes on; everything else shapes the arrays or the scores.
+TUNABLE = frozenset(
+    name
+    for name in EngineSettings.model_fields
+    if name.startswith(("promote_", "overlap_", "candidate_", "harm_", "ask_", "adwin_"))
+) | {"bless_judged", "lateness_s", "future_s", "rewards", "rating_positive", "create_unknown_items"}
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What became of one record of an entry."""
+
+    event_id: str | None
+    status: str
+    reason: str | None = None
+
+
+@dataclass
+class Outcome:
+    """What applying an entry did, and what is left for the shell to do."""
+
+    cursor: str
+    version_before: int
+    version_after: int = 0
+    results: list[Result] = field(default_factory=list)
+    decisions: list[Decision] = field(default_factory=list)
+    quarantined: list[tuple[int, bytes]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Slate:
+    """The list returned, and which model made it."""
+
+    items: list[Scored]
+    model: dict[str, Any]
+
+
+class Engine:
+    """One state, moved by entries alone."""
+
+    def __init__(self, settings: EngineSettings) -> None:
+        self.settings = settings
+        self.is_configured = False
+        self.cursor = "0-0"
+        self.n_events = 0
+        self.n_learned = 0
+        self.tick = 0
+        # snapshot id -> cursor of the command that restored it: retention must keep it so long.
+        self.restored: dict[str, str] = {}
+        self.champion_cursor = "0-0"
+        self.history = History(
+            max_items=settings.max_items,
+            max_users=settings.max_users,
+            history_length=settings.history_length,
+            scored_history=settings.scored_history,
+            had_length=settings.had_length,
+        )
+        self.catalogue = Catalogue(self.history)
+        self.learner = Blend(
+            max_neighbours=settings.max_neighbours,
+            shrink=settings.covisit_shrink,
+            half_life_s=settings.trending_half_life_s,
+            trending_weight=settings.trending_weight,
+            history=self.history,
+            seed=settings.seed,
+        )
+        self.recommender = Recommender(
+            self.history, self.catalogue, self.learner, exclude_had=settings.exclude_had
+        )
+        self.admission = Admission(settings)
+        self.gate = Gate(settings, self._assign)
+        self.prequential = {name: Prequential() for name in ("champion", "shadow", "anchor")}
+        self._profile = Profile(settings.scored_history)
+        # Had-sets name types by their place here, so it only ever grows.
+        self.types: list[str] = []
+        self._know_types(settings)
+
+    # -- entries ------------------------------------------------------------------------------
+
+    def apply(self, entry: Entry, cursor: str, snapshot: State | None = None) -> Outcome:
+        """Apply one entry of the log, in one go (see `steps`)."""
+        steps = self.steps(entry, cursor, snapshot)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                outcome: Outcome = end.value
+                return outcome
+
+    def steps(self, entry: Entry, cursor: str, snapshot: State | None = None) -> Steps[Outcome]:
+        """Apply one entry, pausing now and then so that requests can be answered meanwhile.
+
+        `snapshot` is the state that a restore command names. Raises LogStopped where this program
+        must not go on.
+        """
+        outcome = Outcome(cursor, self.gate.data.version)
+        n_decisions = self.gate.data.n_decisions
+        for index, record in enumerate(entry.records):
+            yield from self._apply(record, entry.arrival_ms, index, outcome, snapshot)
+            self._stamp_decisions(outcome, n_decisions)
+            yield
+        self.cursor = cursor
+        if self.gate.data.version != outcome.version_before or self.gate.is_following:
+            self.champion_cursor = cursor
+        outcome.version_after = self.gate.data.version
+        return outcome
+
+    def _stamp_decisions(self, outcome: Outcome, n_before: int) -> None:
+        """Give the decisions of an entry its cursor, and list them in its outcome."""
+        n_new = self.gate.data.n_decisions - n_before - len(outcome.decisions)
+        for decision in self.gate.decisions[len(self.gate.decisions) - n_new :]:
+            decision.cursor = outcome.cursor
+            outcome.decisions.append(decision)
+
+    def _apply(
+        self,
+        record: events.Record,
+        arrival_ms: int | None,
+        index: int,
+        outcome: Outcome,
+        snapshot: State | None,
+    ) -> Steps[None]:
+        if isinstance(record, events.Configure):
+            self._configure(record)
+            return
+        if not self.is_configured:
+            raise LogStopped("the log does not begin with its settings (Configure)")
+        if isinstance(record, Feedback | Malformed):
+            verdict = yield from self._feedback(record, arrival_ms)
+            outcome.results.append(Result(record.event_id, verdict.status, verdict.reason))
+            if verdict.status in ("late", "quarantined"):
+                outcome.quarantined.append((index, _quarantine_record(record, verdict)))
+            return
+        if isinstance(record, events.Command):
+            refused = yield from self._command(record, snapshot)
+            if record.name == "restore" and record.snapshot_id and refused is None:
+                self.restored[record.snapshot_id] = outcome.cursor
+        else:
+            refused = self._change_catalogue(record)
+        outcome.results.append(Result(None, "refused" if refused else "applied", refused))
+
+    def _feedback(self, event: Feedback | Malformed, arrival_ms: int | None) -> Steps[Verdict]:
+        may_name = isinstance(event, Malformed) or self._may_name(event.item_id)
+        verdict = self.admission.decide(event, arrival_ms, may_name_item=may_name)
+        if isinstance(event, Feedback) and verdict.status == "learned":
+            self._learn(event, verdict)
+            if self.gate.is_promotion_due:
+                is_asked = self.settings.overlap_min > 0
+                overlap = (yield from self._overlap()) if is_asked else None
+                self.gate.promote_if_alike(overlap)
+        return verdict
+
+    def _may_name(self, item_id: str) -> bool:
+        return self.settings.create_unknown_items or item_id in self.history.items
+
+    def _learn(self, event: Feedback, verdict: Verdict) -> None:
+        """Judge, teach the shadow, update personal state, tell the gate: in this order."""
+        history, positive = self.history, verdict.reward > 0
+        user, item = history.users.get(event.user_id), history.items.get(event.item_id)
+        profile = history.profile(user, self._profile)
+        losses = self._judge(profile, user, item) if positive else None
+        self.n_events += 1
+        self.tick += 1
+        n_removed = history.items.n_removed
+        user = history.touch_user(event.user_id, self.tick)
+        item = history.touch_item(event.item_id, self.tick)
+        if positive:
+            self.learner.make_room(item)
+            if history.items.n_removed != n_removed:  # perhaps an item of the profile
+                profile = history.profile(user, self._profile)
+            self.learner.learn(profile, item, verdict.reward, verdict.time_ms)
+            self.n_learned += 1
+        history.append(
+            user,
+            item,
+            time_ms=verdict.time_ms,
+            reward=verdict.reward,
+            type_index=self._type_index[event.type],
+        )
+        clock = Clock(self.n_events, self.n_learned, self.admission.watermark_ms)
+        self.gate.after_event(clock, losses)
+
+    def _judge(self, profile: Profile, user: int, item: int) -> Losses | None:
+        """Rank the item by each version with the history from before; a repeat is not judged."""
+        if MISS not in (user, item) and self.history.has_had(user, item):
+            return None
+        rank = self.recommender.doubled_rank
+        shadow = rank(SHADOW, profile, user, item)
+        self.prequential["shadow"].add(shadow)
+        if self.gate.is_following:
+            self.prequential["champion"].add(shadow)
+            return None
+        champion = rank(CHAMPION, profile, user, item)
+        anchor = rank(ANCHOR, profile, user, item)
+        self.prequential["champion"].add(champion)
+        self.prequential["anchor"].add(anchor)
+        in_top10 = 0 <= champion < TOP_10_DOUBLED or 0 <= anchor < TOP_10_DOUBLED
+        return Losses(loss_of(champion), loss_of(shadow), loss_of(anchor), in_top10)
+
+    def _change_catalogue(
+        self,
+        record: events.ItemUpsert | events.ItemDelete | events.UserUpsert | events.UserDelete,
+    ) -> str | None:
+        """Change an item or a user; return why not, if it is refused."""
+        self.tick += 1
+        if isinstance(record, events.ItemUpsert):
+            index = self.history.touch_item(record.item_id, self.tick)
+            return self.catalogue.upsert(index, record)
+        elif isinstance(record, events.ItemDelete):
+            if record.item_id in self.history.items:
+                self.history.evict_item(record.item_id)
+        elif isinstance(record, events.UserUpsert):
+            self.history.touch_user(record.user_id, self.tick)
+            self.catalogue.user_attributes[record.user_id] = dict(record.attributes)
+        elif record.user_id in self.history.users:
+            self.history.forget_user(record.user_id)
+        return None
+
+    # -- settings and commands ----------------------------------------------------------------
+
+    def _configure(self, record: events.Configure) -> None:
+        if record.semantics != SEMANTICS:
+            raise LogStopped(
+                f"the log asks for semantics version {record.semantics};"
+                f" this program knows version {SEMANTICS}: upgrade it"
+            )
+        try:
+            wanted = EngineSettings(**record.settings)
+        except ValueError as error:
+            raise LogStopped(
+                f"settings in the log that this program cannot read: {error}"
+            ) from None
+        changed = changed_fields(self.settings, wanted)
+        if not self.is_configured and changed:
+            raise LogStopped(f"the log was begun with other settings: {', '.join(changed)}")
+        if not changed or not record.reconfigure:
+            self.is_configured = True  # a second replica's first entry: the first one holds
+            return
+        fixed = sorted(set(changed) - TUNABLE)
+        if fixed:
+            raise LogStopped(f"the log changes settings that cannot change: {', '.join(fixed)}")
+        old = self.settings
+        self.settings = self.admission.settings = wanted
+        self.gate.use(wanted)
+        self._know_types(wanted)
+        evidence = {name: [getattr(old, name), getattr(wanted, name)] for name in changed}
+        self.gate.record("configure", "settings changed", evidence, "operator")
+
+    def _know_types(self, settings: EngineSettings) -> None:
+        self.types += [name for name in sorted(settings.rewards) if name not in self.types]
+        self._type_index = {name: index for index, name in enumerate(self.types)}
+
+    def _command(self, record: events.Command, snapshot: State | None) -> Steps[str | None]:
+        """Do what an operator asks; return why not, if it is refused."""
+        try:
+            if record.name == "restore":
+                self._restore(record, snapshot)
+            else:
+                overlap = (yield from self._overlap()) if record.name == "promote" else 1.0
+                self.gate.command(
+                    record.name,
+                    record.reason,
+                    record.asked_by,
+                    force=record.force,
+                    overlap=overlap,
+                )
+        except Refusal as refusal:
+            return str(refusal)
+        return None
+
+    def _restore(self, record: events.Command, snapshot: State | None) -> None:
+        if snapshot is None or record.snapshot_id is None:
+            raise LogStopped(f"the snapshot {record.snapshot_id} that the log restores is missing")
+        before = self.recommender.tops(self.gate.served, self.settings.overlap_histories)
+        remap = self._remap(snapshot["history"]["items"]["ids"])
+        generation = np.asarray(snapshot["history"]["items"]["generation"])
+        self.learner.load_state(snapshot["learner"] | {"generation": generation}, remap)
+        self.gate.load_state(snapshot["gate"], keep_record=True)
+        after = self.recommender.tops(self.gate.served, self.settings.overlap_histories)
+        overlap = mean_overlap(before, after)
+        self.gate.after_restore(record.snapshot_id, record.reason, record.asked_by, overlap)
+
+    def _remap(self, ids: list[str | None]) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Return, for each index of a snapshot, the index that its id has now, or MISS."""
+        get = self.history.items.get
+        return np.array([MISS if id_ is None else get(id_) for id_ in ids], np.int64)
+
+    def _assign(self, target: int, source: int) -> int:
+        return self.learner.assign(target, source)
+
+    def _overlap(self) -> Steps[float]:
+        """Compare champion and shadow, pausing after each user: all at once takes milliseconds."""
+        ours, theirs = [], []
+        for user in self.recommender.latest_users(self.settings.overlap_histories):
+            ours.append(self.recommender.top(CHAMPION, user))
+            theirs.append(self.recommender.top(SHADOW, user))
+            yield
+        return mean_overlap(ours, theirs)
+
+    # -- requests -----------------------------------------------------------------------------
+
+    def recommend(self, request: Request) -> Slate:
+        """Answer a request from the served version. Changes no state."""
+        return Slate(self.recommender.slate(request, self.gate.served), self.model_info())
+
+    def similar(self, item_id: str, k: int) -> Slate:
+        """Return what goes with an item, from the served version."""
+        return Slate(self.recommender.similar(item_id, k, self.gate.served), self.model_info())
+
+    def model_info(self) -> dict[str, Any]:
+        """Return which model answers: what every slate carries."""
+        data = self.gate.data
+        return {
+            "version": data.version,
+            "cursor": self.champion_cursor,
+            "gate": data.state,
+            "mode": data.mode,
+        }
+
+    def describe(self) -> dict[str, Any]:
+        """Return gate, versions, detectors, learner and counts: what /v1/model shows."""
+        data = self.gate.data
+        here = Version(self.n_events, self.admission.watermark_ms)
+        origins = {"shadow": here, "champion": here, "anchor": here}
+        if data.has_anchor:
+            origins |= {"champion": data.champion, "anchor": data.anchor}
+        cursors = {here.event: self.cursor} | {d.event: d.cursor for d in self.gate.decisions}
+        versions: dict[str, Any] = {
+            name: {
+                "event": origins[name].event,
+                "cursor": cursors.get(origins[name].event),
+                "watermark": events.format_time(origins[name].time_ms),
+                "age_events": self.n_events - origins[name].event,
+                "prequential": prequential.view(),
+            }
+            for name, prequential in self.prequential.items()
+        }
+        return {
+            "model": self.model_info(),
+            "gate": self.gate.describe(),
+            "versions": versions,
+            "detectors": self.gate.detectors(),
+            "learner": {"name": type(self.learner).__name__, "params": self.learner.params()},
+            "events": {
+                "admitted": self.n_events,
+                "learned": self.n_learned,
+                "counts": self.admission.counts,
+                "watermark": events.format_time(self.admission.watermark_ms),
+            },
+            "users": len(self.history.users),
+            "items": len(self.history.items),
+            "cursor": self.cursor,
+        }
+
+    # -- state --------------------------------------------------------------------------------
+
+    _PLAIN = ("n_events", "n_learned", "tick", "cursor", "champion_cursor", "restored", "types")
+
+    def state(self) -> State:
+        """Return everything as plain data and arrays: what a snapshot holds."""
+        return {
+            "semantics": SEMANTICS,
+            "settings": self.settings.model_dump(),
+            "plain": {name: copy(getattr(self, name)) for name in self._PLAIN},
+            "history": self.history.state(),
+            "catalogue": self.catalogue.state(),
+            "learner": self.learner.state(),
+            "admission": self.admission.state(),
+            "gate": self.gate.state(),
+            "prequential": {name: p.state() for name, p in self.prequential.items()},
+        }
+
+    @classmethod
+    def from_state(cls, state: State) -> Engine:
+        """Return an engine that continues exactly where `state` was taken."""
+        engine = cls(EngineSettings(**state["settings"]))
+        engine.is_configured = True
+        for name in cls._PLAIN:
+            setattr(engine, name, copy(state["plain"][name]))
+        engine._know_types(engine.settings)
+        engine.history.load_state(state["history"])
+        engine.catalogue.load_state(state["catalogue"])
+        engine.learner.load_state(state["learner"])
+        engine.admission.load_state(state["admission"])
+        engine.gate.load_state(state["gate"])
+        for name, prequential in engine.prequential.items():
+            prequential.load_state(state["prequential"][name])
+        return engine
+
+    def hashes(self) -> dict[str, str]:
+        """Return model_hash and state_hash: SHA-256 over canonical content, sorted by id."""
+        model = hashlib.sha256()
+        order = self.history.items.sorted_indices()
+        place = np.full(self.history.items.n_indices, MISS, np.int64)
+        place[order] = np.arange(len(order))
+        for version in range(N_VERSIONS):
+            self.learner.update_hash(version, order, place, model)
+        self.history.update_hash(model)
+        model.update(_canonical(self.catalogue.canonical()))
+        state = model.copy()
+        for ids in (self.history.items, self.history.users):
+            state.update(ids.touched[ids.sorted_indices()].tobytes())
+        state.update(self.admission.window())
+        state.update(_canonical(self._canonical_rest()))
+        return {"model_hash": model.hexdigest(), "state_hash": state.hexdigest()}
+
+    def _canonical_rest(self) -> dict[str, Any]:
+        gate = self.gate.state()
+        for decision in gate["decisions"]:
+            del decision["cursor"]
+        counts = {k: v for k, v in self.admission.counts.items() if k != "duplicate"}
+        return {
+            "settings": self.settings.model_dump(),
+            "plain": [self.n_events, self.n_learned, self.tick, self.admission.watermark_ms],
+            "types": self.types,
+            "counts": counts,
+            "gate": gate,
+            "prequential": {name: p.state() for name, p in self.prequential.items()},
+        }
+
+
+def changed_fields(old: EngineSettings, new: EngineSettings) -> list[str]:
+    """Return the names of the settings that differ."""
+    return [n for n in EngineSettings.model_fields if getattr(old, n) != getattr(new, n)]
+
+
+def _canonical(value: Any) -> bytes:
+    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS | orjson.OPT_SERIALIZE_NUMPY)
+
+
+def _quarantine_record(event: Feedback | Malformed, verdict: Verdict) -> bytes:
+    shown = {"reason": verdict.reason, "message": verdict.message}
+    return orjson.dumps(shown | {"event": msgspec.structs.asdict(event)})

@@ -1,0 +1,256 @@
+"""What can be in the log, and its wire form.
+
+An *event* is what a client sends; an *entry* is what is in the log: one or more records that were
+appended together. Nothing here reads a clock: an entry's arrival time, and any id that had to be
+generated, are decided before the append and are part of the entry.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+import msgspec
+
+WIRE_VERSION = 1
+MAX_ID_BYTES = 256
+MAX_EXCERPT_CHARS = 512
+# 1970-01-01 and 9999-12-31T23:59:59Z: outside of these a time cannot be written as RFC 3339.
+MIN_TIME_MS, MAX_TIME_MS = 0, 253_402_300_799_000
+
+
+class Feedback(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", tag="feedback"):
+    """One feedback event. `time_ms` is event time (Unix ms), None for "when it arrived"."""
+
+    event_id: str
+    user_id: str
+    item_id: str
+    type: str
+    value: float | None = None
+    time_ms: int | None = None
+    source: str | None = None
+    recommendation_id: str | None = None
+
+
+class Malformed(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", tag="malformed"):
+    """An event that could not be read; kept so that the engine can count and show it."""
+
+    reason: str
+    message: str
+    event_id: str | None = None
+    excerpt: str = ""
+
+
+class ItemUpsert(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", tag="item"):
+    """Create or change an item. A field that is None is left as it is, unless `replace`."""
+
+    item_id: str
+    categories: list[str] | None = None
+    attributes: dict[str, str | int | float | bool | None] | None = None
+    hidden: bool | None = None
+    time_ms: int | None = None
+    replace: bool = False
+
+
+class ItemDelete(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", tag="item_delete"):
+    """Forget an item: its row, its place in the catalogue, its index."""
+
+    item_id: str
+
+
+class UserUpsert(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", tag="user"):
+    """Create a user, or replace their attributes."""
+
+    user_id: str
+    attributes: dict[str, str | int | float | bool | None]
+
+
+class UserDelete(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", tag="user_delete"):
+    """Forget a user: history, had-set, attributes, id. Shared state keeps what it learned."""
+
+    user_id: str
+
+
+class Command(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", tag="command"):
+    """An operator's act on the gate. `snapshot_id` is for restore alone."""
+
+    name: Literal["promote", "rollback", "freeze", "resume", "shadow_only", "restore"]
+    reason: str
+    asked_by: str
+    force: bool = False
+    snapshot_id: str | None = None
+
+
+class Configure(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", tag="configure"):
+    """The engine's settings and semantics version, in force from here on."""
+
+    semantics: int
+    settings: dict[str, Any]
+    reconfigure: bool = False
+
+
+Event = Feedback | Malformed
+Record = (
+    Feedback | Malformed | ItemUpsert | ItemDelete | UserUpsert | UserDelete | Command | Configure
+)
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """One log entry. `arrival_ms` is None offline, where nothing "arrives"."""
+
+    records: list[Record]
+    arrival_ms: int | None = None
+    version: int = WIRE_VERSION
+
+
+class _Version(msgspec.Struct):
+    version: int
+
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(Entry)
+_version_decoder = msgspec.json.Decoder(_Version)
+
+
+def encode(entry: Entry) -> bytes:
+    """Return the entry's wire form (JSON)."""
+    return _encoder.encode(entry)
+
+
+def decode(payload: bytes) -> Entry:
+    """Read an entry. Raises ValueError for another wire version or a damaged payload."""
+    version = _version_decoder.decode(payload).version
+    if version != WIRE_VERSION:
+        raise ValueError(f"wire version {version}; this program reads version {WIRE_VERSION}")
+    return _decoder.decode(payload)
+
+
+class _RawFeedback(msgspec.Struct):
+    """What a client may send; unknown fields are ignored, so that clients may run ahead of us."""
+
+    user_id: str
+    item_id: str
+    type: str
+    event_id: str | None = None
+    value: float | None = None
+    timestamp: str | int | float | None = None
+    source: str | None = None
+    recommendation_id: str | None = None
+
+
+def parse_feedback(raw: object, *, new_id: str) -> Event:
+    """Read one client event; what cannot be read becomes `Malformed`, never an exception.
+
+    `new_id` is used where neither an event_id nor a timestamp is given; without an event_id but
+    with a timestamp the id is derived from (user, item, type, timestamp in milliseconds), so that
+    a retry is recognised.
+    """
+    try:
+        event = msgspec.convert(raw, _RawFeedback)
+        for name in ("user_id", "item_id", "type"):
+            check_id(name, getattr(event, name))
+        for name in ("event_id", "source", "recommendation_id"):
+            if getattr(event, name) is not None:
+                check_id(name, getattr(event, name))
+        if event.value is not None and not math.isfinite(event.value):
+            raise ValueError("value must be finite")
+        time_ms = None if event.timestamp is None else parse_time(event.timestamp)
+    except (msgspec.ValidationError, ValueError) as error:
+        return _malformed("schema", str(error), raw)
+    event_id = event.event_id
+    if event_id is None:
+        event_id = (
+            new_id
+            if time_ms is None
+            else derive_event_id(event.user_id, event.item_id, event.type, time_ms)
+        )
+    return Feedback(
+        event_id,
+        event.user_id,
+        event.item_id,
+        event.type,
+        event.value,
+        time_ms,
+        event.source,
+        event.recommendation_id,
+    )
+
+
+def _malformed(reason: str, message: str, raw: object) -> Malformed:
+    event_id = raw.get("event_id") if isinstance(raw, dict) else None
+    try:
+        event_id = check_id("event_id", event_id) if isinstance(event_id, str) else None
+    except ValueError:
+        event_id = None
+    shown = excerpt(raw, MAX_EXCERPT_CHARS)
+    return Malformed(reason, message[:MAX_EXCERPT_CHARS], event_id, shown)
+
+
+def excerpt(raw: object, max_chars: int) -> str:
+    """Return the beginning of what a client sent, as Python shows it."""
+    try:
+        return repr(raw)[:max_chars]
+    except RecursionError:
+        return f"a {type(raw).__name__} that is nested too deeply to be shown"
+
+
+def malformed_line(message: str, line: bytes) -> Malformed:
+    """Return what stands for an NDJSON line that is no JSON."""
+    shown = line[:MAX_EXCERPT_CHARS].decode("utf-8", "replace")
+    return Malformed("malformed", message[:MAX_EXCERPT_CHARS], None, shown)
+
+
+def check_id(name: str, value: str) -> str:
+    """Return an id; raise ValueError unless it has 1 to 256 bytes, none a control character."""
+    try:
+        n_bytes = len(value.encode())
+    except UnicodeEncodeError:
+        raise ValueError(f"{name} is not valid Unicode") from None
+    if not 1 <= n_bytes <= MAX_ID_BYTES:
+        raise ValueError(f"{name} must have 1 to {MAX_ID_BYTES} bytes, it has {n_bytes}")
+    if any(ch < " " or "\x7f" <= ch <= "\x9f" for ch in value):
+        raise ValueError(f"{name} has a control character: {value!r}")
+    return value
+
+
+def parse_time(value: str | int | float) -> int:
+    """Return Unix ms for RFC 3339 text or Unix seconds; raise ValueError if it is neither."""
+    if isinstance(value, str):
+        try:
+            moment = datetime.fromisoformat(value)
+        except ValueError:
+            raise ValueError(f"timestamp {value[:64]!r} is not RFC 3339") from None
+        if moment.tzinfo is None:
+            raise ValueError(f"timestamp {value[:64]!r} has no time zone")
+        delta = moment - datetime(1970, 1, 1, tzinfo=UTC)
+        time_ms = (delta.days * 86_400 + delta.seconds) * 1_000 + delta.microseconds // 1_000
+    else:
+        if not abs(value) <= MAX_TIME_MS:  # NaN is not, either
+            raise ValueError(f"timestamp {value!r} is not a time in Unix seconds")
+        time_ms = round(value * 1_000)
+    if not MIN_TIME_MS <= time_ms <= MAX_TIME_MS:
+        raise ValueError(f"timestamp {value!r} is outside 1970 to 9999")
+    return time_ms
+
+
+def format_time(time_ms: int) -> str:
+    """Return RFC 3339 with milliseconds and Z."""
+    seconds, milliseconds = divmod(time_ms, 1_000)
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{milliseconds:03d}Z"
+
+
+def derive_event_id(user_id: str, item_id: str, type_: str, time_ms: int) -> str:
+    """Return the id of an event that came without one."""
+    return "d-" + digest((user_id, item_id, type_, str(time_ms))).hex()
+
+
+def digest(parts: Iterable[str]) -> bytes:
+    """Return 128 bits that depend on every part and on where one ends and the next begins."""
+    state = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        encoded = part.encode()
+        state.update(len(encoded).to_bytes(4, "little") + encoded)
+    return state.digest()

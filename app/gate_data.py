@@ -1,0 +1,92 @@
+"""What the gate remembers, as plain data: clocks, versions, trials, decisions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+GateState = Literal["open", "ask", "hold"]
+Mode = Literal["normal", "frozen", "shadow_only"]
+
+
+class Losses(NamedTuple):
+    """One judged event: each version's loss; whether champion or anchor had it in the top 10."""
+
+    champion: float
+    shadow: float
+    anchor: float
+    in_top10: bool
+
+
+@dataclass
+class Decision:
+    """One act of the gate, with the evidence for it. `cursor` is stamped by the log, not state."""
+
+    number: int
+    kind: str
+    event: int
+    time_ms: int
+    asked_by: str
+    reason: str
+    evidence: dict[str, Any]
+    cursor: str = ""
+
+
+@dataclass
+class Version:
+    """Where a version's content comes from: the event after which it was what the shadow was."""
+
+    event: int = 0
+    time_ms: int = 0
+
+
+@dataclass
+class Trial:
+    """Judged differences since something began: a candidate put aside, or ASK."""
+
+    event: int
+    time_ms: int
+    reason: str = ""
+    n: int = 0
+    total: float = 0.0
+
+
+@dataclass
+class Clock:
+    """What the cadences count: admitted and learned events, event time."""
+
+    event: int = 0
+    learned: int = 0
+    time_ms: int = 0
+
+
+@dataclass
+class GateData:
+    """Everything of the gate that is plain data."""
+
+    state: GateState = "open"
+    mode: Mode = "normal"
+    version: int = 0
+    has_anchor: bool = False
+    is_blessed: bool = False
+    n_decisions: int = 0
+    n_blessings: int = 0
+    promoted: Clock = field(default_factory=Clock)
+    put_aside: Clock = field(default_factory=Clock)
+    champion: Version = field(default_factory=Version)
+    anchor: Version = field(default_factory=Version)
+    candidate: Version = field(default_factory=Version)
+    candidate_trial: Trial | None = None
+    ask_trial: Trial | None = None
+
+
+def load_data(saved: dict[str, Any]) -> GateData:
+    """Return the data that `dataclasses.asdict` was taken of."""
+    made: dict[str, Any] = dict(saved)
+    for name in ("promoted", "put_aside"):
+        made[name] = Clock(**saved[name])
+    for name in ("champion", "anchor", "candidate"):
+        made[name] = Version(**saved[name])
+    for name in ("candidate_trial", "ask_trial"):
+        made[name] = None if saved[name] is None else Trial(**saved[name])
+    return GateData(**made)

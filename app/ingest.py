@@ -1,0 +1,419 @@
+"""The one loop: what is in the log is applied here, and nowhere else.
+
+Owns the engine while the service runs. `writer` appends, `keeper` keeps snapshots; the reader here
+applies the log in order, yielding to requests after every slice of learning.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from app import events
+from app.embedded import EmbeddedServer
+from app.engine import TUNABLE, Engine, Outcome, changed_fields
+from app.errors import (
+    LogStopped,
+    LogTrimmed,
+    NotFound,
+    SettingsError,
+    SnapshotRefused,
+    StoreUnavailable,
+)
+from app.events import Command, Configure, Entry, Record
+from app.keeper import Keeper, read_snapshot
+from app.settings import SEMANTICS, Settings
+from app.store import BEGINNING, Cursor, Store, parse_cursor
+from app.writer import Writer
+from learners.ids import State
+
+logger = logging.getLogger(__name__)
+
+BLOCK_MS = 500
+READ_COUNT = 64
+RETRY_S = 0.1
+# Records in one transaction: 10,000 take the store, and us, a tenth of a second.
+QUARANTINE_BATCH = 500
+PROGRESS_S = 1.0
+
+_MAYBE_IN_LOG = (
+    "what was sent may be in the log, but is not applied here yet: send it again with the same"
+    " event ids"
+)
+
+# Of the gate's decisions, those that someone may want to be woken for.
+_LOUD = {"alarm", "hold", "rollback", "ask", "promotion_refused", "shadow_reset", "restore"}
+
+
+class Ingest:
+    """Owns the engine while the service runs: the only place where entries are applied."""
+
+    def __init__(
+        self,
+        store: Store,
+        settings: Settings,
+        *,
+        server: EmbeddedServer | None = None,
+        reconfigure: bool = False,
+    ) -> None:
+        self.store = store
+        self.settings = settings
+        self.engine = Engine(settings.engine())
+        self.is_store_up = False
+        self.stopped: LogStopped | None = None
+        self.lag_s = 0.0
+        self._server = server
+        self._reconfigure = reconfigure
+        self.on_outcome: Callable[[Outcome], None] | None = None
+        self._origin = secrets.token_hex(6)
+        self._n_submitted = 0
+        self._writer = Writer(store, self._on_append_failed)
+        self.keeper = Keeper(store, settings, self.whole)
+        self._waiting: dict[str, asyncio.Future[Outcome]] = {}
+        self._applied = asyncio.Condition()
+        # Held while an entry is being applied: whoever needs whole entries waits for it.
+        self._whole_entries = asyncio.Lock()
+        self._read_count = READ_COUNT
+        self._unwritten_quarantine: list[tuple[Cursor, int, bytes]] = []
+        self._tasks: list[asyncio.Task[None]] = []
+
+    # -- life ---------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Restore the newest snapshot that verifies, replay what came after it, then go on.
+
+        Raises SettingsError where the log was made with other settings, or cannot be continued.
+        """
+        self.engine = await self.keeper.restore_newest() or self.engine
+        await self._begin_log()
+        await self._catch_up()
+        await self._agree_on_settings()
+        self.is_store_up = True
+        self._tasks = [
+            asyncio.create_task(self._writer.run(), name="sluice-writer"),
+            asyncio.create_task(self._read_forever(), name="sluice-reader"),
+        ]
+        for task in self._tasks:
+            task.add_done_callback(self._on_task_done)
+
+    async def stop(self) -> None:
+        """Stop learning and write a last snapshot, if there is anything new."""
+        async with self._whole_entries:  # never in the middle of an entry
+            for task in self._tasks:
+                task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self.stopped is None:
+            await self.keeper.finish(self.engine.cursor)
+
+    def _on_task_done(self, task: asyncio.Task[None]) -> None:
+        """Stop in the open if a task ends by a fault of ours: nobody awaits it while we run."""
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, Exception) and self.stopped is None:
+            self._stop_at(self.engine.cursor, error)
+
+    async def _begin_log(self) -> None:
+        """Append the settings to an empty log; read them from one that has no snapshot."""
+        if self.engine.is_configured:
+            return
+        if await self.store.first_cursor() is None:
+            settings = self.settings.engine().model_dump()
+            await self._append_configure(Configure(SEMANTICS, settings))
+        try:
+            entries = await self.store.read(BEGINNING, block_ms=0, count=1)
+        except LogTrimmed as error:
+            raise SettingsError(
+                f"{error.message}, and no snapshot verifies: {self.keeper.refused or 'none'}"
+            ) from None
+        first = events.decode(entries[0][1]).records[0]
+        if not isinstance(first, Configure):
+            raise SettingsError("the log does not begin with its settings: is it one of ours?")
+        if first.semantics != SEMANTICS:
+            raise SettingsError(
+                f"the log has semantics version {first.semantics}; this program knows {SEMANTICS}"
+            )
+        self.engine = Engine(type(self.engine.settings)(**first.settings))
+
+    async def _append_configure(self, record: Configure) -> None:
+        await self.store.append([(events.encode(Entry([record])), f"{self._origin}-configure")])
+
+    async def _catch_up(self) -> None:
+        """Apply the log up to its present end, saying how far it is."""
+        end = await self.store.last_cursor()
+        if parse_cursor(end) < parse_cursor(self.engine.cursor):
+            raise SettingsError(
+                f"the log ends at {end}, before the snapshot {self.engine.cursor}: the store has"
+                " lost entries; restore the store, or use another SLUICE_NAMESPACE"
+            )
+        begin_ms, end_ms = parse_cursor(self.engine.cursor)[0], parse_cursor(end)[0]
+        told = time.monotonic()
+        while parse_cursor(self.engine.cursor) < parse_cursor(end):
+            await self._flush_quarantine()
+            for entry in await self._read_tail():
+                await self._apply(*entry)
+                if begin_ms == 0:
+                    begin_ms = parse_cursor(entry[0])[0]
+                if time.monotonic() - told > PROGRESS_S:
+                    told = time.monotonic()
+                    share = (parse_cursor(entry[0])[0] - begin_ms) / max(end_ms - begin_ms, 1)
+                    logger.info("replaying the log: %d events, %.0f %%", self.n, share * 100)
+            if self.stopped is not None:
+                raise SettingsError(self.stopped.message)
+        await self._flush_quarantine()
+
+    async def _read_tail(self) -> list[tuple[Cursor, bytes, str]]:
+        while True:
+            try:
+                return await self._read(block_ms=0)
+            except StoreUnavailable:
+                if self._read_count == 1:
+                    raise
+            except LogTrimmed as error:
+                raise SettingsError(
+                    f"{error.message}, and no newer snapshot verifies: {self.keeper.refused}"
+                ) from None
+
+    async def _read(self, *, block_ms: int) -> list[tuple[Cursor, bytes, str]]:
+        """Read on; where many large entries are too much for one deadline, fewer at a time."""
+        count = self._read_count
+        self._read_count = max(1, count // 2)
+        batch = await self.store.read(self.engine.cursor, block_ms=block_ms, count=count)
+        self._read_count = min(READ_COUNT, count + 1)
+        return batch
+
+    @asynccontextmanager
+    async def whole(self) -> AsyncIterator[Engine]:
+        """Lend the engine between two entries, with what it set aside written.
+
+        Raises LogStopped where the log stopped, perhaps in the middle of an entry.
+        """
+        async with self._whole_entries:
+            self._refuse_if_stopped()
+            await self._flush_quarantine()
+            yield self.engine
+
+    async def hashes(self) -> dict[str, str]:
+        """Return the engine's hashes between two entries; requests go on, learning waits."""
+        async with self._whole_entries:
+            self._refuse_if_stopped()
+            return await asyncio.to_thread(self.engine.hashes)
+
+    def _refuse_if_stopped(self) -> None:
+        if self.stopped is not None:
+            raise LogStopped(self.stopped.message)  # a new one: a raised one keeps its frames
+
+    def _on_append_failed(self) -> None:
+        self.is_store_up = False
+
+    @property
+    def n(self) -> int:
+        """Return the number of admitted events."""
+        return self.engine.n_events
+
+    async def _agree_on_settings(self) -> None:
+        own = self.settings.engine()
+        changed = changed_fields(self.engine.settings, own)
+        if not changed:
+            return
+        shown = ", ".join(
+            f"{name} is {getattr(own, name)!r} here and {getattr(self.engine.settings, name)!r}"
+            " in the log"
+            for name in changed
+        )
+        fixed = sorted(set(changed) - TUNABLE)
+        if fixed:
+            raise SettingsError(
+                f"{shown}. {', '.join(fixed)} cannot change within a log:"
+                " set it back, or begin another with SLUICE_NAMESPACE"
+            )
+        if not self._reconfigure:
+            raise SettingsError(f"{shown}. Set it back, or change the log with --reconfigure")
+        await self._append_configure(Configure(SEMANTICS, own.model_dump(), reconfigure=True))
+        await self._catch_up()
+
+    # -- writing ------------------------------------------------------------------------------
+
+    async def submit(self, records: Sequence[Record], *, arrival_ms: int) -> Outcome:
+        """Append records as one entry, durably, and return what applying it here did."""
+        tag, applied = self._expect()
+        try:
+            async with asyncio.timeout(self.settings.feedback_timeout_s):
+                await self._append(records, arrival_ms, tag)
+                return await applied
+        except TimeoutError:
+            self._refuse_if_stopped()
+            raise StoreUnavailable(_MAYBE_IN_LOG) from None
+        finally:
+            self._waiting.pop(tag, None)
+            if applied.done() and not applied.cancelled():
+                applied.exception()  # seen, also where the append failed first
+
+    async def submit_only(self, records: Sequence[Record], *, arrival_ms: int) -> Cursor:
+        """Append records as one entry, durably, and return its cursor without waiting for more."""
+        try:
+            async with asyncio.timeout(self.settings.feedback_timeout_s):
+                return await self._append(records, arrival_ms, self._next_tag())
+        except TimeoutError:
+            raise StoreUnavailable(_MAYBE_IN_LOG) from None
+
+    def _next_tag(self) -> str:
+        self._n_submitted += 1
+        return f"{self._origin}-{self._n_submitted}"
+
+    def _expect(self) -> tuple[str, asyncio.Future[Outcome]]:
+        tag = self._next_tag()
+        applied: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self._waiting[tag] = applied
+        return tag, applied
+
+    async def _append(self, records: Sequence[Record], arrival_ms: int, tag: str) -> Cursor:
+        self._refuse_if_stopped()
+        if not self.is_store_up:
+            raise StoreUnavailable("the store does not answer; nothing was written")
+        return await self._writer.append(events.encode(Entry(list(records), arrival_ms)), tag)
+
+    # -- reading ------------------------------------------------------------------------------
+
+    async def _read_forever(self) -> None:
+        while self.stopped is None:
+            try:
+                await self._read_once()
+            except StoreUnavailable as error:
+                if self.is_store_up:
+                    logger.warning("%s; reads go on from memory", error.message)
+                self.is_store_up = False
+                self._fail_waiting(_MAYBE_IN_LOG)
+                await asyncio.sleep(RETRY_S)
+                await self._revive_server()
+            except LogTrimmed as error:
+                logger.warning("%s; restoring the newest snapshot", error.message)
+                await self._reload()
+
+    async def _revive_server(self) -> None:
+        if self._server is None:
+            return
+        try:
+            await self._server.ensure_running()
+        except (SettingsError, StoreUnavailable) as error:
+            logger.error("the embedded store cannot be restarted: %s", error.message)
+
+    async def _read_once(self) -> None:
+        if not self.is_store_up:
+            await self.store.ping()
+            self.is_store_up = True
+            logger.info("the store answers")
+        count = self._read_count
+        batch = await self._read(block_ms=BLOCK_MS)
+        is_behind = len(batch) == count
+        for cursor, payload, tag in batch:
+            await self._apply(cursor, payload, tag)
+            if self.stopped is not None:
+                return
+            self.lag_s = max(0.0, time.time() - parse_cursor(cursor)[0] / 1_000)
+        if not is_behind:
+            self.lag_s = 0.0
+        async with self._whole_entries:
+            await self._flush_quarantine()
+        self.keeper.write_if_due(self.n, self.engine.cursor)
+
+    async def _reload(self) -> None:
+        """Go on from the newest snapshot that the log continues; stop where there is none."""
+        try:
+            engine = await self.keeper.restore_newest()
+            if engine is None and await self.store.first_cursor() is None:
+                raise SettingsError("the store has lost the log, and there is no snapshot")
+            self.engine = engine or Engine(self.settings.engine())
+            await self._begin_log()
+            await self.store.read(self.engine.cursor, block_ms=0, count=1)
+        except StoreUnavailable:
+            await asyncio.sleep(RETRY_S)
+        except (LogTrimmed, SettingsError) as error:
+            self._stop_at(self.engine.cursor, error)
+
+    async def _apply(self, cursor: Cursor, payload: bytes, tag: str) -> None:
+        """Apply one entry in slices; an entry that must not be applied ends the loop."""
+        try:
+            entry = events.decode(payload)
+            state = await self._snapshot_for(entry)
+            async with self._whole_entries:
+                outcome = await self._in_slices(entry, cursor, state)
+                self._take_note(outcome)
+        except StoreUnavailable:
+            raise
+        except Exception as error:  # a wrong turn here would be taken on every replica: stop
+            self._stop_at(cursor, error)
+            return
+        waiting = self._waiting.get(tag)
+        if waiting is not None and not waiting.done():
+            waiting.set_result(outcome)
+        async with self._applied:
+            self._applied.notify_all()
+
+    async def _snapshot_for(self, entry: Entry) -> State | None:
+        """Return the state that a restore command of the entry names."""
+        for record in entry.records:
+            if isinstance(record, Command) and record.name == "restore" and record.snapshot_id:
+                try:
+                    return await read_snapshot(self.store, record.snapshot_id)
+                except (NotFound, SnapshotRefused) as error:
+                    raise LogStopped(f"the log restores a snapshot, but {error.message}") from None
+        return None
+
+    async def _in_slices(self, entry: Entry, cursor: Cursor, state: State | None) -> Outcome:
+        steps = self.engine.steps(entry, cursor, state)
+        slice_s = self.settings.slice_ms / 1_000
+        until = time.perf_counter() + slice_s
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                outcome: Outcome = end.value
+                return outcome
+            if time.perf_counter() > until:
+                await asyncio.sleep(0)
+                until = time.perf_counter() + slice_s
+
+    def _stop_at(self, cursor: Cursor, error: Exception) -> None:
+        self.stopped = LogStopped(f"stopped at log entry {cursor}: {error}")
+        logger.critical(self.stopped.message, exc_info=error)
+        for waiting in self._waiting.values():
+            _fail(waiting, LogStopped(self.stopped.message))
+
+    def _fail_waiting(self, message: str) -> None:
+        """Answer now who waits for entries that cannot be read back for the moment."""
+        for waiting in self._waiting.values():
+            _fail(waiting, StoreUnavailable(message))
+
+    def _take_note(self, outcome: Outcome) -> None:
+        self._unwritten_quarantine += [(outcome.cursor, i, data) for i, data in outcome.quarantined]
+        if not self._tasks:  # catching up: what happened then has been told then
+            return
+        for decision in outcome.decisions:
+            level = logging.WARNING if decision.kind in _LOUD else logging.DEBUG
+            logger.log(level, "gate: %s (%s) %s", decision.kind, decision.reason, decision.evidence)
+        if self.on_outcome is not None:
+            self.on_outcome(outcome)
+
+    async def _flush_quarantine(self) -> None:
+        while batch := self._unwritten_quarantine[:QUARANTINE_BATCH]:
+            await self.store.append_quarantine(batch)
+            del self._unwritten_quarantine[: len(batch)]
+
+    async def wait_for(self, cursor: Cursor, timeout_s: float) -> bool:
+        """Wait until an entry is applied here; return False if the time runs out first."""
+        wanted = parse_cursor(cursor)
+        try:
+            async with asyncio.timeout(timeout_s), self._applied:
+                await self._applied.wait_for(lambda: parse_cursor(self.engine.cursor) >= wanted)
+        except TimeoutError:
+            return False
+        return True
+
+
+def _fail(waiting: asyncio.Future[Any], error: Exception) -> None:
+    if not waiting.done():
+        waiting.set_exception(error)

@@ -1,0 +1,134 @@
+"""Puts the parts together: create_app(settings) and its lifespan. The only file that knows all."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TypedDict
+
+from fastapi import FastAPI
+
+from app import snapshot
+from app.api import catalogue, feedback, health, operations, recommendations
+from app.api.asgi import BodyLimit, Measure, PlainFailure, RawPath
+from app.api.errors import add_error_handlers
+from app.api.metrics import Metrics
+from app.api.schemas import FeedbackEvent
+from app.api.service import Service
+from app.embedded import EmbeddedServer
+from app.engine import Engine, Outcome
+from app.events import Configure, Entry, Feedback
+from app.ingest import Ingest
+from app.recommend import Request
+from app.settings import SEMANTICS, EngineSettings, Settings
+from app.store import Store
+
+VERSION = "0.1.0"
+
+logger = logging.getLogger(__name__)
+
+
+class _State(TypedDict):
+    service: Service
+
+
+def create_app(settings: Settings, *, reconfigure: bool = False) -> FastAPI:
+    """Return the application; its lifespan starts the store and the learning."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[_State]:
+        async with running_service(settings, reconfigure=reconfigure) as service:
+            yield {"service": service}
+
+    app = FastAPI(
+        title="Sluice",
+        version=VERSION,
+        summary="Online-learning recommendations that are boring to run",
+        lifespan=lifespan,
+        redirect_slashes=False,
+    )
+    for module in (recommendations, feedback, catalogue, operations, health):
+        app.include_router(module.router)
+    add_error_handlers(app)
+    # Last added, first run.
+    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    app.add_middleware(Measure)
+    app.add_middleware(RawPath)
+    app.add_middleware(PlainFailure)
+    _describe_feedback(app)
+    return app
+
+
+def _describe_feedback(app: FastAPI) -> None:
+    """Put the feedback event into /openapi.json: its route reads bodies by itself."""
+    original = app.openapi
+
+    def openapi() -> dict[str, object]:
+        schema = original()
+        schemas = schema["components"]["schemas"]
+        schemas["FeedbackEvent"] = FeedbackEvent.model_json_schema()
+        return schema
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
+@asynccontextmanager
+async def running_service(
+    settings: Settings, *, reconfigure: bool = False
+) -> AsyncIterator[Service]:
+    """Start store, engine and ingest, and stop them in the opposite order."""
+    warm_up()
+    async with opened_store(settings) as (store, server):
+        ingest = Ingest(store, settings, server=server, reconfigure=reconfigure)
+        metrics = Metrics(lambda: ingest)
+        ingest.on_outcome = lambda outcome: _count(metrics, outcome)
+        await ingest.start()
+        try:
+            yield Service(settings, ingest, metrics)
+        finally:
+            await ingest.stop()
+
+
+def _count(metrics: Metrics, outcome: Outcome) -> None:
+    for decision in outcome.decisions:
+        metrics.decisions.labels(decision.kind).inc()
+
+
+@asynccontextmanager
+async def opened_store(
+    settings: Settings,
+) -> AsyncIterator[tuple[Store, EmbeddedServer | None]]:
+    """Open the store: the one at redis_url, or our own server in the data folder."""
+    server = None
+    if not settings.redis_url:
+        server = EmbeddedServer(settings.data_dir / "store", settings.fsync)
+        await server.start()
+    try:
+        store = Store(settings.redis_url or server.url, settings)  # type: ignore[union-attr]
+        try:
+            await store.open()
+            yield store, server
+        finally:
+            await store.close()
+    finally:
+        if server is not None:
+            await server.stop()
+
+
+def warm_up() -> None:
+    """Compile every kernel before the first request (or load it from Numba's cache)."""
+    settings = EngineSettings(
+        max_items=100, max_users=100, had_length=20, warmup_events=20, promote_events=5
+    )
+    engine = Engine(settings)
+    engine.apply(Entry([Configure(SEMANTICS, settings.model_dump())]), "0-1")
+    events = [
+        Feedback(f"e{n}", f"u{n % 7}", f"i{n * n % 13}", "click", None, n * 1_000)
+        for n in range(200)
+    ]
+    engine.apply(Entry(list(events)), "0-2")
+    for user_id in ("u1", "nobody"):
+        engine.recommend(Request(user_id, explain=True, categories=["none"]))
+    engine.history.evict_item("i1")
+    Engine.from_state(snapshot.load(*snapshot.dump(engine.state(), "0-2")))

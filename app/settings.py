@@ -1,0 +1,252 @@
+"""Settings, from `SLUICE_*` in the environment and a TOML file; frozen after the start.
+
+Two classes: `EngineSettings` decide what the engine computes and are written into the log (see
+`Configure`); `Settings` add what only this process needs. Every field has its unit and bounds.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from app.errors import SettingsError
+
+SEMANTICS = 1
+"""Version of what the engine computes from a log; hashes compare only within one."""
+
+PREFIX = "SLUICE_"
+# Read by other parts, not fields: the TOML file's path, and where the tests find real streams.
+NOT_FIELDS = {"SLUICE_CONFIG", "SLUICE_STREAMS"}
+
+Positive = Annotated[int, Field(ge=1)]
+
+DEFAULT_REWARDS = {
+    "view": 0.5,
+    "click": 1.0,
+    "like": 1.0,
+    "add_to_cart": 1.0,
+    "purchase": 1.0,
+    "rating": 1.0,
+    "skip": -0.5,
+    "dislike": -1.0,
+}
+
+
+class EngineSettings(BaseModel):
+    """What decides the engine's state; two replicas of one log must agree on every field."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    seed: int = Field(
+        1, ge=0, lt=2**31, description="seed of hashed choices (this version makes none)"
+    )
+
+    max_items: int = Field(
+        100_000,
+        ge=100,
+        le=10_000_000,
+        description="items; past it the one with the oldest event goes",
+    )
+    max_users: int = Field(
+        1_000_000,
+        ge=100,
+        le=100_000_000,
+        description="users; past it the one with the oldest event goes",
+    )
+    max_neighbours: int = Field(400, ge=1, le=1_000, description="neighbours kept per item")
+    history_length: int = Field(64, ge=1, le=256, description="events kept per user")
+    scored_history: int = Field(20, ge=1, le=256, description="last events that a score looks at")
+    had_length: int = Field(
+        1_000, ge=1, le=10_000, description="distinct items remembered as had, per user"
+    )
+    exclude_had: bool = Field(True, description="never show again what the user had")
+    create_unknown_items: bool = Field(True, description="feedback on an unknown item creates it")
+
+    covisit_shrink: float = Field(
+        20.0, ge=0, le=1e6, description="events by which a rare item's counts are damped"
+    )
+    trending_half_life_s: int = Field(
+        172_800, ge=60, le=10**9, description="seconds after which an event counts half"
+    )
+    trending_weight: float = Field(
+        0.05, ge=0, le=10, description="weight of trending beside covisit (1.0) for known users"
+    )
+
+    rewards: dict[str, float] = Field(
+        default_factory=lambda: dict(DEFAULT_REWARDS),
+        min_length=1,
+        max_length=250,
+        description="event type -> reward, -1..1",
+    )
+    rating_scale: tuple[float, float] = Field((1.0, 5.0), description="lowest and highest rating")
+    rating_positive: float = Field(4.0, description="ratings from here on are positive")
+
+    dedupe_window: int = Field(
+        1_000_000, ge=1, le=100_000_000, description="admitted event ids remembered"
+    )
+    lateness_s: int = Field(
+        86_400, ge=0, le=10**9, description="seconds behind the watermark that are still learned"
+    )
+    future_s: int = Field(
+        5, ge=0, le=86_400, description="seconds ahead of arrival that are believed"
+    )
+
+    gate: Literal["on", "off"] = Field("on", description="off: the shadow serves, unguarded")
+    warmup_events: Positive = Field(2_000, description="learned events before the first anchor")
+    promote_events: Positive = Field(500, description="admitted events between promotions")
+    promote_s: Positive = Field(60, description="or seconds of event time ...")
+    promote_min_events: Positive = Field(100, description="... and this many admitted events")
+    promote_max_s: Positive = Field(600, description="or this many seconds, whatever came")
+    overlap_min: float = Field(
+        0.6, ge=0, le=1, description="overlap@10 that a promotion needs; 0 turns the check off"
+    )
+    overlap_histories: int = Field(
+        50, ge=1, le=1_000, description="most recent users that overlap is measured on"
+    )
+    candidate_events: Positive = Field(20_000, description="learned events between candidates")
+    candidate_s: Positive = Field(3_600, description="or seconds of event time ...")
+    candidate_min_events: Positive = Field(2_000, description="... and this many learned events")
+    bless_judged: Positive = Field(500, description="judged events that a blessing looks at")
+    harm_alarm: float = Field(
+        5e6, ge=10, le=1e12, description="harm detector's threshold: mean events per false alarm"
+    )
+    harm_margin: float = Field(0.005, ge=0, le=0.5, description="loss difference that is no harm")
+    ask_alarm: float = Field(1e3, ge=10, le=1e12, description="the same threshold in ASK")
+    ask_judged: Positive = Field(500, description="judged events that end ASK")
+    ask_s: Positive = Field(300, description="or seconds of event time ...")
+    ask_min_judged: Positive = Field(100, description="... and this many judged events")
+    adwin_delta: float = Field(0.002, gt=0, lt=1, description="ADWIN's significance")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.scored_history > self.history_length:
+            raise ValueError("scored_history must not be over history_length")
+        low, high = self.rating_scale
+        if not low < self.rating_positive <= high:
+            raise ValueError("rating_positive must lie within rating_scale")
+        for name, reward in self.rewards.items():
+            if not -1 <= reward <= 1:
+                raise ValueError(f"rewards: {name}={reward} is outside -1..1")
+        return self
+
+
+class Settings(EngineSettings, BaseSettings):
+    """Everything one process is told. Environment beats file beats default."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
+
+    host: str = Field("127.0.0.1", description="address to bind")
+    port: int = Field(8000, ge=0, le=65_535, description="TCP port; 0 lets the system choose")
+    data_dir: Path = Field(Path("data"), description="folder of the embedded store")
+    redis_url: str = Field("", description="redis://, rediss:// or unix:// URL; empty = embedded")
+    namespace: str = Field(
+        "default", pattern=r"^[A-Za-z0-9._-]{1,64}$", description="prefix of every key"
+    )
+    fsync: Literal["everysec", "always"] = Field(
+        "everysec", description="when an acknowledged event is on disk"
+    )
+    store_timeout_s: float = Field(
+        2.0, gt=0, le=60, description="seconds to wait for the store before a 503"
+    )
+
+    api_key: SecretStr | None = Field(None, min_length=8, description="key to read and post")
+    admin_key: SecretStr | None = Field(
+        None, min_length=8, description="key to operate; empty = the api_key does"
+    )
+    insecure: bool = Field(False, description="yes: serve other machines without any key")
+
+    max_events: int = Field(10_000, ge=1, le=100_000, description="events in one POST")
+    max_body_bytes: int = Field(8 * 2**20, ge=1_024, le=2**28, description="bytes in one body")
+    deadline_ms: int = Field(50, ge=1, le=60_000, description="default wait for min_cursor")
+    feedback_timeout_s: float = Field(
+        30.0, gt=0, le=600, description="seconds a POST waits to be applied here"
+    )
+    slice_ms: float = Field(
+        1.0, gt=0, le=100, description="milliseconds of learning between two looks at requests"
+    )
+    ready_lag_s: float = Field(
+        10.0, gt=0, le=3_600, description="seconds behind the log at which readyz says no"
+    )
+
+    snapshot_events: Positive = Field(50_000, description="admitted events between snapshots")
+    snapshot_s: Positive = Field(600, description="or seconds, if anything was admitted")
+    snapshot_min_s: float = Field(60.0, ge=0, description="least seconds between two snapshots")
+    snapshots_keep: Positive = Field(5, description="newest snapshots kept")
+
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="of stderr")
+
+    @model_validator(mode="after")
+    def _guarded(self) -> Self:
+        if not (is_loopback(self.host) or self.api_key or self.insecure):
+            raise ValueError(
+                f"host {self.host!r} is open to other machines: set SLUICE_API_KEY,"
+                " or SLUICE_INSECURE=yes if something in front of it checks who calls"
+            )
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Order the sources: arguments, environment, TOML file."""
+        path = os.environ.get("SLUICE_CONFIG", "sluice.toml")
+        toml = TomlConfigSettingsSource(settings_cls, Path(path))
+        return (init_settings, env_settings, toml)
+
+    def engine(self) -> EngineSettings:
+        """Return the part that belongs into the log."""
+        return EngineSettings(**{n: getattr(self, n) for n in EngineSettings.model_fields})
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether only this machine can reach an address."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Read the settings; raise SettingsError that names each setting and value that is wrong."""
+    known = {PREFIX + name.upper() for name in Settings.model_fields} | NOT_FIELDS
+    unknown = sorted(n for n in os.environ if n.upper().startswith(PREFIX) and n not in known)
+    if unknown:
+        raise SettingsError(f"unknown setting in the environment: {', '.join(unknown)}")
+    path = os.environ.get("SLUICE_CONFIG")
+    if path and not Path(path).is_file():
+        raise SettingsError(f"SLUICE_CONFIG: there is no file {path}")
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        problems = [_explain(problem) for problem in error.errors()]
+        raise SettingsError("; ".join(problems), details=problems) from None
+    except ValueError as error:  # a TOML file that is no TOML, a value that is no JSON
+        raise SettingsError(str(error)) from None
+
+
+def _explain(problem: Any) -> str:
+    name = PREFIX + "_".join(str(part) for part in problem["loc"][:1]).upper()
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    if not problem["loc"]:
+        return message
+    # A misspelt name may hold a secret as well as a well-spelt one.
+    is_secret = "KEY" in name or "URL" in name or problem["type"] == "extra_forbidden"
+    shown = "" if is_secret else f"={problem['input']!r}"
+    return f"{name}{shown}: {message}"

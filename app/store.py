@@ -1,0 +1,448 @@
+"""The store: log, snapshots and quarantine in one namespace of a Redis or Valkey.
+
+The only file that imports redis. It moves bytes and refuses to know what is in them; it never
+sends an append twice, and whatever goes wrong on the way comes out as StoreUnavailable.
+
+    sluice:{<namespace>}:log              stream   entries: e = payload, t = tag; no TTL, trimmed
+    sluice:{<namespace>}:log:floor        string   cursor below which the log has been trimmed
+    sluice:{<namespace>}:snapshots        hash     id -> manifest; a snapshot exists once it is here
+    sluice:{<namespace>}:snapshot:<id>:<writer>:<i>
+                                          string   chunk; expires unless its manifest was written
+    sluice:{<namespace>}:pin:<id>         string   a command may restore this snapshot; expires
+    sluice:{<namespace>}:quarantine       stream   records: e = payload; about the last 100,000
+    sluice:{<namespace>}:probe            string   written at open to test the fsync promise
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import secrets
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from redis.asyncio import ConnectionPool, Redis
+from redis.asyncio.connection import parse_url
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError, WatchError
+
+from app.errors import (
+    Conflict,
+    InvalidRequest,
+    LogTrimmed,
+    NotFound,
+    SettingsError,
+    SnapshotRefused,
+    StoreUnavailable,
+)
+from app.settings import Settings
+
+# A chunk whose writer died before its manifest goes by itself; writing takes seconds.
+UNFINISHED_CHUNK_TTL_S = 3_600
+PROBE_TTL_S = 60
+# Longer than any replica may lag behind a command that it has not seen yet.
+PIN_TTL_S = 86_400
+QUARANTINE_KEPT = 100_000
+# A quarantined record's place in its entry takes the last five digits of its id's sequence.
+QUARANTINE_STRIDE = 100_000
+MIN_SERVER = (6, 2)
+# The server gives up on an fsync before the client gives up on the server.
+FSYNC_WAIT_SHARE = 0.8
+
+Cursor = str
+"""`<ms>-<seq>`, the position of a log entry; BEGINNING stands before the first."""
+BEGINNING: Cursor = "0-0"
+
+logger = logging.getLogger(__name__)
+
+
+def parse_cursor(text: str) -> tuple[int, int]:
+    """Return a cursor as numbers, which compare as the log is ordered."""
+    left, dash, right = text.partition("-")
+    # str.isdigit knows digits that are not ASCII, and int() takes underscores and spaces.
+    if dash and all(p.isascii() and p.isdigit() and len(p) <= 20 for p in (left, right)):
+        ms, seq = int(left), int(right)
+        if max(ms, seq) < 2**64:
+            return ms, seq
+    raise InvalidRequest(f"cursor {text[:64]!r} is not of the form <milliseconds>-<sequence>")
+
+
+class Store:
+    """One namespace of one server. Every method raises StoreUnavailable when it does not answer.
+
+    `url` is settings.redis_url or the embedded server's; the `fsync` promise is checked, and if
+    need be enforced, only where settings.redis_url says that the server is not ours.
+    """
+
+    def __init__(self, url: str, settings: Settings) -> None:
+        # With its password, if it has one: to connect with, not to show.
+        self.url = url
+        self._timeout_s = settings.store_timeout_s
+        self._settings = settings
+        options = _parse_url(url)
+        self._password: str = options.get("password") or ""
+        self._where = (
+            options.get("path") or f"{options.get('host', 'localhost')}:{options.get('port', 6379)}"
+        )
+        self._waits_for_fsync = False
+        prefix = f"sluice:{{{settings.namespace}}}"
+        self._log = f"{prefix}:log"
+        self._floor = f"{prefix}:log:floor"
+        self._manifests = f"{prefix}:snapshots"
+        self._chunks = f"{prefix}:snapshot"
+        self._pins = f"{prefix}:pin"
+        self._quarantine = f"{prefix}:quarantine"
+        self._probe = f"{prefix}:probe"
+        self._redis = _client(options, self._timeout_s, self._timeout_s)
+        # A read that blocks has a connection of its own, and its deadline from `_asking` alone.
+        self._reader = _client(options, None, self._timeout_s)
+
+    async def open(self) -> None:
+        """Check that the server answers, is 6.2 or newer, and keeps the fsync promise.
+
+        Raises SettingsError, with what to change, when it cannot.
+        """
+        await self.ping()
+        await self._check_version()
+        if self._settings.redis_url:
+            await self._check_fsync()
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._redis.aclose()
+        await self._reader.aclose()
+
+    async def ping(self) -> None:
+        """Return when the server answers."""
+        await self._ask("PING")
+
+    async def append(self, payloads: Sequence[tuple[bytes, str]]) -> list[Cursor]:
+        """Append one entry for each (payload, tag), durably; return their cursors.
+
+        When it raises, the outcome is unknown: any of the entries may be in the log. It never
+        sends them again; a caller who does must use the same event ids.
+        """
+        commands: list[tuple[Any, ...]] = [
+            ("XADD", self._log, "*", "e", payload, "t", tag) for payload, tag in payloads
+        ]
+        if self._waits_for_fsync and commands:
+            commands.append(self._wait_for_fsync())
+        replies = await self._ask_all(commands)
+        if self._waits_for_fsync and commands and replies.pop()[0] < 1:
+            raise StoreUnavailable(
+                f"the store at {self._where} did not confirm that the events are on disk:"
+                " give it appendfsync always, or set a longer SLUICE_STORE_TIMEOUT_S"
+            )
+        return [reply.decode() for reply in replies]
+
+    async def read(
+        self, after: Cursor, *, block_ms: int, count: int = 64
+    ) -> list[tuple[Cursor, bytes, str]]:
+        """Return up to `count` entries (cursor, payload, tag) after a cursor, oldest first.
+
+        With none there it waits up to `block_ms` (0: not at all) and may return []. One reader at
+        a time. Raises LogTrimmed when entries after the cursor may be gone.
+        """
+        parse_cursor(after)
+        block = ("BLOCK", block_ms) if block_ms else ()
+        async with self._asking(block_ms / 1_000):
+            pipe = self._reader.pipeline(transaction=False)
+            pipe.execute_command("XREAD", "COUNT", count, *block, "STREAMS", self._log, after)
+            # Where the reader stands, after the entries: what is trimmed or lost in between is then
+            # noticed, not missed. Trimming keeps the entry at its cursor, so it must be there.
+            pipe.execute_command("XRANGE", self._log, after, after, "COUNT", 1)
+            pipe.execute_command("GET", self._floor)
+            streams, here, floor = _raise_first(await pipe.execute(raise_on_error=False))
+        if floor and parse_cursor(floor.decode()) > parse_cursor(after):
+            raise LogTrimmed(f"the log begins at {floor.decode()}; the reader stands at {after}")
+        if not here and after != BEGINNING:
+            raise LogTrimmed(f"the log has lost the entry {after}, at which the reader stands")
+        return [
+            (cursor.decode(), fields[b"e"], fields[b"t"].decode())
+            for _, entries in streams or ()
+            for cursor, fields in entries
+        ]
+
+    async def last_cursor(self) -> Cursor:
+        """Return the cursor of the last entry, BEGINNING for an empty log."""
+        entries = await self._ask("XREVRANGE", self._log, "+", "-", "COUNT", 1)
+        return entries[0][0].decode() if entries else BEGINNING
+
+    async def first_cursor(self) -> Cursor | None:
+        """Return the cursor of the first entry that is still there."""
+        entries = await self._ask("XRANGE", self._log, "-", "+", "COUNT", 1)
+        return entries[0][0].decode() if entries else None
+
+    async def trim(self, before: Cursor) -> None:
+        """Drop the entries before a cursor; the entry at the cursor stays."""
+        parse_cursor(before)
+        # The floor first: a reader may then be refused too early, but never misses an entry.
+        await self._ask("SET", self._floor, before)
+        await self._ask("XTRIM", self._log, "MINID", "=", before)
+
+    async def seed(self, cursor: Cursor, payload: bytes) -> None:
+        """Begin an empty log with an entry at this very cursor, which becomes its floor.
+
+        Raises Conflict when there is a log already.
+        """
+        parse_cursor(cursor)
+        taken = Conflict(f"namespace {self._settings.namespace!r} has a log already")
+        async with self._asking(), self._redis.pipeline() as pipe:
+            await pipe.watch(self._log)
+            if await pipe.exists(self._log):
+                raise taken
+            pipe.multi()
+            pipe.execute_command("XADD", self._log, cursor, "e", payload, "t", "")
+            pipe.execute_command("SET", self._floor, cursor)
+            try:
+                _raise_first(await pipe.execute(raise_on_error=False))
+            except WatchError:
+                raise taken from None
+
+    async def write_snapshot(self, manifest: dict[str, Any], chunks: Sequence[bytes]) -> None:
+        """Write a snapshot, whole or not at all; nothing if `manifest["id"]` is there already."""
+        snapshot_id: str = manifest["id"]
+        parse_cursor(snapshot_id)
+        if await self._ask("HEXISTS", self._manifests, snapshot_id):
+            return
+        # Replicas may write one snapshot at the same time: each has chunks of its own, and the
+        # first manifest wins.
+        writer = secrets.token_hex(4)
+        keys = [f"{self._chunks}:{snapshot_id}:{writer}:{i}" for i in range(len(chunks))]
+        try:
+            for key, chunk in zip(keys, chunks, strict=True):
+                await self._ask("SET", key, chunk, "EX", UNFINISHED_CHUNK_TTL_S)
+        except StoreUnavailable:
+            with contextlib.suppress(StoreUnavailable):  # else they expire
+                await self._ask("UNLINK", *keys)
+            raise
+        record = json.dumps({"manifest": manifest, "chunks": keys})
+        *_, is_first = await self._ask_all(
+            [
+                *(("PERSIST", key) for key in keys),
+                ("HSETNX", self._manifests, snapshot_id, record),
+            ],
+            transaction=True,
+        )
+        if not is_first and keys:
+            await self._ask("UNLINK", *keys)
+
+    async def list_snapshots(self) -> list[dict[str, Any]]:
+        """Return the manifests, oldest first; of one that cannot be read there is only the id."""
+        records = await self._ask("HGETALL", self._manifests)
+        manifests = []
+        for name, record in records.items():
+            found = _read_record(name.decode(), record)
+            manifests.append({"id": name.decode()} if found is None else found[0])
+        return sorted(manifests, key=lambda manifest: parse_cursor(manifest["id"]))
+
+    async def read_snapshot(self, snapshot_id: str) -> tuple[dict[str, Any], list[bytes | None]]:
+        """Return a manifest and its chunks, None for one that is missing.
+
+        Raises NotFound, or SnapshotRefused where the manifest cannot be read.
+        """
+        manifest, keys = await self._find_snapshot(snapshot_id)
+        # One by one: a reply of a hundred megabytes would hold up every other client.
+        return manifest, [await self._ask("GET", key) for key in keys]
+
+    async def read_manifest(self, snapshot_id: str) -> dict[str, Any]:
+        """Return a manifest alone; raises as `read_snapshot` does."""
+        return (await self._find_snapshot(snapshot_id))[0]
+
+    async def _find_snapshot(self, snapshot_id: str) -> tuple[dict[str, Any], list[str]]:
+        record = await self._ask("HGET", self._manifests, snapshot_id)
+        if record is None:
+            raise NotFound(f"there is no snapshot {snapshot_id[:64]!r}")
+        found = _read_record(snapshot_id, record)
+        if found is None:
+            raise SnapshotRefused(f"snapshot {snapshot_id}: its manifest cannot be read")
+        return found
+
+    async def delete_snapshot(self, snapshot_id: str) -> None:
+        """Delete a snapshot; nothing if it is not there."""
+        record = await self._ask("HGET", self._manifests, snapshot_id)
+        if record is None:
+            return
+        # The manifest first, so that nobody sees a snapshot without its chunks.
+        await self._ask("HDEL", self._manifests, snapshot_id)
+        found = _read_record(snapshot_id, record)
+        if found is not None and found[1]:
+            await self._ask("UNLINK", *found[1])
+
+    async def pin_snapshot(self, snapshot_id: str) -> None:
+        """Keep a snapshot from being deleted until a command that restores it is applied.
+
+        Raises NotFound if it is gone already.
+        """
+        await self._ask("SET", f"{self._pins}:{snapshot_id}", "", "EX", PIN_TTL_S)
+        if not await self._ask("HEXISTS", self._manifests, snapshot_id):
+            raise NotFound(f"there is no snapshot {snapshot_id[:64]!r}")
+
+    async def is_pinned(self, snapshot_id: str) -> bool:
+        """Tell whether a snapshot is pinned."""
+        return bool(await self._ask("EXISTS", f"{self._pins}:{snapshot_id}"))
+
+    async def append_quarantine(self, records: Sequence[tuple[Cursor, int, bytes]]) -> None:
+        """Keep records (log cursor, index in the entry, payload), each once whoever else does it.
+
+        They must come in log order, and again after a StoreUnavailable: a later one that has been
+        written shuts out all before it.
+        """
+        xadd = ("XADD", self._quarantine, "MAXLEN", "~", QUARANTINE_KEPT)
+        commands = [(*xadd, quarantine_id(cursor, i), "e", data) for cursor, i, data in records]
+        async with self._asking():
+            # A transaction, so that a server out of memory refuses all of them.
+            replies = await self._replies(commands, transaction=True)
+            # Its id is taken or passed: another replica, or we before a replay, wrote it.
+            _raise_first([r for r in replies if "equal or smaller" not in str(r)])
+
+    async def list_quarantine(self, n: int, before: str | None = None) -> list[tuple[str, bytes]]:
+        """Return up to `n` records (id, payload), newest first, older than the id `before`."""
+        if before is not None and parse_cursor(before) == (0, 0):
+            return []  # nothing is before it, and the server refuses to look
+        end = "+" if before is None else f"({before}"
+        entries = await self._ask("XREVRANGE", self._quarantine, end, "-", "COUNT", n)
+        return [(record_id.decode(), fields[b"e"]) for record_id, fields in entries]
+
+    async def _ask(self, *command: Any) -> Any:
+        async with self._asking():
+            return await self._redis.execute_command(*command)
+
+    async def _ask_all(
+        self, commands: Sequence[tuple[Any, ...]], *, transaction: bool = False
+    ) -> list[Any]:
+        async with self._asking():
+            return _raise_first(await self._replies(commands, transaction=transaction))
+
+    async def _replies(
+        self, commands: Sequence[tuple[Any, ...]], *, transaction: bool = False
+    ) -> list[Any]:
+        """Return the reply to each command, in one round trip; a refusal is a reply, too."""
+        pipe = self._redis.pipeline(transaction=transaction)
+        for command in commands:
+            pipe.execute_command(*command)
+        # redis-py's own raise_on_error puts the command, payload and all, into its message.
+        replies: list[Any] = await pipe.execute(raise_on_error=False)
+        return replies
+
+    @asynccontextmanager
+    async def _asking(self, extra_s: float = 0.0) -> AsyncIterator[None]:
+        """Turn whatever goes wrong, or takes too long, into StoreUnavailable."""
+        try:
+            async with asyncio.timeout(self._timeout_s + extra_s):
+                yield
+        except TimeoutError:
+            problem = f"no answer within {self._timeout_s:g} s"
+        except (RedisError, OSError) as error:
+            problem = str(error) or type(error).__name__
+        else:
+            return
+        # None: the cause may show what we leave out; odd servers quote an AUTH they do not know.
+        message = f"the store at {self._where}: {self._without_password(problem)}"
+        raise StoreUnavailable(message) from None
+
+    def _without_password(self, text: str) -> str:
+        return text.replace(self._password, "***") if self._password else text
+
+    async def _check_version(self) -> None:
+        version = (await self._ask("INFO", "server"))["redis_version"]
+        if tuple(int(part) for part in str(version).split(".")[:2]) < MIN_SERVER:
+            raise SettingsError(
+                f"SLUICE_REDIS_URL: the server at {self._where} is Redis {version};"
+                " Redis 6.2 or newer, or Valkey, is needed"
+            )
+
+    async def _check_fsync(self) -> None:
+        async with self._asking():
+            [reply] = await self._replies([("CONFIG GET", "append*")])
+        # A managed server may forbid CONFIG.
+        known = {} if isinstance(reply, RedisError) else reply
+        is_off = known.get("appendonly") == "no"
+        if self._settings.fsync == "everysec":
+            if is_off:
+                logger.warning(
+                    "the store at %s has appendonly no: acknowledged events are lost when it"
+                    " restarts",
+                    self._where,
+                )
+            return
+        if not is_off and known.get("appendfsync") == "always":
+            return
+        if is_off or known.get("appendfsync") == "no" or not await self._can_wait_for_fsync():
+            raise SettingsError(
+                f"SLUICE_FSYNC=always: the store at {self._where} does not keep that promise:"
+                " run it with appendonly yes and appendfsync always, or set SLUICE_FSYNC=everysec"
+            )
+        self._waits_for_fsync = True
+        logger.info("the store at %s has no appendfsync always: WAITAOF it is", self._where)
+
+    async def _can_wait_for_fsync(self) -> bool:
+        async with self._asking():
+            probe = ("SET", self._probe, "", "EX", PROBE_TTL_S)
+            written, waited = await self._replies([probe, self._wait_for_fsync()])
+            _raise_first([written])
+        return not isinstance(waited, RedisError) and waited[0] >= 1
+
+    def _wait_for_fsync(self) -> tuple[Any, ...]:
+        return ("WAITAOF", 1, 0, int(self._timeout_s * FSYNC_WAIT_SHARE * 1_000))
+
+
+def quarantine_id(cursor: Cursor, index: int) -> str:
+    """Return the id of the quarantined record at an index of an entry: the same for everybody."""
+    if not 0 <= index < QUARANTINE_STRIDE:
+        raise ValueError(f"index {index} is not below {QUARANTINE_STRIDE}")
+    ms, seq = parse_cursor(cursor)
+    return f"{ms}-{seq * QUARANTINE_STRIDE + index}"
+
+
+def _read_record(snapshot_id: str, record: bytes) -> tuple[dict[str, Any], list[str]] | None:
+    """Return a snapshot's manifest and the keys of its chunks; None if it is not as we write it."""
+    try:
+        found = json.loads(record)
+        manifest, keys = found["manifest"], found["chunks"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    is_ours = isinstance(manifest, dict) and isinstance(keys, list)
+    if is_ours and manifest.get("id") == snapshot_id and all(isinstance(k, str) for k in keys):
+        return manifest, keys
+    return None
+
+
+def _raise_first(replies: list[Any]) -> list[Any]:
+    for reply in replies:
+        if isinstance(reply, RedisError):
+            raise reply
+    return replies
+
+
+def _parse_url(url: str) -> dict[str, Any]:
+    try:
+        options: dict[str, Any] = {**parse_url(url)}
+        # No I/O yet: this finds an option in the URL that no connection takes.
+        pool: Any = ConnectionPool(**options)
+        pool.make_connection()
+    except (ValueError, TypeError, RedisError):
+        # Without the reason: it may quote a password whose special characters were not escaped.
+        raise SettingsError(
+            "SLUICE_REDIS_URL is no redis://, rediss:// or unix:// URL;"
+            " special characters in a password must be percent-encoded"
+        ) from None
+    return options
+
+
+def _client(options: dict[str, Any], socket_timeout_s: float | None, connect_s: float) -> Any:
+    # Ours beat the URL's. Protocol 2, as replies differ between the two; no retries, as redis-py
+    # would send an append again. An idle connection that has broken is replaced by the pool.
+    ours = {
+        "client_name": "sluice",
+        "protocol": 2,
+        "decode_responses": False,
+        "retry": Retry(NoBackoff(), 0),
+        "socket_timeout": socket_timeout_s,
+        "socket_connect_timeout": connect_s,
+    }
+    return Redis.from_pool(ConnectionPool(**options | ours))

@@ -1,0 +1,72 @@
+"""Group commit: whatever came in during one round trip to the store goes out with the next one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import NamedTuple
+
+from app.errors import StoreUnavailable, TooManyRequests
+from app.store import Cursor, Store
+
+MAX_PENDING_BYTES = 64 * 2**20
+
+
+class _Append(NamedTuple):
+    payload: bytes
+    tag: str
+    appended: asyncio.Future[Cursor]
+
+
+class Writer:
+    """Appends entries in the order they came; never sends one twice.
+
+    `on_failure` is told when the store does not answer.
+    """
+
+    def __init__(self, store: Store, on_failure: Callable[[], None]) -> None:
+        self._store = store
+        self._on_failure = on_failure
+        self._queue: asyncio.Queue[_Append] = asyncio.Queue()
+        self._n_pending_bytes = 0
+
+    async def append(self, payload: bytes, tag: str) -> Cursor:
+        """Return the entry's cursor once it is durable.
+
+        Raises TooManyRequests before anything is written, StoreUnavailable when the outcome is
+        unknown.
+        """
+        if self._n_pending_bytes + len(payload) > MAX_PENDING_BYTES:
+            raise TooManyRequests("too much is waiting to be written; try again in a second")
+        self._n_pending_bytes += len(payload)
+        appended: asyncio.Future[Cursor] = asyncio.get_running_loop().create_future()
+        self._queue.put_nowait(_Append(payload, tag, appended))
+        try:
+            return await appended
+        finally:
+            self._n_pending_bytes -= len(payload)
+
+    async def run(self) -> None:
+        """Write until cancelled."""
+        while True:
+            batch = [await self._queue.get()]
+            while not self._queue.empty():
+                batch.append(self._queue.get_nowait())
+            try:
+                cursors = await self._store.append([(a.payload, a.tag) for a in batch])
+            except StoreUnavailable as error:
+                self._on_failure()
+                for append in batch:
+                    if not append.appended.done():
+                        append.appended.set_exception(_unknown_outcome(error))
+                continue
+            for append, cursor in zip(batch, cursors, strict=True):
+                if not append.appended.done():
+                    append.appended.set_result(cursor)
+
+
+def _unknown_outcome(error: StoreUnavailable) -> StoreUnavailable:
+    return StoreUnavailable(
+        f"{error.message}; what was sent may be in the log all the same:"
+        " send it again with the same event ids"
+    )

@@ -1,0 +1,321 @@
+"""Personal state: which users and items there are, and what each user had.
+
+One store, shared by all versions of all learners. It is live at once and passes no gate. Reads
+never create anything; only `touch_*` and `append` do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from learners import kernels
+from learners.ids import Ids, State
+from learners.kernels import BLOCK, F64, I32, MISS
+
+
+class Had(NamedTuple):
+    """One item that a user had: when last, and the index of the event's type."""
+
+    item_id: Hashable
+    time_ms: int
+    type_index: int
+
+
+class Profile:
+    """A history as scores see it: item indices, newest first, and weights. Reused, never kept."""
+
+    def __init__(self, length: int) -> None:
+        self.items: I32 = np.zeros(length, np.int32)
+        self.weights: F64 = np.zeros(length, np.float64)
+        self.n = 0
+
+
+class History:
+    """Users, items, each user's last events (a ring), and each user's had-set (pooled blocks).
+
+    Arrays are reserved at capacity and zeroed by the operating system as they are touched, so
+    memory follows use, and growing never copies.
+    """
+
+    def __init__(
+        self,
+        max_items: int = 10_000,
+        max_users: int = 10_000,
+        history_length: int = 64,
+        scored_history: int = 20,
+        had_length: int = 1_000,
+    ) -> None:
+        self.max_items = max_items
+        self.max_users = max_users
+        self.history_length = history_length
+        self.scored_history = scored_history
+        self.had_length = had_length
+        self.items = Ids(max_items)
+        self.users = Ids(max_users)
+        self.on_item_evicted: list[Callable[[int, int], None]] = []
+        self.on_user_forgotten: list[Callable[[Hashable], None]] = []
+        self._reserve()
+
+    def _reserve(self) -> None:
+        users, length = self.max_users, self.history_length
+        self.ring_handle = np.zeros((users, length), np.int64)
+        self.ring_time = np.zeros((users, length), np.int64)
+        self.ring_reward = np.zeros((users, length), np.float32)
+        self.n_events = np.zeros(users, np.int64)
+        # Block 0 stands for "none". Four blocks a user on average, and one user's full had-set.
+        blocks = 4 * users + self.had_length // BLOCK + 3
+        self.had_first = np.zeros(users, np.int32)
+        self.had_last = np.zeros(users, np.int32)
+        self.had_start = np.zeros(users, np.int32)
+        self.had_count = np.zeros(users, np.int32)
+        self.next_block = np.zeros(blocks, np.int32)
+        self.block_handle = np.zeros((blocks, BLOCK), np.int64)
+        self.block_time = np.zeros((blocks, BLOCK), np.int64)
+        self.block_type = np.zeros((blocks, BLOCK), np.uint16)
+        self.free_blocks: list[int] = []
+        self.n_blocks = 1
+
+    def sizes(self) -> dict[str, int]:
+        """Return the constructor's arguments."""
+        names = ("max_items", "max_users", "history_length", "scored_history", "had_length")
+        return {name: getattr(self, name) for name in names}
+
+    # -- ids ----------------------------------------------------------------------------------
+
+    def touch_item(self, item_id: Hashable, tick: int) -> int:
+        """Return an item's index, creating it; at capacity the item touched longest ago goes."""
+        if item_id not in self.items and self.items.is_full():
+            self.evict_item(self.items.oldest())
+        return self.items.touch(item_id, tick)
+
+    def evict_item(self, item_id: Hashable) -> None:
+        """Forget an item everywhere: learners drop its rows, handles to it go stale."""
+        index = self.items.get(item_id)
+        handle = self.items.handle(index)
+        for drop in self.on_item_evicted:
+            drop(index, handle)
+        self.items.remove(item_id)
+
+    def touch_user(self, user_id: Hashable, tick: int) -> int:
+        """Return a user's index, creating it; at capacity the user touched longest ago goes."""
+        if user_id not in self.users and self.users.is_full():
+            self.forget_user(self.users.oldest())
+        return self.users.touch(user_id, tick)
+
+    def forget_user(self, user_id: Hashable) -> None:
+        """Remove a user's history, had-set and id."""
+        for drop in self.on_user_forgotten:
+            drop(user_id)
+        index = self.users.remove(user_id)
+        self.n_events[index] = 0
+        block = int(self.had_first[index])
+        while block:
+            following = int(self.next_block[block])
+            self._free_block(block)
+            block = following
+        for array in (self.had_first, self.had_last, self.had_start, self.had_count):
+            array[index] = 0
+
+    # -- writing ------------------------------------------------------------------------------
+
+    def append(
+        self, user: int, item: int, *, time_ms: int, reward: float, type_index: int = 0
+    ) -> None:
+        """Add an event to a user's ring and had-set (both by index)."""
+        place = int(self.n_events[user]) % self.history_length
+        handle = self.items.handle(item)
+        self.ring_handle[user, place] = handle
+        self.ring_time[user, place] = time_ms
+        self.ring_reward[user, place] = reward
+        self.n_events[user] += 1
+        where = self._find_had(user, handle)
+        if where == MISS:
+            where = self._new_had_place(user)
+        block, offset = divmod(where, BLOCK)
+        self.block_handle[block, offset] = handle
+        self.block_time[block, offset] = time_ms
+        self.block_type[block, offset] = type_index
+
+    def _new_had_place(self, user: int) -> int:
+        if self.had_count[user] >= self.had_length:
+            self._drop_oldest_had(user)
+        end = int(self.had_start[user]) + int(self.had_count[user])
+        offset = end % BLOCK
+        if offset == 0 or self.had_count[user] == 0:
+            offset = 0
+            block = self._take_block()
+            if self.had_count[user] == 0:
+                self.had_first[user] = block
+                self.had_start[user] = 0
+            else:
+                self.next_block[self.had_last[user]] = block
+            self.had_last[user] = block
+        self.had_count[user] += 1
+        return int(self.had_last[user]) * BLOCK + offset
+
+    def _drop_oldest_had(self, user: int) -> None:
+        self.had_start[user] += 1
+        self.had_count[user] -= 1
+        if self.had_start[user] == BLOCK or self.had_count[user] == 0:
+            block = int(self.had_first[user])
+            self.had_first[user] = self.next_block[block]
+            self.had_start[user] = 0
+            self._free_block(block)
+            if self.had_count[user] == 0:
+                self.had_first[user] = self.had_last[user] = 0
+
+    def _take_block(self) -> int:
+        while not self.free_blocks and self.n_blocks >= len(self.next_block):
+            # Never the user being written: they were touched last, and alone they always fit.
+            self.forget_user(self.users.oldest())
+        if self.free_blocks:
+            block = self.free_blocks.pop()
+        else:
+            block = self.n_blocks
+            self.n_blocks += 1
+        self.next_block[block] = 0
+        return block
+
+    def _free_block(self, block: int) -> None:
+        for array in (self.block_handle, self.block_time, self.block_type):
+            array[block] = 0  # what was forgotten must not go into snapshots
+        self.free_blocks.append(block)
+
+    # -- reading ------------------------------------------------------------------------------
+
+    def _find_had(self, user: int, handle: int) -> int:
+        return int(
+            kernels.find_had(
+                self.had_first[user],
+                self.had_start[user],
+                self.had_count[user],
+                self.next_block,
+                self.block_handle,
+                handle,
+            )
+        )
+
+    def has_had(self, user: int, item: int) -> bool:
+        """Tell whether a user had an item (both by index)."""
+        return self._find_had(user, self.items.handle(item)) != MISS
+
+    def mark_had(self, user: int, mark: kernels.I64, tick: int) -> None:
+        """Write `tick` into mark[item] for every item that a user had."""
+        kernels.mark_had(
+            self.had_first[user],
+            self.had_start[user],
+            self.had_count[user],
+            self.next_block,
+            self.block_handle,
+            self.items.generation,
+            mark,
+            tick,
+        )
+
+    def profile(self, user: int, into: Profile) -> Profile:
+        """Fill `into` with a user's last positive items; a user of MISS has none."""
+        into.n = 0
+        if user != MISS:
+            into.n = kernels.profile_of(
+                self.ring_handle[user],
+                self.ring_reward[user],
+                self.n_events[user],
+                len(into.items),
+                self.items.generation,
+                into.items,
+                into.weights,
+            )
+        return into
+
+    def events(self, user: int) -> list[tuple[Hashable, int, float]]:
+        """Return (item id, time in ms, reward) of a user's ring, newest first, live items only."""
+        found = []
+        total = int(self.n_events[user])
+        for back in range(min(total, self.history_length)):
+            place = (total - 1 - back) % self.history_length
+            item_id = self.item_id(int(self.ring_handle[user, place]))
+            if item_id is not None:
+                time_ms = int(self.ring_time[user, place])
+                found.append((item_id, time_ms, float(self.ring_reward[user, place])))
+        return found
+
+    def had(self, user: int) -> list[Had]:
+        """Return a user's had-set, oldest first, live items only."""
+        found = []
+        for where in self._had_places(user):
+            block, offset = divmod(where, BLOCK)
+            item_id = self.item_id(int(self.block_handle[block, offset]))
+            if item_id is not None:
+                time_ms = int(self.block_time[block, offset])
+                found.append(Had(item_id, time_ms, int(self.block_type[block, offset])))
+        return found
+
+    def _had_places(self, user: int) -> Iterator[int]:
+        block, offset = int(self.had_first[user]), int(self.had_start[user])
+        for _ in range(int(self.had_count[user])):
+            yield block * BLOCK + offset
+            offset += 1
+            if offset == BLOCK:
+                block, offset = int(self.next_block[block]), 0
+
+    def item_id(self, handle: int) -> Hashable | None:
+        """Return the id that a handle names, or None if it is stale."""
+        index, generation = handle & 0xFFFFFFFF, handle >> 32
+        return self.items.ids[index] if self.items.generation[index] == generation else None
+
+    # -- state --------------------------------------------------------------------------------
+
+    _PER_USER = ("n_events", "had_first", "had_last", "had_start", "had_count")
+    _PER_BLOCK = ("next_block", "block_handle", "block_time", "block_type")
+    _RINGS = ("ring_handle", "ring_time", "ring_reward")
+
+    def state(self) -> State:
+        """Return plain data and arrays from which `load_state` continues identically."""
+        n = self.users.n_indices
+        used = np.minimum(self.n_events[:n], self.history_length)
+        state: State = {name: getattr(self, name)[:n].copy() for name in self._PER_USER}
+        state |= {name: getattr(self, name)[: self.n_blocks].copy() for name in self._PER_BLOCK}
+        state |= {name: kernels.packed_rows(getattr(self, name), used) for name in self._RINGS}
+        state |= {"free_blocks": list(self.free_blocks), "n_blocks": self.n_blocks}
+        return state | {"items": self.items.state(), "users": self.users.state()}
+
+    def load_state(self, state: State) -> None:
+        """Become the history that `state` was taken from."""
+        self.items.load_state(state["items"])
+        self.users.load_state(state["users"])
+        self._reserve()
+        n = self.users.n_indices
+        self.n_blocks = int(state["n_blocks"])
+        if self.n_blocks > len(self.next_block):
+            raise ValueError(f"{self.n_blocks} blocks do not fit a pool of {len(self.next_block)}")
+        self.free_blocks = [int(block) for block in state["free_blocks"]]
+        for name in self._PER_USER:
+            getattr(self, name)[:n] = state[name]
+        for name in self._PER_BLOCK:
+            getattr(self, name)[: self.n_blocks] = state[name]
+        used = np.minimum(self.n_events[:n], self.history_length)
+        for name in self._RINGS:
+            kernels.unpack_rows(np.asarray(state[name]), used, getattr(self, name))
+
+    def update_hash(self, sha: Any) -> None:
+        """Feed the canonical content, sorted by external id, to a hashlib object."""
+        for user in self.users.sorted_indices():
+            sha.update(_text(self.users.ids[user]))
+            for item_id, time_ms, reward in self.events(int(user)):
+                sha.update(_text(item_id) + _numbers(time_ms, reward))
+            for had in self.had(int(user)):
+                sha.update(_text(had.item_id) + _numbers(had.time_ms, had.type_index))
+        for item in self.items.sorted_indices():
+            sha.update(_text(self.items.ids[item]))
+
+
+def _text(id_: Hashable) -> bytes:
+    encoded = str(id_).encode()
+    return len(encoded).to_bytes(4, "little") + encoded
+
+
+def _numbers(whole: int, other: float) -> bytes:
+    return np.int64(whole).tobytes() + np.float64(other).tobytes()

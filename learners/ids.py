@@ -1,0 +1,130 @@
+"""External ids and the indices that stand for them in arrays, with generations and eviction."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Hashable, Iterator
+from typing import Any
+
+import numpy as np
+
+from learners.kernels import I32, MISS
+
+State = dict[str, Any]
+
+
+def handle_of(index: int, generation: int) -> int:
+    """Return the handle of an index in its generation (see `kernels`)."""
+    return (generation << 32) | index
+
+
+class Ids:
+    """Maps external ids to indices, within a capacity; past it the id touched longest ago goes.
+
+    `touch` must be called with ticks that only grow, so the order of the map is the order of
+    eviction, and no two ids tie.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.index: OrderedDict[Hashable, int] = OrderedDict()
+        self.ids: list[Hashable | None] = []
+        self.free: list[int] = []
+        self.n_removed = 0
+        self.generation = np.zeros(capacity, np.int32)
+        self.touched = np.zeros(capacity, np.int64)
+        # Ties in scores are broken by this: 64 bits of the id, the same in every process.
+        self.key = np.zeros(capacity, np.uint64)
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __contains__(self, id_: Hashable) -> bool:
+        return id_ in self.index
+
+    @property
+    def n_indices(self) -> int:
+        """Return the number of indices ever in use: the length of what snapshots keep."""
+        return len(self.ids)
+
+    def get(self, id_: Hashable) -> int:
+        """Return the index of an id, or MISS."""
+        return self.index.get(id_, MISS)
+
+    def is_full(self) -> bool:
+        """Tell whether a new id needs another one to go."""
+        return len(self.index) >= self.capacity
+
+    def touch(self, id_: Hashable, tick: int) -> int:
+        """Return the index of an id, creating it; it becomes the last to be evicted."""
+        index = self.index.get(id_)
+        if index is None:
+            if self.free:
+                index = self.free.pop()
+                self.ids[index] = id_
+            else:
+                index = len(self.ids)
+                self.ids.append(id_)
+            self.key[index] = tie_key(id_)
+            self.index[id_] = index
+        else:
+            self.index.move_to_end(id_)
+        self.touched[index] = tick
+        return index
+
+    def oldest(self) -> Hashable:
+        """Return the id touched longest ago."""
+        return next(iter(self.index))
+
+    def newest(self) -> Iterator[Hashable]:
+        """Yield the ids, last touched first."""
+        return reversed(self.index)
+
+    def remove(self, id_: Hashable) -> int:
+        """Forget an id; its handles are stale from now on. Return the index that is free again."""
+        index = self.index.pop(id_)
+        self.ids[index] = None
+        self.n_removed += 1
+        self.generation[index] += 1
+        self.free.append(index)
+        return index
+
+    def handle(self, index: int) -> int:
+        """Return the handle of a live index."""
+        return handle_of(index, int(self.generation[index]))
+
+    def sorted_indices(self) -> I32:
+        """Return the live indices in the order of their ids: what is hashed never sees indices."""
+        by_id = sorted(self.index.items(), key=lambda pair: str(pair[0]))
+        return np.array([index for _, index in by_id], np.int32)
+
+    def state(self) -> State:
+        """Return plain data from which `load_state` makes the same map."""
+        n = self.n_indices
+        return {
+            "ids": list(self.ids),
+            "free": list(self.free),
+            "generation": self.generation[:n].copy(),
+            "touched": self.touched[:n].copy(),
+        }
+
+    def load_state(self, state: State) -> None:
+        """Become the map that `state` was taken from; the capacity must hold it."""
+        self.__init__(self.capacity)  # type: ignore[misc]
+        self.ids = list(state["ids"])
+        self.free = [int(index) for index in state["free"]]
+        n = len(self.ids)
+        if n > self.capacity:
+            raise ValueError(f"{n} ids do not fit a capacity of {self.capacity}")
+        self.generation[:n] = state["generation"]
+        self.touched[:n] = state["touched"]
+        live = [index for index, id_ in enumerate(self.ids) if id_ is not None]
+        for index in sorted(live, key=lambda index: int(self.touched[index])):
+            self.index[self.ids[index]] = index
+            self.key[index] = tie_key(self.ids[index])
+
+
+def tie_key(id_: Hashable) -> int:
+    """Return 64 bits of an id, the same in every process."""
+    return int.from_bytes(hashlib.blake2b(str(id_).encode(), digest_size=8).digest(), "little")

@@ -1,0 +1,37 @@
+"""The command `sluice`: each of its commands is a module of this package, too."""
+
+from __future__ import annotations
+
+import typer
+
+from scripts.demo import demo
+from scripts.replay import replay
+from scripts.restore_snapshot import app as restore_snapshot
+from scripts.serve import serve
+
+app = typer.Typer(
+    name="sluice",
+    help="Online-learning recommendations that are boring to run.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback()
+def sluice() -> None:
+    """Online-learning recommendations that are boring to run."""
+
+
+app.command("serve")(serve)
+app.command("replay")(replay)
+app.command("demo")(demo)
+app.add_typer(restore_snapshot, name="restore-snapshot")
+
+
+def main() -> None:
+    """Run the command."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""`python -m scripts.latency`: how long requests take, with and without feedback coming in.
+
+Open loop: requests leave at their planned times, whatever became of those before, and are timed
+from the plan, so that a stall is counted for everybody whom it would have held up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Awaitable, Callable
+from itertools import count
+from pathlib import Path
+from typing import Annotated, Any
+
+import httpx
+import orjson
+import typer
+from rich.console import Console
+from rich.table import Table
+
+Send = Callable[[int], Awaitable[httpx.Response]]
+
+
+def latency(
+    url: Annotated[str, typer.Option(help="a running service that knows some users")],
+    users: Annotated[int, typer.Option(min=1, help="users named 1, 2, ... asked for")] = 900,
+    gets_per_s: Annotated[float, typer.Option(min=1, help="GETs a second")] = 100,
+    events_per_s: Annotated[float, typer.Option(min=1, help="events a second, one a POST")] = 200,
+    seconds: Annotated[float, typer.Option(min=1, help="length of each phase")] = 30,
+    json: Annotated[Path | None, typer.Option(help="write the figures to a file")] = None,
+) -> None:
+    """Print p50, p99 and the worst of GET alone, GET under feedback, and POST."""
+    figures = asyncio.run(_measure(url, users, gets_per_s, events_per_s, seconds))
+    table = Table(title=f"{gets_per_s:g} GETs/s; {events_per_s:g} events/s; {seconds:g} s each")
+    for name in ("", "n", "errors", "p50 ms", "p99 ms", "worst ms"):
+        table.add_column(name, justify="right")
+    for name, found in figures.items():
+        shown = [f"{found[p]:.2f}" for p in ("p50_ms", "p99_ms", "worst_ms")]
+        table.add_row(name, str(found["n"]), str(found["errors"]), *shown)
+    Console().print(table)
+    ratio = figures["GET under feedback"]["p99_ms"] / figures["GET alone"]["p99_ms"]
+    Console().print(f"GET p99 under feedback / alone: {ratio:.2f}")
+    if json is not None:
+        json.write_bytes(orjson.dumps(figures | {"p99_ratio": ratio}, option=orjson.OPT_INDENT_2))
+
+
+async def _measure(
+    url: str, users: int, gets_per_s: float, events_per_s: float, seconds: float
+) -> dict[str, dict[str, Any]]:
+    key = os.environ.get("SLUICE_API_KEY")
+    headers = {} if key is None else {"X-API-Key": key}
+    limits = httpx.Limits(max_connections=64, max_keepalive_connections=64)
+    async with httpx.AsyncClient(base_url=url, headers=headers, limits=limits) as client:
+        unique = count(time.time_ns())
+
+        async def get(number: int) -> httpx.Response:
+            return await client.get(f"/v1/recommendations/{number % users + 1}")
+
+        async def post(number: int) -> httpx.Response:
+            event = {
+                "event_id": f"latency-{next(unique)}",
+                "user_id": str(number * 7919 % users + 1),
+                "item_id": str(number * 104_729 % 1_000 + 1),
+                "type": "click",
+            }
+            return await client.post("/v1/feedback", content=orjson.dumps(event))
+
+        await _open_loop(get, gets_per_s, 1.0)
+        alone = await _open_loop(get, gets_per_s, seconds)
+        under, posts = await asyncio.gather(
+            _open_loop(get, gets_per_s, seconds), _open_loop(post, events_per_s, seconds)
+        )
+    return {"GET alone": alone, "GET under feedback": under, "POST": posts}
+
+
+async def _open_loop(send: Send, per_s: float, seconds: float) -> dict[str, Any]:
+    begin = time.perf_counter()
+    taken: list[float] = []
+    n_errors = 0
+
+    async def one(number: int, planned: float) -> None:
+        nonlocal n_errors
+        try:
+            response = await send(number)
+            n_errors += response.status_code >= 400
+        except httpx.TransportError:
+            n_errors += 1
+        taken.append(time.perf_counter() - planned)
+
+    async with asyncio.TaskGroup() as group:
+        for number in range(int(per_s * seconds)):
+            planned = begin + number / per_s
+            await asyncio.sleep(max(0.0, planned - time.perf_counter()))
+            group.create_task(one(number, planned))
+    taken.sort()
+    return {
+        "n": len(taken),
+        "errors": n_errors,
+        "p50_ms": taken[len(taken) // 2] * 1_000,
+        "p99_ms": taken[int(len(taken) * 0.99)] * 1_000,
+        "worst_ms": taken[-1] * 1_000,
+    }
+
+
+if __name__ == "__main__":
+    typer.run(latency)

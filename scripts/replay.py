@@ -1,0 +1,238 @@
+"""`sluice replay`: stream a data set through the engine, or through a running service, and judge.
+
+Prequential: each event is ranked before it is learned. The figures are the judge's own sums.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import httpx
+import orjson
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from app.engine import Engine
+from app.errors import InvalidRequest, SluiceError
+from app.events import Configure, Entry, Feedback, format_time, parse_time
+from app.settings import SEMANTICS, EngineSettings, load_settings
+from scripts.datasets import BadLine, DataSet, read, total_bytes
+from scripts.formats import Columns
+from scripts.serve import fail
+
+SHOWN_BAD_LINES = 20
+RETRY_S = 0.2
+
+console = Console(stderr=True)
+METRICS = {"hr_10": "HR@10", "hr_20": "HR@20", "mrr_20": "MRR@20", "dcg_20": "DCG@20"}
+
+
+def replay(
+    data: Annotated[Path, typer.Argument(help="a file, or a folder with one data set")],
+    min_rating: Annotated[
+        float | None, typer.Option(help="leave out ratings below this; 4 for MovieLens")
+    ] = None,
+    gate: Annotated[
+        Literal["on", "off"] | None, typer.Option(help="off: the shadow serves (SLUICE_GATE)")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="stop after so many events")] = None,
+    batch: Annotated[int, typer.Option(min=1, max=10_000, help="events per log entry")] = 500,
+    http: Annotated[
+        str | None, typer.Option(metavar="URL", help="send the stream to a running service")
+    ] = None,
+    retry_s: Annotated[
+        float, typer.Option(min=0, help="with --http: seconds to keep trying one batch")
+    ] = 60.0,
+    json: Annotated[Path | None, typer.Option(help="write the result to a file")] = None,
+    user: Annotated[str | None, typer.Option(help="column of the user")] = None,
+    item: Annotated[str | None, typer.Option(help="column of the item")] = None,
+    time_: Annotated[str | None, typer.Option("--time", help="column of the time")] = None,
+    type_: Annotated[str | None, typer.Option("--type", help="column of the type")] = None,
+    value: Annotated[str | None, typer.Option(help="column of the value")] = None,
+) -> None:
+    """Stream a data set through the engine and print HR, MRR and DCG of champion and shadow."""
+    given = {"user": user, "item": item, "time": time_, "type": type_, "value": value}
+    named = {name: column for name, column in given.items() if column is not None}
+    try:
+        stream = _read(data, Columns(**named) if named else None, min_rating, limit)
+        if http is not None:
+            result = _send(stream, http.rstrip("/"), batch, retry_s)
+        else:
+            changes = {} if gate is None else {"gate": gate}
+            result = _run(stream, load_settings(**changes).engine(), batch)
+    except SluiceError as error:
+        fail(error)
+    _show(result)
+    if json is not None:
+        json.write_bytes(orjson.dumps(result, option=orjson.OPT_INDENT_2))
+
+
+def _read(
+    path: Path, columns: Columns | None, min_rating: float | None, limit: int | None
+) -> DataSet:
+    n_shown = 0
+
+    def on_bad(line: BadLine) -> None:
+        nonlocal n_shown
+        n_shown += 1
+        if n_shown <= SHOWN_BAD_LINES:
+            console.print(f"skipped {line}", style="yellow", highlight=False, markup=False)
+
+    with _progress("{task.percentage:>3.0f} %") as progress:
+        task = progress.add_task("reading", total=total_bytes(path))
+        stream = read(
+            path,
+            columns=columns,
+            min_rating=min_rating,
+            limit=limit,
+            on_bad=on_bad,
+            on_progress=lambda n: progress.advance(task, n),
+        )
+    if stream.n_bad:
+        console.print(f"{stream.n_bad} bad lines of {stream.n_lines} skipped", style="yellow")
+    if not len(stream):
+        raise InvalidRequest(f"{path} holds no events")
+    return stream
+
+
+def _progress(*columns: str) -> Progress:
+    texts = [TextColumn(column) for column in columns]
+    bar = (TextColumn("{task.description}"), BarColumn(), *texts, TimeElapsedColumn())
+    return Progress(*bar, console=console)
+
+
+def _batches(stream: DataSet, size: int) -> Iterator[list[Feedback]]:
+    events = iter(stream)
+    while batch := list(islice(events, size)):
+        yield batch
+
+
+# -- through the engine -----------------------------------------------------------------------
+
+
+def _run(stream: DataSet, settings: EngineSettings, size: int) -> dict[str, Any]:
+    engine = Engine(settings)
+    engine.apply(Entry([Configure(SEMANTICS, settings.model_dump())]), "0-1")
+    kinds: Counter[str] = Counter()
+    begin = time.perf_counter()
+    with _progress("{task.completed}/{task.total}", "{task.fields[rate]}") as progress:
+        task = progress.add_task("learning", total=len(stream), rate="")
+        for number, batch in enumerate(_batches(stream, size), start=1):
+            outcome = engine.apply(Entry(list(batch)), f"1-{number}")
+            kinds.update(decision.kind for decision in outcome.decisions)
+            rate = engine.n_events / (time.perf_counter() - begin)
+            progress.update(task, advance=len(batch), rate=f"{rate:,.0f} events/s")
+    seconds = time.perf_counter() - begin
+    return _result(engine.describe() | engine.hashes(), len(stream), seconds, dict(kinds))
+
+
+def _result(
+    model: dict[str, Any], n_events: int, seconds: float, decisions: dict[str, int]
+) -> dict[str, Any]:
+    return {
+        "events": n_events,
+        "seconds": seconds,
+        "events_per_s": n_events / seconds,
+        "counts": model["events"]["counts"],
+        "versions": {name: v["prequential"] for name, v in model["versions"].items()},
+        "gate": model["gate"],
+        "decisions": decisions,
+        "model_hash": model["model_hash"],
+        "state_hash": model["state_hash"],
+    }
+
+
+# -- through a service ------------------------------------------------------------------------
+
+
+def _send(stream: DataSet, url: str, size: int, retry_s: float) -> dict[str, Any]:
+    settings = load_settings()
+    key = settings.admin_key or settings.api_key  # /v1/model is an operator's
+    headers = {} if key is None else {"X-API-Key": key.get_secret_value()}
+    with httpx.Client(base_url=url, headers=headers, timeout=60.0) as client:
+        model = _answer(client, "GET", "/v1/model", retry_s)
+        watermark_ms, start_ms = parse_time(model["events"]["watermark"]), stream.start_ms or 0
+        if model["events"]["admitted"] and watermark_ms > start_ms:
+            raise InvalidRequest(
+                f"the service has seen events up to {format_time(watermark_ms)}, and the stream"
+                f" begins at {format_time(start_ms)}: use a service with an empty log"
+            )
+        begin = time.perf_counter()
+        with _progress("{task.completed}/{task.total}", "{task.fields[rate]}") as progress:
+            task = progress.add_task("sending", total=len(stream), rate="")
+            for batch in _batches(stream, size):
+                body = {"events": [_wire(event) for event in batch]}
+                _answer(client, "POST", "/v1/feedback", retry_s, body)
+                progress.advance(task, len(batch))
+                rate = progress.tasks[task].completed / (time.perf_counter() - begin)
+                progress.update(task, rate=f"{rate:,.0f} events/s")
+        seconds = time.perf_counter() - begin
+        model = _answer(client, "GET", "/v1/model?hash=true", retry_s)
+    return _result(model, len(stream), seconds, {})
+
+
+def _wire(event: Feedback) -> dict[str, Any]:
+    time_s = None if event.time_ms is None else event.time_ms / 1_000
+    wire: dict[str, Any] = {
+        "event_id": event.event_id,
+        "user_id": event.user_id,
+        "item_id": event.item_id,
+        "type": event.type,
+        "timestamp": time_s,
+    }
+    return wire if event.value is None else wire | {"value": event.value}
+
+
+def _answer(
+    client: httpx.Client, method: str, path: str, retry_s: float, body: Any = None
+) -> dict[str, Any]:
+    """Return the answer; a request without one, or refused for now, is sent again as it was."""
+    until = time.monotonic() + retry_s
+    while True:
+        try:
+            response = client.request(method, path, content=body and orjson.dumps(body))
+            if response.status_code in (429, 503) and time.monotonic() < until:
+                time.sleep(RETRY_S)
+                continue
+            response.raise_for_status()
+            answer: dict[str, Any] = orjson.loads(response.content)
+            return answer
+        except httpx.HTTPStatusError as error:
+            raise InvalidRequest(f"the service says: {error.response.text[:500]}") from None
+        except httpx.TransportError as error:
+            if time.monotonic() > until:
+                raise InvalidRequest(f"no answer from {client.base_url}: {error}") from None
+            time.sleep(RETRY_S)
+
+
+# -- the table --------------------------------------------------------------------------------
+
+
+def _show(result: dict[str, Any]) -> None:
+    table = Table(title=f"prequential, {result['events']:,} events")
+    table.add_column("version")
+    for name in ("judged", *METRICS.values()):
+        table.add_column(name, justify="right")
+    for version, figures in result["versions"].items():
+        if figures["judged"]:
+            row = [f"{figures[metric]:.4f}" for metric in METRICS]
+            table.add_row(version, f"{figures['judged']:,}", *row)
+    out = Console()
+    out.print(table)
+    counts = ", ".join(f"{name} {count:,}" for name, count in result["counts"].items())
+    out.print(f"{counts}; {result['seconds']:.1f} s, {result['events_per_s']:,.0f} events/s")
+    if result["decisions"]:
+        out.print("gate: " + ", ".join(f"{k} {n:,}" for k, n in result["decisions"].items()))
+    for name in ("model_hash", "state_hash"):
+        out.print(f"{name} {result[name]}", highlight=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    typer.run(replay)

@@ -1,0 +1,80 @@
+"""`sluice serve`: run the service."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Annotated
+
+import typer
+import uvicorn
+from rich.logging import RichHandler
+
+from app.errors import SettingsError, SluiceError
+from app.main import create_app
+from app.settings import Settings, load_settings
+
+
+def serve(
+    host: Annotated[str | None, typer.Option(help="address to bind (SLUICE_HOST)")] = None,
+    port: Annotated[int | None, typer.Option(help="TCP port (SLUICE_PORT)")] = None,
+    reconfigure: Annotated[
+        bool,
+        typer.Option("--reconfigure", help="change the log's settings to the ones given here"),
+    ] = False,
+) -> None:
+    """Serve recommendations and learn from feedback; settings: SLUICE_* and sluice.toml."""
+    given = {"host": host, "port": port}
+    try:
+        settings = load_settings(**{name: v for name, v in given.items() if v is not None})
+    except SettingsError as error:
+        fail(error)
+    set_up_logging(settings)
+    config = uvicorn.Config(
+        create_app(settings, reconfigure=reconfigure),
+        host=settings.host,
+        port=settings.port,
+        log_level=settings.log_level,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=10,
+    )
+    server = _Server(config)
+    server.run()
+    if not server.started:
+        raise SystemExit(1)
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, which says where it listens once it does."""
+
+    async def startup(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
+        await super().startup(sockets)  # type: ignore[arg-type]
+        if self.started:
+            port = self.servers[0].sockets[0].getsockname()[1]
+            logging.getLogger("sluice").info(
+                "Sluice listens on http://%s:%d (try /docs)", self.config.host, port
+            )
+
+
+def set_up_logging(settings: Settings) -> None:
+    """Log to stderr: readable on a terminal, plain lines elsewhere."""
+    handler: logging.Handler = logging.StreamHandler()
+    line = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+    if sys.stderr.isatty():
+        handler, line = RichHandler(show_path=False), "%(message)s"
+    logging.basicConfig(
+        level=settings.log_level.upper(), format=line, handlers=[handler], force=True
+    )
+    logging.getLogger("uvicorn.access").disabled = True
+
+
+def fail(error: SluiceError) -> None:
+    """Say what is wrong, and stop."""
+    typer.secho(f"sluice: {error.message}", fg=typer.colors.RED, err=True)
+    raise SystemExit(2)
+
+
+if __name__ == "__main__":
+    typer.run(serve)

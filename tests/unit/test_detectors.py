@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+import math
+import random
+
+import numpy as np
+import pytest
+
+from app.detectors import ADWIN_LIFE, HarmDetector, LossDrift
+
+
+def events_to_alarm(chance: random.Random, mean: float, threshold: float, limit: int) -> int | None:
+    """Return after how many differences of -1 or 1 with some mean the alarm came, if it did."""
+    detector = HarmDetector()
+    for n in range(1, limit + 1):
+        detector.update(1.0 if chance.random() < (1 + mean) / 2 else -1.0, 0.0)
+        if detector.statistic >= threshold:
+            return n
+    return None
+
+
+def test_false_alarms_are_as_rare_as_promised() -> None:
+    """On 2,000 streams without harm, at most n/A of them alarm within n events."""
+    chance = random.Random(1)
+    alarms = [events_to_alarm(chance, 0.0, 500.0, 100) for _ in range(2_000)]
+    share = sum(alarm is not None for alarm in alarms) / len(alarms)
+    assert 0 < share <= 100 / 500
+
+
+def test_the_mean_time_between_false_alarms_is_at_least_the_threshold() -> None:
+    """Streams at the very edge of no harm run at least A events on average until they alarm."""
+    chance = random.Random(2)
+    times = [events_to_alarm(chance, 0.0, 100.0, 20_000) for _ in range(300)]
+    assert None not in times
+    assert sum(time or 0 for time in times) / len(times) >= 100
+
+
+def test_a_margin_is_no_harm() -> None:
+    """A difference that stays at the margin never alarms more than none would."""
+    detector = HarmDetector()
+    for _ in range(1_000):
+        detector.update(0.05, 0.05)
+    assert detector.statistic == pytest.approx(1_000)
+
+
+@pytest.mark.parametrize(("harm", "law"), [(0.2, 732), (0.05, 4_922)])
+def test_harm_is_found_within_the_law(harm: float, law: int) -> None:
+    """At A = 5e6 and m = 0.005 the median delay is near what GATE.md measured on such losses."""
+    chance = random.Random(3)
+    delays = []
+    for _ in range(7):
+        detector, n = HarmDetector(), 0
+        while detector.statistic < 5e6:
+            n += 1
+            ours, theirs = chance.random() < 0.5 + harm / 2, chance.random() < 0.5 - harm / 2
+            detector.update(float(ours) - float(theirs), 0.005)
+            assert n < 3 * law
+        delays.append(n)
+    assert sorted(delays)[3] < 1.5 * law
+
+
+def test_the_worst_differences_stay_finite() -> None:
+    """Losses at their bounds leave the statistic finite and not negative."""
+    detector = HarmDetector()
+    for _ in range(5_000):
+        detector.update(-1.0, 0.5)
+    assert detector.statistic >= 0
+    for _ in range(1_000):
+        detector.update(1.0, 0.0)
+    assert math.isfinite(detector.statistic)
+
+
+def test_harm_state_continues_exactly() -> None:
+    """A detector made from a state has the same statistic after the same differences."""
+    chance, detector, twin = random.Random(4), HarmDetector(), HarmDetector()
+    for _ in range(100):
+        detector.update(chance.uniform(-1, 1), 0.01)
+    twin.load_state(detector.state())
+    for _ in range(100):
+        difference = chance.uniform(-1, 1)
+        detector.update(difference, 0.01)
+        twin.update(difference, 0.01)
+        assert detector.statistic == twin.statistic
+
+
+@pytest.mark.parametrize(
+    "state", [[], [0.0] * 9, [0.0] * 11, [math.nan] * 10, [math.inf] * 10, [-1.0] * 10]
+)
+def test_a_damaged_harm_state_is_refused(state: list[float]) -> None:
+    """What no detector could have said is refused, and changes nothing."""
+    detector = HarmDetector()
+    detector.update(0.5, 0.0)
+    before = detector.state()
+    with pytest.raises(ValueError, match="damaged"):
+        detector.load_state(state)
+    assert detector.state() == before
+
+
+def test_drift_tells_before_and_after() -> None:
+    """A loss that jumps is noticed within some hundred events, with the means on both sides."""
+    chance, drift = random.Random(5), LossDrift(0.002)
+    for _ in range(2_000):
+        assert drift.update(float(chance.random() < 0.2)) is None
+    changes = [drift.update(float(chance.random() < 0.6)) for _ in range(500)]
+    found = [change for change in changes if change is not None]
+    assert found
+    before, after = found[0]
+    assert 0.1 < before < after < 0.7
+    assert drift.mean == pytest.approx(0.6, abs=0.15)
+
+
+def test_a_steady_loss_is_no_drift() -> None:
+    """At a strict significance a stationary loss is left alone."""
+    chance, drift = random.Random(6), LossDrift(1e-8)
+    assert all(drift.update(float(chance.random() < 0.4)) is None for _ in range(5_000))
+
+
+@pytest.mark.parametrize("n", [0, 1, 333, 2_500])
+def test_drift_state_continues_exactly(n: int) -> None:
+    """Fed again, the values give the same window, to the last bit, then and later."""
+    chance, drift, twin = random.Random(n), LossDrift(0.01), LossDrift(0.5)
+    for number in range(n):
+        drift.update(chance.random() * (0.3 if number < n / 2 else 1.0))
+    twin.load_state(drift.state())
+    assert twin.mean == drift.mean
+    for number in range(1_000):
+        value = chance.random() * (0.9 if number < 500 else 0.1)
+        assert twin.update(value) == drift.update(value)
+        assert twin.mean == drift.mean
+
+
+def test_drift_is_made_anew_after_its_life() -> None:
+    """A snapshot never holds more than one life of values, and the edge is no seam."""
+    drift, twin = LossDrift(0.002), LossDrift(0.002)
+    for _ in range(ADWIN_LIFE):
+        drift.update(0.5)
+    assert len(drift.state()["values"]) == ADWIN_LIFE
+    twin.load_state(drift.state())
+    for detector in (drift, twin):
+        detector.update(0.25)
+        assert detector.state()["values"].tolist() == [0.25]
+        assert detector.mean == 0.25
+
+
+@pytest.mark.parametrize(
+    "values", [[1.1], [-0.1], [math.nan], [math.inf], [0.5] * (ADWIN_LIFE + 1)]
+)
+def test_a_damaged_drift_state_is_refused(values: list[float]) -> None:
+    """Values that are no losses, or too many, are refused, and change nothing."""
+    drift = LossDrift(0.002)
+    drift.update(0.5)
+    with pytest.raises(ValueError, match="damaged"):
+        drift.load_state({"delta": 0.002, "values": np.array(values)})
+    assert drift.mean == 0.5

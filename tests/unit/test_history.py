@@ -1,0 +1,206 @@
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+
+from learners.history import History, Profile
+from learners.ids import Ids
+from learners.kernels import MISS
+
+
+def had(history: History, user: str, *items: str) -> None:
+    """Let a user have some items, one after the other."""
+    for item in items:
+        tick = 1 + max(int(history.users.touched.max()), int(history.items.touched.max()))
+        index = history.touch_user(user, tick)
+        history.append(index, history.touch_item(item, tick), time_ms=tick, reward=1.0)
+
+
+def had_ids(history: History, user: str) -> list[object]:
+    """Return the items of a user's had-set, oldest first."""
+    return [had.item_id for had in history.had(history.users.get(user))]
+
+
+def event_ids(history: History, user: str) -> list[object]:
+    """Return the items of a user's ring, newest first."""
+    return [item_id for item_id, _, _ in history.events(history.users.get(user))]
+
+
+def test_ids_evict_in_the_order_of_the_last_touch() -> None:
+    """The id touched longest ago is the oldest; a touch renews, a look does not."""
+    ids = Ids(3)
+    for tick, id_ in enumerate("abca"):
+        ids.touch(id_, tick)
+    assert ids.get("b") == 1
+    assert ids.is_full()
+    assert ids.oldest() == "b"
+    assert list(ids.newest()) == ["a", "c", "b"]
+
+
+def test_ids_reading_creates_nothing() -> None:
+    """An id that was never touched is a miss, and stays one."""
+    ids = Ids(3)
+    assert ids.get("a") == MISS
+    assert "a" not in ids
+    assert (len(ids), ids.n_indices) == (0, 0)
+
+
+def test_ids_reuse_the_index_freed_last_in_another_generation() -> None:
+    """A removed id's index goes to the next newcomer, whose handle differs."""
+    ids = Ids(3)
+    old = [ids.handle(ids.touch(id_, tick)) for tick, id_ in enumerate("abc")]
+    assert [ids.remove("a"), ids.remove("c")] == [0, 2]
+    assert [ids.touch("d", 5), ids.touch("e", 6)] == [2, 0]
+    assert ids.handle(2) != old[2]
+    assert ids.handle(2) & 0xFFFFFFFF == 2
+
+
+def test_ids_state_that_does_not_fit_is_refused() -> None:
+    """More ids than the capacity are refused by number."""
+    big, small = Ids(3), Ids(2)
+    for tick, id_ in enumerate("abc"):
+        big.touch(id_, tick)
+    with pytest.raises(ValueError, match="3 ids do not fit a capacity of 2"):
+        small.load_state(big.state())
+
+
+def test_ring_keeps_the_last_events() -> None:
+    """The ring holds repeats, newest first, up to its length."""
+    history = History(10, 10, history_length=3, scored_history=3)
+    had(history, "u", *"abacb")
+    assert event_ids(history, "u") == ["b", "c", "a"]
+
+
+def test_had_set_is_distinct_and_exact_up_to_its_length() -> None:
+    """The had-set holds each item once, in the order first had, oldest out first."""
+    history = History(100, 10, had_length=20)
+    items = [f"i{n}" for n in range(20)]
+    had(history, "u", *items, *items[:5])
+    assert had_ids(history, "u") == items
+    had(history, "u", "x", "y")
+    assert had_ids(history, "u") == [*items[2:], "x", "y"]
+    user = history.users.get("u")
+    assert not history.has_had(user, history.items.get("i1"))
+    assert history.has_had(user, history.items.get("i2"))
+
+
+def test_had_set_tells_the_last_time_and_type() -> None:
+    """Having an item again moves its time and type, not its place."""
+    history = History(10, 10)
+    user = history.touch_user("u", 1)
+    for item, time_ms, type_index in (("a", 5, 1), ("b", 6, 2), ("a", 9, 3)):
+        index = history.touch_item(item, time_ms)
+        history.append(user, index, time_ms=time_ms, reward=1.0, type_index=type_index)
+    assert history.had(user) == [("a", 9, 3), ("b", 6, 2)]
+
+
+@pytest.mark.parametrize("had_length", [1, 15, 16, 17, 32, 33])
+def test_had_set_around_block_boundaries(had_length: int) -> None:
+    """Whatever its length, the had-set is the last distinct items, and gives its blocks back."""
+    history = History(500, 4, had_length=had_length)
+    items = [f"i{n}" for n in range(100)]
+    for n, item in enumerate(items, start=1):
+        had(history, "u", item)
+        assert had_ids(history, "u") == items[max(0, n - had_length) : n]
+    history.forget_user("u")
+    assert sorted(history.free_blocks) == list(range(1, history.n_blocks))
+
+
+def test_users_evict_in_the_order_of_their_last_event() -> None:
+    """Past the capacity the user touched longest ago is forgotten, and comes back as a stranger."""
+    history = History(10, 2)
+    had(history, "u", "a")
+    had(history, "v", "b")
+    had(history, "u", "b")
+    had(history, "w", "c")
+    assert [user in history.users for user in "uvw"] == [True, False, True]
+    had(history, "v", "c")
+    assert had_ids(history, "v") == ["c"]
+
+
+def test_items_evict_in_the_order_of_their_last_event() -> None:
+    """An evicted item disappears from rings and had-sets, and its index from nobody's view."""
+    history = History(2, 10)
+    had(history, "u", "a", "b", "a", "c")
+    assert [item in history.items for item in "abc"] == [True, False, True]
+    assert event_ids(history, "u") == ["c", "a", "a"]
+    assert had_ids(history, "u") == ["a", "c"]
+
+
+def test_stale_items_leave_the_profile() -> None:
+    """A profile skips items that are gone, and weighs the others by their rank among the living."""
+    history = History(10, 10)
+    had(history, "u", "a", "b", "c")
+    history.evict_item("b")
+    profile = history.profile(history.users.get("u"), Profile(5))
+    ids = [history.items.ids[index] for index in profile.items[: profile.n]]
+    assert ids == ["c", "a"]
+    assert profile.weights[: profile.n].tolist() == [1.0, 0.5]
+    assert history.profile(MISS, profile).n == 0
+
+
+def test_forgetting_a_user_frees_their_blocks() -> None:
+    """What a forgotten user held serves the next one: the pool does not grow."""
+    history = History(100, 10, had_length=50)
+    for n in range(30):
+        had(history, f"u{n}", *[f"i{m}" for m in range(40)])
+        history.forget_user(f"u{n}")
+    assert len(history.users) == 0
+    assert history.n_blocks <= 1 + 3
+
+
+def test_forgetting_tells_who_listens() -> None:
+    """Whoever keeps more about a user hears of it, be it by request or by eviction."""
+    history = History(10, 2)
+    gone: list[object] = []
+    history.on_user_forgotten.append(gone.append)
+    for user in "uvw":
+        had(history, user, "a")
+    history.forget_user("w")
+    assert gone == ["u", "w"]
+
+
+def test_exhausted_blocks_forget_the_oldest_users() -> None:
+    """Greedy had-sets never fail: the users with the oldest events make room, the writer stays."""
+    history = History(1_000, 10, had_length=320)
+    items = [f"i{n}" for n in range(320)]
+    for n in range(10):
+        had(history, f"u{n}", *items)
+        assert had_ids(history, f"u{n}") == items
+    kept = [f"u{n}" for n in range(10) if f"u{n}" in history.users]
+    assert kept == [f"u{n}" for n in range(10 - len(kept), 10)]
+    assert 0 < len(kept) < 10
+
+
+def test_state_that_does_not_fit_is_refused() -> None:
+    """A state with more blocks than the pool is refused."""
+    big, small = History(500, 30, had_length=200), History(500, 5, had_length=20)
+    had(big, "u", *[f"i{n}" for n in range(200)])
+    had(big, "v", *[f"i{n}" for n in range(200)])
+    had(big, "w", *[f"i{n}" for n in range(200)])
+    with pytest.raises(ValueError, match="do not fit a pool"):
+        small.load_state(big.state())
+
+
+def test_hash_sees_content_not_indices() -> None:
+    """Two histories that hold the same under other indices have the same hash."""
+
+    def digest(history: History) -> str:
+        sha = hashlib.sha256()
+        history.update_hash(sha)
+        return sha.hexdigest()
+
+    one, other = History(10, 10), History(10, 10)
+    for tick, item in enumerate("xyab", start=1):
+        other.touch_item(item, tick)
+    for item in "xy":
+        other.items.remove(item)
+    for history, order in ((one, "uv"), (other, "vu")):
+        for user in order:
+            index = history.touch_user(user, 10 + len(history.users))
+            for tick, item in enumerate("ab", start=20):
+                history.append(index, history.touch_item(item, tick), time_ms=5, reward=1.0)
+    assert digest(one) == digest(other)
+    had(other, "u", "a")
+    assert digest(one) != digest(other)

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import math
+import random
+
+import pytest
+
+from app.judge import Prequential, loss_of
+from learners.kernels import MISS
+
+
+def ranks(n: int, seed: int = 1) -> list[int]:
+    """Return some doubled ranks, near and far, halves and misses."""
+    chance = random.Random(seed)
+    return [chance.choice([MISS, chance.randrange(50), chance.randrange(300)]) for _ in range(n)]
+
+
+def by_hand(doubled: list[int]) -> dict[str, float]:
+    """Return the metrics of some doubled ranks, by their definitions."""
+    found = [d / 2 for d in doubled if d != MISS]
+    return {
+        "judged": len(doubled),
+        "hr_10": sum(r < 10 for r in found) / len(doubled),
+        "hr_20": sum(r < 20 for r in found) / len(doubled),
+        "mrr_20": sum(1 / (r + 1) for r in found if r < 20) / len(doubled),
+        "dcg_20": sum(1 / math.log2(r + 2) for r in found if r < 20) / len(doubled),
+    }
+
+
+def test_metrics_are_their_definitions() -> None:
+    """Over all events and over the last 1,000, the means are those of a direct computation."""
+    doubled, judge = ranks(2_345), Prequential()
+    for rank in doubled:
+        judge.add(rank)
+    view = judge.view()
+    recent = view.pop("recent")
+    assert view == pytest.approx(by_hand(doubled))
+    assert recent == pytest.approx(by_hand(doubled[-1_000:]))
+
+
+def test_nothing_judged_is_zero() -> None:
+    """Before the first event every mean is 0, not an error."""
+    view = Prequential().view()
+    recent = view.pop("recent")
+    assert set(view.values()) == set(recent.values()) == {0}
+
+
+@pytest.mark.parametrize("doubled", range(201))
+def test_loss_is_its_formula(doubled: int) -> None:
+    """Down to rank 100 the loss is 1 - 1/log2(rank + 2)."""
+    assert loss_of(doubled) == pytest.approx(1 - 1 / math.log2(doubled / 2 + 2))
+
+
+@pytest.mark.parametrize("doubled", [MISS, 201, 10_000])
+def test_loss_beyond_the_deepest_rank_is_one(doubled: int) -> None:
+    """No rank, and a rank past 100, cost all."""
+    assert loss_of(doubled) == 1.0
+
+
+def test_loss_grows_with_the_rank_within_bounds() -> None:
+    """A better rank never costs more, and every loss is in [0, 1]."""
+    losses = [loss_of(doubled) for doubled in range(300)]
+    assert losses[0] == 0.0
+    assert losses == sorted(losses)
+    assert losses[-1] == 1.0
+
+
+@pytest.mark.parametrize("n", [0, 1, 999, 1_000, 1_001, 2_345])
+def test_state_continues_identically(n: int) -> None:
+    """Sums made from a state go on as the original's do, to the last bit."""
+    judge, twin = Prequential(), Prequential()
+    for rank in ranks(n):
+        judge.add(rank)
+    twin.load_state(judge.state())
+    assert twin.view() == judge.view()
+    for rank in ranks(700, seed=2):
+        judge.add(rank)
+        twin.add(rank)
+    assert twin.view() == judge.view()

@@ -1,0 +1,279 @@
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import river.checks
+
+from learners import Blend, Covisit, History, Trending
+from learners.base import ANCHOR, CHAMPION, SHADOW, Learner
+from learners.checks import check_learner, content_hash
+from learners.checks import yield_checks as yield_our_checks
+
+LEARNERS: list[type[Learner]] = [Covisit, Trending, Blend]
+SIZES: dict[str, int] = {
+    "max_items": 100,
+    "max_users": 60,
+    "history_length": 8,
+    "scored_history": 5,
+    "had_length": 30,
+}
+
+
+RIVER_CHECKS = [
+    pytest.param(learner, check, id=f"{learner.__name__}-{check.__name__}")
+    for learner in LEARNERS
+    for check in river.checks.yield_checks(learner())
+]
+
+
+@pytest.mark.parametrize(("learner", "check"), RIVER_CHECKS)
+def test_river_contract(learner: type[Learner], check: Callable[[Learner], None]) -> None:
+    """Our learners pass every check that River has for them."""
+    check(learner())
+
+
+@pytest.mark.parametrize("check", list(yield_our_checks()))
+@pytest.mark.parametrize("learner", LEARNERS)
+def test_own_contract(
+    learner: type[Learner], check: Callable[[Callable[[], Learner]], None]
+) -> None:
+    """Our learners pass every check of our own, within small capacities."""
+    check(lambda: learner(history=History(**SIZES)))
+
+
+@pytest.mark.parametrize("learner", LEARNERS)
+def test_context_without_time(learner: type[Learner]) -> None:
+    """A context may carry other things than a time: then time stands still, as without any."""
+    bare, told = learner(), learner()
+    for user, item in [("u", "a"), ("u", "b"), ("v", "a")]:
+        bare.learn_one(user, item, 1.0)
+        told.learn_one(user, item, 1.0, {"colour": "red"})
+    assert content_hash(bare) == content_hash(told)
+
+
+@pytest.mark.parametrize("learner", LEARNERS)
+def test_negatives_teach_no_shared_state(learner: type[Learner]) -> None:
+    """A negative reward goes into the user's own history and changes no shared row."""
+    model = learner()
+    for item in "abc":
+        model.learn_one("u", item, 1.0)
+    scores = [model.predict_one("v", item) for item in "abc"]
+    model.learn_one("w", "c", -1.0)
+    assert [model.predict_one("v", item) for item in "abc"] == scores
+    assert model.personal.events(model.personal.users.get("w")) == [("c", 0, -1.0)]
+
+
+class BrokenReads(Covisit):
+    """Creates a user when asked about one."""
+
+    def predict_one(self, user: Any, item: Any, x: dict[str, Any] | None = None) -> Any:
+        """Answer, and remember who asked."""
+        self.personal.touch_user(user, 10**6)
+        return super().predict_one(user, item, x)
+
+
+class BrokenAssign(Covisit):
+    """Lets the versions share one index: what one learns, all learn."""
+
+    def assign(self, target: int, source: int) -> int:
+        """Alias the index instead of copying it."""
+        self.rows.slots[target] = self.rows.slots[source]
+        return 1
+
+
+class BrokenTies(Trending):
+    """Ranks in the order of arrival."""
+
+    def rank(self, user: Any, items: Any, x: dict[str, Any] | None = None) -> list[Any]:
+        """Return the items as a set gives them."""
+        return list(items)
+
+
+@pytest.mark.parametrize("learner", [BrokenReads, BrokenAssign, BrokenTies])
+def test_checks_catch_planted_bugs(learner: type[Learner]) -> None:
+    """The checks that we ship find a read that writes, aliased versions, a rank that is none."""
+    with pytest.raises(AssertionError):
+        check_learner(lambda: learner(history=History(**SIZES)))
+
+
+def covisit_by_hand(
+    events: list[tuple[str, str, float]], length: int, shrink: float
+) -> Callable[[str, str], float]:
+    """Return the scores of the formula in Covisit's docstring, computed with dictionaries."""
+    count: dict[tuple[str, str], float] = defaultdict(float)
+    mass: dict[str, float] = defaultdict(float)
+    had: dict[str, list[str]] = defaultdict(list)
+    for user, item, reward in events:
+        if reward > 0:
+            for r, other in enumerate(reversed(had[user][-length:]), start=1):
+                if other != item:
+                    count[item, other] += reward / r
+                    count[other, item] += reward / r
+            mass[item] += reward
+            had[user].append(item)
+
+    def score(user: str, item: str) -> float:
+        total = 0.0
+        for r, other in enumerate(reversed(had[user][-length:]), start=1):
+            norm = ((mass[other] + shrink) * (mass[item] + shrink)) ** 0.5
+            total += count[other, item] / norm / r
+        return total
+
+    return score
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_covisit_is_its_formula(seed: int) -> None:
+    """With room for every neighbour, scores are those of the docstring, to single precision."""
+    chance = random.Random(seed)
+    events = [
+        (f"u{chance.randrange(12)}", f"i{chance.randrange(20)}", chance.choice([1.0, 0.5, -1.0]))
+        for _ in range(500)
+    ]
+    model = Covisit(max_neighbours=20, shrink=5.0, history=History(100, 60, 500, 4))
+    for user, item, reward in events:
+        model.learn_one(user, item, reward)
+    expected = covisit_by_hand(events, 4, 5.0)
+    for user in (f"u{n}" for n in range(12)):
+        for item in (f"i{n}" for n in range(20)):
+            assert model.predict_one(user, item) == pytest.approx(expected(user, item), rel=1e-5)
+
+
+def test_trending_is_its_formula() -> None:
+    """Weights are sums of 2^(t/H), whatever the order in which the events came."""
+    chance = random.Random(2)
+    model = Trending(half_life_s=100)
+    times: dict[str, list[int]] = defaultdict(list)
+    for _ in range(400):
+        item, time_s = f"i{chance.randrange(8)}", chance.randrange(3_000)
+        times[item].append(time_s)
+        model.learn_one("u", item, 1.0, {"time_ms": time_s * 1_000})
+    found = {item: model.predict_one("v", item) for item in times}
+    expected = {item: sum(2 ** (t / 100) for t in ts) for item, ts in times.items()}
+    unit = found["i0"] / expected["i0"]
+    assert found == pytest.approx({i: w * unit for i, w in expected.items()}, rel=1e-6)
+
+
+def test_blend_is_its_formula() -> None:
+    """A blended score is each source's score over its largest, trending times its weight."""
+    chance = random.Random(4)
+    events = [(f"u{chance.randrange(9)}", f"i{chance.randrange(12)}") for _ in range(200)]
+    covisit, trending = Covisit(shrink=5.0), Trending(half_life_s=3_600)
+    blend = Blend(shrink=5.0, half_life_s=3_600, trending_weight=0.25)
+    for user, item in events:
+        for model in (covisit, trending, blend):
+            model.learn_one(user, item, 1.0)
+    items = [f"i{n}" for n in range(12)]
+    for user in ("u1", "u5"):
+        parts = [[model.predict_one(user, i) for i in items] for model in (covisit, trending)]
+        expected = [a / max(parts[0]) + 0.25 * b / max(parts[1]) for a, b in zip(*parts)]
+        assert [blend.predict_one(user, item) for item in items] == pytest.approx(expected)
+
+
+def test_blend_without_history_gives_the_trending_list() -> None:
+    """A newcomer gets what is popular, in its order, even where trending weighs nothing."""
+    for weight in (0.05, 0.0):
+        model = Blend(trending_weight=weight)
+        for n in range(6):
+            for user in range(n + 1):
+                model.learn_one(f"u{user}", f"i{n}", 1.0)
+        ranked = model.rank("newcomer", [f"i{n}" for n in range(6)])
+        assert ranked == [f"i{n}" for n in (5, 4, 3, 2, 1, 0)], f"trending_weight={weight}"
+
+
+def test_full_row_gives_up_a_stale_neighbour_first_then_the_weakest() -> None:
+    """A neighbour whose item is gone makes room first, then the weakest of those that live."""
+    personal = History(max_items=10, max_users=100, scored_history=1)
+    model = Covisit(max_neighbours=3, shrink=1.0, history=personal)
+
+    def pair(other: str, times: int) -> None:
+        for n in range(times):
+            model.learn_one(f"{other}{n}{len(personal.users)}", "hub", 1.0)
+            model.learn_one(f"{other}{n}{len(personal.users) - 1}", other, 1.0)
+
+    def neighbours() -> set[str]:
+        found = {"strong", "middle", "weak", "new", "newer"}
+        hub = personal.items.get("hub")
+        weights = {
+            o: model.contribution(SHADOW, hub, 1.0, personal.items.get(o))
+            for o in found
+            if o in personal.items
+        }
+        return {other for other, weight in weights.items() if weight > 0}
+
+    for other, times in (("strong", 3), ("middle", 2), ("weak", 1)):
+        pair(other, times)
+    assert neighbours() == {"strong", "middle", "weak"}
+    personal.evict_item("strong")
+    pair("new", 2)
+    assert neighbours() == {"middle", "weak", "new"}
+    pair("newer", 1)
+    assert neighbours() == {"middle", "new", "newer"}
+
+
+def test_an_item_that_returns_has_forgotten_what_it_was() -> None:
+    """An id that comes back after its eviction has neither rows nor neighbours from before."""
+    model = Blend()
+    for user in range(5):
+        model.learn_one(f"u{user}", "a", 1.0)
+        model.learn_one(f"u{user}", "b", 1.0)
+    model.personal.evict_item("a")
+    model.learn_one("fresh", "a", 1.0)
+    fresh, b = model.personal.items.get("a"), model.personal.items.get("b")
+    assert model.covisit.contribution(SHADOW, fresh, 1.0, b) == 0
+    assert model.covisit.contribution(SHADOW, b, 1.0, fresh) == 0
+    assert not model.personal.has_had(model.personal.users.get("u1"), fresh)
+
+
+def test_score_does_not_depend_on_how_a_row_came_about() -> None:
+    """A row that begins as a neighbour's, after a rollback, scores by the formula all the same."""
+    model = Covisit(shrink=4.0)
+    model.learn_one("u", "a", 1.0)
+    model.assign(ANCHOR, SHADOW)
+    model.learn_one("v", "new", 1.0)
+    model.assign(SHADOW, ANCHOR)
+    model.learn_one("v", "a", 1.0)
+    model.learn_one("w", "a", 1.0)
+    mass_a, mass_new = 3.0, 0.0
+    expected = 1.0 / ((mass_a + 4.0) * (mass_new + 4.0)) ** 0.5
+    assert model.predict_one("w", "new") == pytest.approx(expected)
+
+
+def test_assign_says_how_many_rows_differed() -> None:
+    """An assignment counts the rows that it changed; a second one finds none."""
+    model = Covisit()
+    for item in "abc":
+        model.learn_one("u", item, 1.0)
+    assert model.assign(CHAMPION, SHADOW) == 3
+    assert model.assign(CHAMPION, SHADOW) == 0
+    model.learn_one("v", "c", 1.0)
+    assert model.assign(CHAMPION, SHADOW) == 1
+
+
+def test_room_is_made_by_items_that_have_rows() -> None:
+    """A full pool spares the items that hold no row: evicting them frees nothing."""
+    personal = History(max_items=100, max_users=100, scored_history=4)
+    model = Covisit(max_neighbours=5, history=personal)
+    for n in range(20):
+        personal.touch_item(f"catalogue-{n}", n)
+    model.tick = 1_000
+    for n in range(78):
+        model.learn_one(f"u{n % 7}", f"i{n}", 1.0)
+    for version in (CHAMPION, ANCHOR):
+        model.assign(version, SHADOW)
+        for n in range(78):
+            model.learn_one(f"v{version}-{n % 7}", f"i{n}", 1.0)
+    assert model.rows.n_available() >= 0
+    assert all(f"catalogue-{n}" in personal.items for n in range(20))
+    assert any(f"i{n}" not in personal.items for n in range(78)), "nothing was evicted at all"
+
+
+def test_params_are_the_constructors() -> None:
+    """The hyper-parameters shown are those given, without the history."""
+    params = Blend(max_neighbours=7, history=History(**SIZES)).params()
+    assert params["max_neighbours"] == 7
+    assert "history" not in params
