@@ -28,7 +28,8 @@ from app.errors import (
 from app.events import Command, Configure, Entry, Record
 from app.keeper import Keeper, read_snapshot
 from app.settings import SEMANTICS, Settings
-from app.store import BEGINNING, Cursor, Store, parse_cursor
+from app.store import BEGINNING, Cursor, Store, StoredEntry, parse_cursor
+from app.tail import Tail
 from app.writer import Writer
 from learners.ids import State
 
@@ -72,7 +73,10 @@ class Ingest:
         self.on_outcome: Callable[[Outcome], None] | None = None
         self._origin = secrets.token_hex(6)
         self._n_submitted = 0
-        self._writer = Writer(store, self._on_append_failed)
+        self._writer = Writer(
+            store, on_failure=self._on_append_failed, applied=lambda: self.engine.cursor
+        )
+        self._tail = Tail()
         self.keeper = Keeper(store, settings, self.whole)
         self._waiting: dict[str, asyncio.Future[Outcome]] = {}
         self._applied = asyncio.Condition()
@@ -91,6 +95,7 @@ class Ingest:
         """
         self.engine = await self.keeper.restore_newest() or self.engine
         await self._begin_log()
+        self._tail.restart(self.engine.cursor)
         await self._catch_up()
         await self._agree_on_settings()
         self.is_store_up = True
@@ -165,7 +170,7 @@ class Ingest:
                 raise SettingsError(self.stopped.message)
         await self._flush_quarantine()
 
-    async def _read_tail(self) -> list[tuple[Cursor, bytes, str]]:
+    async def _read_tail(self) -> list[StoredEntry]:
         while True:
             try:
                 return await self._read(block_ms=0)
@@ -177,11 +182,12 @@ class Ingest:
                     f"{error.message}, and no newer snapshot verifies: {self.keeper.refused}"
                 ) from None
 
-    async def _read(self, *, block_ms: int) -> list[tuple[Cursor, bytes, str]]:
+    async def _read(self, *, block_ms: int) -> list[StoredEntry]:
         """Read on; where many large entries are too much for one deadline, fewer at a time."""
         count = self._read_count
         self._read_count = max(1, count // 2)
         batch = await self.store.read(self.engine.cursor, block_ms=block_ms, count=count)
+        self._tail.extend(batch)
         self._read_count = min(READ_COUNT, count + 1)
         return batch
 
@@ -290,8 +296,7 @@ class Ingest:
                 await asyncio.sleep(RETRY_S)
                 await self._revive_server()
             except LogTrimmed as error:
-                logger.warning("%s; restoring the newest snapshot", error.message)
-                await self._reload()
+                await self._follow(error)
 
     async def _revive_server(self) -> None:
         if self._server is None:
@@ -303,7 +308,7 @@ class Ingest:
 
     async def _read_once(self) -> None:
         if not self.is_store_up:
-            await self.store.ping()
+            await self._restore_tail()
             self.is_store_up = True
             logger.info("the store answers")
         count = self._read_count
@@ -320,6 +325,31 @@ class Ingest:
             await self._flush_quarantine()
         self.keeper.write_if_due(self.n, self.engine.cursor)
 
+    async def _restore_tail(self) -> int:
+        """Write what the store has lost again, from memory, before anything new; return how much.
+
+        What was acknowledged has been applied here, hence read, hence held.
+        """
+        lost = self._tail.missing(await self.store.last_cursor())
+        n_restored = await self.store.append_again(lost) if lost else 0
+        if n_restored:
+            logger.warning(
+                "the store had lost the last %d entries of the log: written again from memory",
+                n_restored,
+            )
+        return n_restored
+
+    async def _follow(self, error: LogTrimmed) -> None:
+        """Go on where the log has lost the entry that we stand at: give it back, or follow it."""
+        try:
+            if await self._restore_tail():
+                return
+        except StoreUnavailable:
+            self.is_store_up = False
+            return
+        logger.warning("%s; restoring the newest snapshot", error.message)
+        await self._reload()
+
     async def _reload(self) -> None:
         """Go on from the newest snapshot that the log continues; stop where there is none."""
         try:
@@ -328,6 +358,7 @@ class Ingest:
                 raise SettingsError("the store has lost the log, and there is no snapshot")
             self.engine = engine or Engine(self.settings.engine())
             await self._begin_log()
+            self._tail.restart(self.engine.cursor)
             await self.store.read(self.engine.cursor, block_ms=0, count=1)
         except StoreUnavailable:
             await asyncio.sleep(RETRY_S)

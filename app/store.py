@@ -22,7 +22,7 @@ import logging
 import secrets
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.connection import parse_url
@@ -58,6 +58,26 @@ Cursor = str
 BEGINNING: Cursor = "0-0"
 
 logger = logging.getLogger(__name__)
+
+_APPEND = """
+local after = ARGV[1]
+if after ~= '0-0' and #redis.call('XRANGE', KEYS[1], after, after, 'COUNT', 1) == 0 then
+  return redis.error_reply('the log has lost the entry ' .. after .. '; nothing was written')
+end
+local cursors = {}
+for i = 2, #ARGV, 2 do
+  cursors[#cursors + 1] = redis.call('XADD', KEYS[1], '*', 'e', ARGV[i], 't', ARGV[i + 1])
+end
+return cursors
+"""
+
+
+class StoredEntry(NamedTuple):
+    """An entry as the log keeps it."""
+
+    cursor: Cursor
+    payload: bytes
+    tag: str
 
 
 def parse_cursor(text: str) -> tuple[int, int]:
@@ -120,29 +140,50 @@ class Store:
         """Return when the server answers."""
         await self._ask("PING")
 
-    async def append(self, payloads: Sequence[tuple[bytes, str]]) -> list[Cursor]:
+    async def append(
+        self, payloads: Sequence[tuple[bytes, str]], *, after: Cursor = BEGINNING
+    ) -> list[Cursor]:
         """Append one entry for each (payload, tag), durably; return their cursors.
 
+        Nothing is written to a log that has lost the entry `after`, which the caller has read: it
+        may have forgotten others, too, and what is appended now would shut them out for good.
         When it raises, the outcome is unknown: any of the entries may be in the log. It never
         sends them again; a caller who does must use the same event ids.
         """
-        commands: list[tuple[Any, ...]] = [
-            ("XADD", self._log, "*", "e", payload, "t", tag) for payload, tag in payloads
-        ]
-        if self._waits_for_fsync and commands:
-            commands.append(self._wait_for_fsync())
-        replies = await self._ask_all(commands)
-        if self._waits_for_fsync and commands and replies.pop()[0] < 1:
+        if not payloads:
+            return []
+        fields = [field for pair in payloads for field in pair]
+        # Check and append are one step of the server. Nothing less will do: a connection is opened
+        # again without a word, perhaps to a server that has just come back with less.
+        append = ("EVAL", _APPEND, 1, self._log, after, *fields)
+        return [cursor.decode() for cursor in (await self._durably([append]))[0]]
+
+    async def append_again(self, entries: Sequence[StoredEntry]) -> int:
+        """Append entries that the log has lost, under their own cursors; return how many it took.
+
+        It takes none that is not after its last one: another replica was faster, or the log was
+        cut by hand.
+        """
+        xadd = ("XADD", self._log)
+        commands = [(*xadd, e.cursor, "e", e.payload, "t", e.tag) for e in entries]
+        replies = await self._durably(commands)
+        return sum(isinstance(reply, bytes) for reply in replies)
+
+    async def _durably(self, commands: list[tuple[Any, ...]]) -> list[Any]:
+        """Return the replies to commands that append; one whose cursor is passed is a reply."""
+        wait = [self._wait_for_fsync()] if self._waits_for_fsync else []
+        async with self._asking():
+            replies = await self._replies([*commands, *wait])
+            _raise_first([reply for reply in replies if not _is_passed(reply)])
+        if wait and replies.pop()[0] < 1:
             raise StoreUnavailable(
                 f"the store at {self._where} did not confirm that the events are on disk:"
                 " give it appendfsync always, or set a longer SLUICE_STORE_TIMEOUT_S"
             )
-        return [reply.decode() for reply in replies]
+        return replies
 
-    async def read(
-        self, after: Cursor, *, block_ms: int, count: int = 64
-    ) -> list[tuple[Cursor, bytes, str]]:
-        """Return up to `count` entries (cursor, payload, tag) after a cursor, oldest first.
+    async def read(self, after: Cursor, *, block_ms: int, count: int = 64) -> list[StoredEntry]:
+        """Return up to `count` entries after a cursor, oldest first.
 
         With none there it waits up to `block_ms` (0: not at all) and may return []. One reader at
         a time. Raises LogTrimmed when entries after the cursor may be gone.
@@ -162,7 +203,7 @@ class Store:
         if not here and after != BEGINNING:
             raise LogTrimmed(f"the log has lost the entry {after}, at which the reader stands")
         return [
-            (cursor.decode(), fields[b"e"], fields[b"t"].decode())
+            StoredEntry(cursor.decode(), fields[b"e"], fields[b"t"].decode())
             for _, entries in streams or ()
             for cursor, fields in entries
         ]
@@ -298,7 +339,7 @@ class Store:
             # A transaction, so that a server out of memory refuses all of them.
             replies = await self._replies(commands, transaction=True)
             # Its id is taken or passed: another replica, or we before a replay, wrote it.
-            _raise_first([r for r in replies if "equal or smaller" not in str(r)])
+            _raise_first([reply for reply in replies if not _is_passed(reply)])
 
     async def list_quarantine(self, n: int, before: str | None = None) -> list[tuple[str, bytes]]:
         """Return up to `n` records (id, payload), newest first, older than the id `before`."""
@@ -410,6 +451,11 @@ def _read_record(snapshot_id: str, record: bytes) -> tuple[dict[str, Any], list[
     if is_ours and manifest.get("id") == snapshot_id and all(isinstance(k, str) for k in keys):
         return manifest, keys
     return None
+
+
+def _is_passed(reply: Any) -> bool:
+    """Tell whether an append was refused because its cursor is not after the last one."""
+    return isinstance(reply, RedisError) and "equal or smaller" in str(reply)
 
 
 def _raise_first(replies: list[Any]) -> list[Any]:

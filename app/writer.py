@@ -21,12 +21,15 @@ class _Append(NamedTuple):
 class Writer:
     """Appends entries in the order they came; never sends one twice.
 
-    `on_failure` is told when the store does not answer.
+    `on_failure` is told when the store does not answer; `applied` says what the log must have.
     """
 
-    def __init__(self, store: Store, on_failure: Callable[[], None]) -> None:
+    def __init__(
+        self, store: Store, *, on_failure: Callable[[], None], applied: Callable[[], Cursor]
+    ) -> None:
         self._store = store
         self._on_failure = on_failure
+        self._applied = applied
         self._queue: asyncio.Queue[_Append] = asyncio.Queue()
         self._n_pending_bytes = 0
 
@@ -53,7 +56,9 @@ class Writer:
             while not self._queue.empty():
                 batch.append(self._queue.get_nowait())
             try:
-                cursors = await self._store.append([(a.payload, a.tag) for a in batch])
+                cursors = await self._store.append(
+                    [(a.payload, a.tag) for a in batch], after=self._applied()
+                )
             except StoreUnavailable as error:
                 self._on_failure()
                 for append in batch:

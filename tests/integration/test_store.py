@@ -62,6 +62,22 @@ async def test_groups_keep_their_order(store: Store) -> None:
         assert [payloads[cursor] for cursor in ids] == [payload for payload, _ in group]
 
 
+async def test_a_log_that_lost_an_entry_takes_nothing_new(store: Store) -> None:
+    """Nothing is appended after an entry that is gone; it can be given back under its cursor."""
+    cursors = await store.append([(b"%d" % i, "t") for i in range(3)])
+    entries = await store.read(BEGINNING, block_ms=0)
+    assert await store.append([(b"3", "t")], after=cursors[2])
+    await store.trim("99999999999999-0")
+    with pytest.raises(StoreUnavailable, match=f"lost the entry {cursors[2]}; nothing was written"):
+        await store.append([(b"4", "t")], after=cursors[2])
+    assert await store.last_cursor() == BEGINNING
+    assert await store.append_again(entries) == 0  # the log knows that it went past these
+    later = [entry._replace(cursor=f"99999999999999-{i}") for i, entry in enumerate(entries)]
+    assert await store.append_again(later) == 3
+    assert await store.append_again(later) == 0
+    assert await store.last_cursor() == later[2].cursor
+
+
 async def test_an_empty_log(store: Store) -> None:
     """An empty log has a last cursor to start from, no first one, and nothing to read."""
     assert await store.append([]) == []
