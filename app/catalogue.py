@@ -30,14 +30,14 @@ class Catalogue:
 
     def __init__(self, history: History) -> None:
         self.history = history
+        n = history.max_items
+        self.hidden = np.zeros(n, np.uint8)
+        self.labels = np.zeros((n, MAX_CATEGORIES), np.int32)
         self._reset()
         history.on_item_evicted.append(self._clear)
         history.on_user_forgotten.append(self._forget_user)
 
     def _reset(self) -> None:
-        n = self.history.max_items
-        self.hidden = np.zeros(n, np.uint8)
-        self.labels = np.zeros((n, MAX_CATEGORIES), np.int32)
         self.attributes: dict[int, Attributes] = {}
         self.updated_ms: dict[int, int] = {}
         self.user_attributes: dict[str, Attributes] = {}
@@ -147,6 +147,7 @@ class Catalogue:
     def load_state(self, state: State) -> None:
         """Become the catalogue that `state` was taken from."""
         self._reset()
+        self.hidden[:], self.labels[:] = 0, 0  # in place: whoever filters holds these arrays
         self.hidden[: len(state["hidden"])] = state["hidden"]
         for label, (name, _) in enumerate(state["members"], start=1):
             self._label_of[name], self._name_of[label], self._members[label] = label, name, {}

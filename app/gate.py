@@ -135,11 +135,7 @@ class Gate:
         settings, last = self.settings, self.data.promoted
         n = self.now.event - last.event
         elapsed_ms = self.now.time_ms - last.time_ms
-        return (
-            n >= settings.promote_events
-            or (elapsed_ms >= settings.promote_s * 1_000 and n >= settings.promote_min_events)
-            or (elapsed_ms >= settings.promote_max_s * 1_000 and n >= 1)
-        )
+        return n >= settings.promote_events or (n >= 1 and elapsed_ms >= settings.promote_s * 1_000)
 
     def promote_if_alike(self, overlap: float | None) -> None:
         """Promote, unless the slates of champion and shadow overlap too little (None: unasked)."""

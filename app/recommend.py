@@ -1,4 +1,4 @@
-"""From a request to a slate: profile -> candidates -> scores -> exclusions -> the k best.
+"""From a request to a slate: profile -> exclusions -> candidates -> scores -> the k best.
 
 Also ranks an event's item as the versions would have (judging), and compares the slates of two
 versions (overlap). Reads only; the buffers it writes are no state.
@@ -15,12 +15,16 @@ import numpy as np
 
 from app.catalogue import Catalogue
 from learners import kernels
-from learners.base import new_scratch
-from learners.blend import Blend
+from learners.blend import PARTS, Blend
 from learners.history import History, Profile
 from learners.kernels import I32, MISS
 
 OVERLAP_K = 10
+# 200 of each of five kinds of candidate, the most that a request may ask for; or what sources name
+# anyhow, and 1,000 that a request names.
+MOST_POOLED = 2_000
+# A label that no item has: what an unknown category asks for.
+_NOTHING = np.array([-1], np.int32)
 
 
 @dataclass(frozen=True)
@@ -55,74 +59,109 @@ class Recommender:
         self.catalogue = catalogue
         self.blend = blend
         self.exclude_had = exclude_had
-        self._scratch = new_scratch(history.max_items, len(blend.sources))
-        self._profile = Profile(history.scored_history)
-        self._best: I32 = np.zeros(1_000, np.int32)
-        self._tick = 0
+        self._pool = blend.new_pool(MOST_POOLED, hidden=catalogue.hidden, labels=catalogue.labels)
+        self._profile = Profile(history.history_length)
+        self._best: I32 = np.zeros(MOST_POOLED, np.int32)
 
     # -- slates -------------------------------------------------------------------------------
 
-    def slate(self, request: Request, version: int) -> list[Scored]:
-        """Return at most k distinct eligible items, best first."""
+    def slate(self, request: Request, version: int, now_ms: int) -> list[Scored]:
+        """Return at most k distinct eligible items, best first; `now_ms` is event time."""
         user = MISS if request.user_id is None else self.history.users.get(request.user_id)
-        profile = self._request_profile(request, user)
-        n = self._score(version, profile)
-        self._exclude(request, user, n)
-        if request.candidates is not None:
-            best = self._rank_given(request, request.candidates)
+        profile, pool = self._request_profile(request, user, now_ms), self._pool
+        self._begin(request, user, profile)
+        if request.candidates is None:
+            self.blend.pool_candidates(version, profile, pool, now_ms, most=request.k)
+            places = self._best_places(request.k)
         else:
-            best = self._best_of(n, request.k)
-            if len(best) < request.k:
-                best += self._fill(request, request.k - len(best))
-        return [self._scored(item, profile, version, request) for item in best]
+            places = self._rank_given(request, request.candidates, version, profile, now_ms)
+        parts = self.blend.contributions(pool, places).tolist()
+        slate = [
+            self._scored(place, profile, version, request, dict(zip(PARTS, own, strict=True)))
+            for place, own in zip(places.tolist(), parts, strict=True)
+        ]
+        if len(slate) < request.k and request.candidates is None:
+            score = min(0.0, slate[-1].score if slate else 0.0)
+            slate += self._fill(request, request.k - len(slate), score)
+        return slate
 
-    def _request_profile(self, request: Request, user: int) -> Profile:
+    def _rank_given(
+        self,
+        request: Request,
+        candidates: Sequence[str],
+        version: int,
+        profile: Profile,
+        now_ms: int,
+    ) -> I32:
+        """Return the places of the best of some items; the others only give scores a scale."""
+        pool = self._pool
+        given = {self.history.items.get(item_id) for item_id in candidates} - {MISS}
+        allowed = [item for item in given if pool.is_eligible(item)]
+        self.blend.prepare(version, profile)
+        self.blend.nominate(pool, 1)
+        pool.add(allowed)
+        self.blend.score(version, profile, pool, now_ms)
+        places = self._best_places(pool.n)
+        return places[np.isin(pool.item[places], allowed)][: request.k]
+
+    def _request_profile(self, request: Request, user: int, now_ms: int) -> Profile:
         if request.history is None:
             return self.history.profile(user, self._profile)
-        profile, profile.n = self._profile, 0
+        profile = self._profile
+        profile.clear()
         for item_id in reversed(request.history):
             index = self.history.items.get(item_id)
             if index != MISS and profile.n < len(profile.items):
                 profile.items[profile.n] = index
                 profile.weights[profile.n] = 1.0 / (profile.n + 1)
+                profile.times[profile.n] = now_ms  # a session: it is going on
                 profile.n += 1
         return profile
 
-    def _score(self, version: int, profile: Profile) -> int:
-        self._tick += 1
-        return self.blend.score_sources(version, profile, self._scratch, self._tick)
-
-    def _exclude(self, request: Request, user: int, n: int) -> None:
-        mark = self._scratch.mark
-        if self.exclude_had and user != MISS and request.history is None:
-            self.history.mark_had(user, mark, self._tick)
-        had = request.history if self.exclude_had and request.history else ()
-        for item_id in (*request.exclude, *had):
-            index = self.history.items.get(item_id)
-            if index != MISS:
-                mark[index] = self._tick
+    def _begin(self, request: Request, user: int, profile: Profile) -> None:
+        """Begin a pool from which all is excluded that the request must not be answered with."""
+        pool = self._pool
         if request.categories:
             wanted = self.catalogue.wanted(list(request.categories))
-            kernels.mark_outside(self._scratch, n, self._tick, self.catalogue.labels, wanted)
+            pool.begin(wanted if len(wanted) else _NOTHING)
+        else:
+            pool.begin()
+        for item_id in request.exclude:
+            self._exclude_id(item_id)
+        if request.history is not None:
+            for item_id in request.history if self.exclude_had else ():
+                self._exclude_id(item_id)
+        else:
+            self._exclude_had(user, profile)
 
-    def _best_of(self, n: int, k: int) -> list[int]:
-        best = self._best
-        k = max(0, min(k, len(best)))
+    def _exclude_id(self, item_id: str) -> None:
+        index = self.history.items.get(item_id)
+        if index != MISS:
+            self._pool.exclude(index)
+
+    def _exclude_had(self, user: int, profile: Profile) -> None:
+        """Exclude what a user had; where that may be shown again, still what was refused lately."""
+        if user == MISS:
+            return
+        if self.exclude_had:
+            self.history.mark_had(user, self._pool.allowed.mark, self._pool.tick)
+        for item in profile.refused[: profile.n_refused]:
+            self._pool.exclude(int(item))
+
+    def _best_places(self, k: int) -> I32:
+        """Return the places in the pool of the k best, best first."""
+        best, pool = self._best, self._pool
         found = kernels.select_top(
-            self._scratch,
-            n,
-            self._tick,
-            self.catalogue.hidden,
+            pool.total,
+            pool.item,
+            pool.n,
             self.history.items.key,
             best,
-            k,
+            max(0, min(k, len(best))),
         )
-        return [int(item) for item in best[:found]]
+        return best[:found]
 
-    def _is_eligible(self, item: int) -> bool:
-        return self._scratch.mark[item] != self._tick and not self.catalogue.hidden[item]
-
-    def _fill(self, request: Request, n: int) -> list[int]:
+    def _fill(self, request: Request, n: int, score: float) -> list[Scored]:
         """Return items that no source named, so that a list is short only if nothing is left."""
         if request.categories:
             wanted = self.catalogue.wanted(list(request.categories))
@@ -130,91 +169,104 @@ class Recommender:
         else:
             index = self.history.items.index
             others = (index[item_id] for item_id in self.history.items.newest())
-        found: list[int] = []
-        for item in others:
-            if len(found) == n:
-                break
-            if self._scratch.stamp[item] != self._tick and self._is_eligible(item):
-                found.append(item)
-        return found
+        why: list[dict[str, Any]] | None = [] if request.explain else None
+        free = (i for i in others if not self._pool.holds(i) and self._pool.is_eligible(i))
+        ids = self.history.items.ids
+        return [Scored(str(ids[item]), score, ["catalogue"], why) for item in islice(free, n)]
 
-    def _rank_given(self, request: Request, candidates: Sequence[str]) -> list[int]:
-        indices = {self.history.items.get(item_id) for item_id in candidates} - {MISS}
-        if request.categories:  # no source may have named them, so they are not marked yet
-            wanted = self.catalogue.wanted(list(request.categories))
-            indices = {i for i in indices if np.isin(self.catalogue.labels[i], wanted).any()}
-        eligible = [item for item in indices if self._is_eligible(item)]
-        key = self.history.items.key
-        return sorted(eligible, key=lambda item: (-self._total(item), int(key[item])))[: request.k]
-
-    def _total(self, item: int) -> float:
-        touched = self._scratch.stamp[item] == self._tick
-        return float(self._scratch.score[item, -1]) if touched else 0.0
-
-    def _scored(self, item: int, profile: Profile, version: int, request: Request) -> Scored:
-        total = self._total(item)
-        columns = self._scratch.score[item] if total else np.zeros(len(self.blend.sources))
-        names = [name for name, part in zip(self.blend.sources, columns, strict=False) if part > 0]
-        why = self._why(item, profile, version, columns) if request.explain else None
-        item_id = str(self.history.items.ids[item])
-        return Scored(item_id, total, names or ["catalogue"], why)
+    def _scored(
+        self,
+        place: int,
+        profile: Profile,
+        version: int,
+        request: Request,
+        parts: dict[str, float],
+    ) -> Scored:
+        item, total = int(self._pool.item[place]), float(self._pool.total[place])
+        names = [name for name in self.blend.sources if parts[name] > 0]
+        why = self._why(item, profile, version, parts) if request.explain else None
+        return Scored(str(self.history.items.ids[item]), total, names or ["catalogue"], why)
 
     def _why(
-        self, item: int, profile: Profile, version: int, columns: kernels.F64
+        self, item: int, profile: Profile, version: int, parts: dict[str, float]
     ) -> list[dict[str, Any]]:
-        """Split an item's score into the parts that add up to it, largest first."""
+        """Split an item's score into the reasons that add up to it, largest first.
+
+        What co-visitation and sequence gave is split among the items of the history.
+        """
         because: dict[str, float] = {}
-        for other, weight in zip(profile.items[: profile.n], profile.weights, strict=False):
-            part = self.blend.covisit.contribution(version, int(other), float(weight), item)
-            if part > 0:
+        for name in ("covisit", "sequence"):
+            source = getattr(self.blend, name)
+            shares: dict[str, float] = {}
+            for other, weight in zip(profile.items[: source.n_used(profile)], profile.weights):
+                share = source.contribution(version, int(other), float(weight), item)
                 other_id = str(self.history.items.ids[other])
-                because[other_id] = because.get(other_id, 0.0) + part
-        total = sum(because.values())
-        parts: list[dict[str, Any]] = [
-            {"because": other_id, "weight": float(columns[0]) * part / total}
-            for other_id, part in because.items()
+                shares[other_id] = shares.get(other_id, 0.0) + share
+            whole = sum(shares.values())
+            for other_id, share in shares.items():
+                if share > 0:
+                    part = parts[name] * share / whole
+                    because[other_id] = because.get(other_id, 0.0) + part
+        reasons: list[dict[str, Any]] = [
+            {"because": name, "weight": part} for name, part in because.items()
         ]
-        if len(columns) > 1 and columns[1] > 0:
-            parts.append({"because": "trending", "weight": float(columns[1])})
-        return sorted(parts, key=lambda part: -float(part["weight"]))
+        for name, part in parts.items():
+            if part and not (because and name in ("covisit", "sequence")):
+                reasons.append({"because": name, "weight": part})
+        return sorted(reasons, key=lambda reason: -float(reason["weight"]))
 
     def similar(self, item_id: str, k: int, version: int) -> list[Scored]:
         """Return the items most often had together with one, hidden ones left out."""
         request = Request(k=k, history=[item_id], exclude=[item_id])
-        profile = self._request_profile(request, MISS)
-        self._tick += 1
-        n = self.blend.score_similar(version, profile, self._scratch, self._tick)
-        self._exclude(request, MISS, n)
-        return [self._scored(item, profile, version, request) for item in self._best_of(n, k)]
+        profile, pool, covisit = (
+            self._request_profile(request, MISS, 0),
+            self._pool,
+            self.blend.covisit,
+        )
+        self._begin(request, MISS, profile)
+        covisit.prepare(version, profile)
+        covisit.nominate(pool, k)
+        covisit.score(version, profile, pool, 0)
+        ids = self.history.items.ids
+        return [
+            Scored(str(ids[pool.item[place]]), float(pool.total[place]), ["covisit"], None)
+            for place in self._best_places(k)
+        ]
 
     # -- judging ------------------------------------------------------------------------------
 
-    def doubled_rank(self, version: int, profile: Profile, user: int, item: int) -> int:
+    def doubled_rank(
+        self, version: int, profile: Profile, user: int, item: int, now_ms: int
+    ) -> int:
         """Return twice the rank (ties half) that a version gives an item, or MISS."""
         if item == MISS:
             return MISS
-        n = self._score(version, profile)
-        if self.exclude_had and user != MISS:
-            self.history.mark_had(user, self._scratch.mark, self._tick)
-        return int(
-            kernels.rank_of(self._scratch, n, self._tick, self._tick, self.catalogue.hidden, item)
-        )
+        self._pool_for(version, profile, user, now_ms)
+        return self._pool.rank_of(item)
 
-    def top(self, version: int, user: int, k: int = OVERLAP_K) -> set[int]:
+    def learn_choice(self, profile: Profile, item: int, reward: float) -> None:
+        """Teach the shadow what was chosen from the pool that it was ranked in last."""
+        self.blend.learn_choice(profile, self._pool, item, reward)
+
+    def _pool_for(self, version: int, profile: Profile, user: int, now_ms: int) -> None:
+        self._pool.begin()
+        self._exclude_had(user, profile)
+        self.blend.pool_candidates(version, profile, self._pool, now_ms)
+
+    def top(self, version: int, user: int, now_ms: int, k: int = OVERLAP_K) -> set[int]:
         """Return the k best items of a version for a known user, as a set."""
-        n = self._score(version, self.history.profile(user, self._profile))
-        if self.exclude_had:
-            self.history.mark_had(user, self._scratch.mark, self._tick)
-        return set(self._best_of(n, k))
+        profile = self.history.profile(user, self._profile)
+        self._pool_for(version, profile, user, now_ms)
+        return {int(self._pool.item[place]) for place in self._best_places(k)}
 
     def latest_users(self, n: int) -> list[int]:
         """Return the users with the latest events, the last one first."""
         users = self.history.users
         return [users.index[user_id] for user_id in islice(users.newest(), n)]
 
-    def tops(self, version: int, n_users: int) -> list[set[int]]:
+    def tops(self, version: int, n_users: int, now_ms: int) -> list[set[int]]:
         """Return `top` for the users with the latest events."""
-        return [self.top(version, user) for user in self.latest_users(n_users)]
+        return [self.top(version, user, now_ms) for user in self.latest_users(n_users)]
 
 
 def mean_overlap(ours: list[set[int]], theirs: list[set[int]]) -> float:

@@ -21,7 +21,7 @@ from pydantic_settings import (
 
 from app.errors import SettingsError
 
-SEMANTICS = 1
+SEMANTICS = 2
 """Version of what the engine computes from a log; hashes compare only within one."""
 
 PREFIX = "SLUICE_"
@@ -48,7 +48,7 @@ class EngineSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     seed: int = Field(
-        1, ge=0, lt=2**31, description="seed of hashed choices (this version makes none)"
+        1, ge=0, lt=2**31, description="seed of hashed choices (the factors' negatives)"
     )
 
     max_items: int = Field(
@@ -63,7 +63,7 @@ class EngineSettings(BaseModel):
         le=100_000_000,
         description="users; past it the one with the oldest event goes",
     )
-    max_neighbours: int = Field(400, ge=1, le=1_000, description="neighbours kept per item")
+    max_neighbours: int = Field(100, ge=1, le=1_000, description="neighbours kept per item")
     history_length: int = Field(64, ge=1, le=256, description="events kept per user")
     scored_history: int = Field(20, ge=1, le=256, description="last events that a score looks at")
     had_length: int = Field(
@@ -75,11 +75,15 @@ class EngineSettings(BaseModel):
     covisit_shrink: float = Field(
         20.0, ge=0, le=1e6, description="events by which a rare item's counts are damped"
     )
-    trending_half_life_s: int = Field(
-        172_800, ge=60, le=10**9, description="seconds after which an event counts half"
+    trending_half_lives_s: tuple[Annotated[int, Field(ge=60, le=10**9)], ...] = Field(
+        (3_600, 86_400, 604_800),
+        min_length=1,
+        max_length=8,
+        description="seconds after which an event counts half, one for each trending list",
     )
-    trending_weight: float = Field(
-        0.05, ge=0, le=10, description="weight of trending beside covisit (1.0) for known users"
+    n_factors: int = Field(48, ge=4, le=256, multiple_of=4, description="factors of an item")
+    blend_learning_rate: float = Field(
+        0.15, gt=0, le=10, description="step in which the sources' weights are learned"
     )
 
     rewards: dict[str, float] = Field(
@@ -104,11 +108,9 @@ class EngineSettings(BaseModel):
     gate: Literal["on", "off"] = Field("on", description="off: the shadow serves, unguarded")
     warmup_events: Positive = Field(2_000, description="learned events before the first anchor")
     promote_events: Positive = Field(500, description="admitted events between promotions")
-    promote_s: Positive = Field(60, description="or seconds of event time ...")
-    promote_min_events: Positive = Field(100, description="... and this many admitted events")
-    promote_max_s: Positive = Field(600, description="or this many seconds, whatever came")
+    promote_s: Positive = Field(60, description="or seconds of event time, if anything came")
     overlap_min: float = Field(
-        0.6, ge=0, le=1, description="overlap@10 that a promotion needs; 0 turns the check off"
+        0.4, ge=0, le=1, description="overlap@10 that a promotion needs; 0 turns the check off"
     )
     overlap_histories: int = Field(
         50, ge=1, le=1_000, description="most recent users that overlap is measured on"

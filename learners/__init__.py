@@ -1,12 +1,17 @@
 """River-compatible incremental rankers over a live history. Depends on River, NumPy and Numba only.
 
-Read in this order: `history` (users, items, what users had), `base` (the contract, rows that
-versions share), `covisit`, `trending`, `blend`, `checks` (what a learner must pass), `kernels`.
+Read in this order: `history` (users, items, what users had), `candidates` (the pool of a request),
+`base` (the contract, rows that versions share), the sources `covisit` and `sequence` (both
+`neighbours`), `factors`, `trending`, then `combiner` and `blend`, `checks` (what a learner must
+pass), `kernels`.
 """
 
 from learners.blend import Blend
+from learners.combiner import Combiner
 from learners.covisit import Covisit
+from learners.factors import Factors
 from learners.history import History
+from learners.sequence import Sequence
 from learners.trending import Trending
 
-__all__ = ["Blend", "Covisit", "History", "Trending"]
+__all__ = ["Blend", "Combiner", "Covisit", "Factors", "History", "Sequence", "Trending"]

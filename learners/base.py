@@ -14,9 +14,10 @@ import numpy as np
 from river.reco.base import Ranker
 
 from learners import kernels
+from learners.candidates import Candidates
 from learners.history import History, Profile
 from learners.ids import State
-from learners.kernels import I32, I64, MISS, Pool, Scratch
+from learners.kernels import I32, I64, MISS, Pool
 
 SHADOW, CHAMPION, ANCHOR, CANDIDATE = range(4)
 N_VERSIONS = 4
@@ -89,12 +90,16 @@ class RowPool:
 class Learner(Ranker):
     """Base of the learners: River's three methods over a `History`, and versions of shared state.
 
-    Subclasses say how to learn from (profile, item, reward, time) and how to score candidates.
+    Subclasses say how to learn from (profile, item, reward, time), which candidates they name, and
+    what they give to the items of a pool. Scoring goes in three steps: `prepare` once a request,
+    then `nominate` and `rate`, as often as wanted.
     Nothing here reads a clock: a context `x` may carry `time_ms`; without it time stands still.
     """
 
     # What a subclass may add to the pool in one event: itself and each item of the profile.
     rows_per_event = 1
+    # How many columns of a pool `rate` writes.
+    n_columns = 1
 
     seed: int
 
@@ -102,11 +107,10 @@ class Learner(Ranker):
         super().__init__(seed=seed)
         self.history = history
         self.personal = history if history is not None else History()
-        self.scratch = new_scratch(self.personal.max_items, 1)
         self.tick = 0
-        self._request = 0
-        self._profile = Profile(self.personal.scored_history)
+        self._profile = Profile(self.personal.history_length)
         self._reserve()
+        self._own_pool = self.new_pool(self.personal.max_items)
         self.personal.on_item_evicted.append(self.drop_item)
 
     @abc.abstractmethod
@@ -120,17 +124,37 @@ class Learner(Ranker):
 
     @abc.abstractmethod
     def learn(self, profile: Profile, item: int, reward: float, time_ms: int) -> None:
-        """Teach the shadow one positive event, given the profile from before it."""
+        """Teach the shadow one event, given the profile from before it."""
 
     @abc.abstractmethod
-    def score(
-        self, version: int, profile: Profile, scratch: Scratch, tick: int, n: int, column: int
-    ) -> int:
-        """Add this learner's candidates and their scores to `scratch`; return the new n."""
+    def prepare(self, version: int, profile: Profile) -> None:
+        """Do what is done once a request: for a version, and a user's profile."""
+
+    @abc.abstractmethod
+    def nominate(self, pool: Candidates, most: int) -> None:
+        """Add this learner's best eligible items to the pool, at most so many of each kind."""
+
+    @abc.abstractmethod
+    def rate(self, pool: Candidates, column: int) -> None:
+        """Write the scores of the pooled items into `pool.raw`, from row `column` on."""
+
+    def new_pool(self, capacity: int, **arrays: Any) -> Candidates:
+        """Return a pool that `rate` fits; `arrays` may be the catalogue's hidden and labels."""
+        return Candidates(
+            self.personal.max_items, capacity=capacity, n_columns=self.n_columns, **arrays
+        )
+
+    def score(self, version: int, profile: Profile, pool: Candidates, now_ms: int) -> None:
+        """Write the totals of the pooled items, after `prepare`."""
+        self.rate(pool, 0)
+        pool.total[: pool.n] = pool.raw[0, : pool.n]
 
     @abc.abstractmethod
     def update_hash(self, version: int, order: I32, place: I64, sha: Any) -> None:
         """Feed a version's content to `sha`: items in `order`, an index i written as place[i]."""
+
+    def hash_learning(self, place: I64, sha: Any) -> None:
+        """Feed to `sha` what later learning depends on and no version holds. Nothing, here."""
 
     @abc.abstractmethod
     def state(self) -> State:
@@ -179,37 +203,38 @@ class Learner(Ranker):
         user_index = personal.touch_user(user, self.tick)
         item_index = personal.touch_item(item, self.tick)
         time_ms = int((x or {}).get("time_ms", 0))
-        if float(y) > 0:
-            self.make_room(item_index)
-            profile = personal.profile(user_index, self._profile)
-            self.learn(profile, item_index, float(y), time_ms)
+        self.make_room(item_index)
+        profile = personal.profile(user_index, self._profile)
+        self.learn(profile, item_index, float(y), time_ms)
         personal.append(user_index, item_index, time_ms=time_ms, reward=float(y))
 
     def predict_one(  # type: ignore[override]  # River's numbers.Number is no supertype of float
         self, user: Hashable, item: Hashable, x: dict[str, Any] | None = None
     ) -> float:
         """Return the score of an item for a user, 0 if nothing is known. Changes no state."""
-        return self._scores(user, [item])[0]
+        return self._scores(user, [item], x)[0]
 
     def rank(
         self, user: Hashable, items: Iterable[Hashable], x: dict[str, Any] | None = None
     ) -> list[Hashable]:
         """Return the items, best first; ties by id, whatever the order they came in."""
         ordered = sorted(items, key=str)
-        scores = self._scores(user, ordered)
+        scores = self._scores(user, ordered, x)
         return [item for _, item in sorted(zip(scores, ordered, strict=True), key=_best_first)]
 
-    def _scores(self, user: Hashable, items: list[Hashable]) -> list[float]:
-        personal = self.personal
+    def _scores(
+        self, user: Hashable, items: list[Hashable], x: dict[str, Any] | None
+    ) -> list[float]:
+        personal, pool = self.personal, self._own_pool
         profile = personal.profile(personal.users.get(user), self._profile)
-        self._request += 1
-        self.score(SHADOW, profile, self.scratch, self._request, 0, 0)
-        found = []
-        for item in items:
-            index = personal.items.get(item)
-            known = index != MISS and self.scratch.stamp[index] == self._request
-            found.append(float(self.scratch.score[index, 0]) if known else 0.0)
-        return found
+        pool.begin()
+        known = [index for index in map(personal.items.get, items) if index != MISS]
+        self.prepare(SHADOW, profile)
+        self.nominate(pool, 1)  # what a score is relative to must not depend on who else is asked
+        pool.add(known)
+        self.score(SHADOW, profile, pool, int((x or {}).get("time_ms", 0)))
+        score = dict(zip(pool.item[: pool.n].tolist(), pool.total[: pool.n].tolist(), strict=True))
+        return [float(score.get(personal.items.get(item), 0.0)) for item in items]
 
     def __getstate__(self) -> dict[str, Any]:
         """Return parameters and compact state: copying a learner must not copy its capacity."""
@@ -235,16 +260,6 @@ class Learner(Ranker):
 
 def _best_first(scored: tuple[float, Hashable]) -> float:
     return -scored[0]
-
-
-def new_scratch(n_items: int, n_sources: int) -> Scratch:
-    """Return buffers for one scoring thread."""
-    return Scratch(
-        stamp=np.zeros(n_items, np.int64),
-        mark=np.zeros(n_items, np.int64),
-        score=np.zeros((n_items, n_sources + 1), np.float64),
-        candidate=np.zeros(n_items, np.int32),
-    )
 
 
 def remap_handles(

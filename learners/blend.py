@@ -1,45 +1,63 @@
-"""The default learner: candidates of several sources, their scores normalised and added."""
+"""The default learner: candidates of several sources, weighed by what has proved right lately."""
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Any
 
 import numpy as np
 
 from learners import kernels
-from learners.base import Learner, RowPool, new_scratch
+from learners.base import SHADOW, Learner, RowPool
+from learners.candidates import Candidates
+from learners.combiner import Combiner
 from learners.covisit import Covisit
+from learners.factors import Factors
 from learners.history import History, Profile
 from learners.ids import State
-from learners.kernels import I32, I64, Scratch
+from learners.kernels import F64, I32, I64, MISS
+from learners.sequence import Sequence
 from learners.trending import Trending
 
-_COVISIT_ALONE = np.array([1.0, 0.0])
-_TRENDING_ALONE = np.array([0.0, 1.0])
+# Candidates of each kind: of co-visitation, of sequence, of each half-life of trending.
+MOST = {"covisit": 60, "sequence": 30, "trending": 30}
+
+# What a total is made of: the sources, and how much an item has been had.
+PARTS = ("covisit", "sequence", "factors", "trending", "item")
+
+# Features of an item: how much it has been had, how little, how unlike the history in that.
+_ITEM = ("had_often", "had_rarely", "had_unlike")
+
+# Where a combiner begins; an hour of traffic outweighs it.
+_INITIAL = {"covisit": 5.0, "sequence": 1.0, "factors": 0.2}
+_INITIAL_TRENDING = 0.1
 
 
 class Blend(Learner):
-    r"""Recommend by co-visitation, with a little of what is popular now.
+    r"""Recommend by several learners over one history, weighed by a combiner that learns online.
 
-    $$s(u, j) = \frac{s_{covisit}(u, j)}{\max_i s_{covisit}(u, i)}
-              + w \frac{s_{trending}(j)}{\max_i s_{trending}(i)}$$
-
-    Who has no history, or none that anybody shares, gets the trending list.
+    Each source names its best candidates: `Covisit`, `Sequence`, and `Trending` at several
+    half-lives; then each source, `Factors` too, rates every candidate named. A rating $v$ over the
+    largest in the pool becomes the features $\sqrt{v}$ and $v / (v + 0.1)$; two more say how much
+    an item has been had. `Combiner` turns them into a total, with weights for newcomers, regulars,
+    and those back after a while, learned from what was chosen.
 
     Parameters
     ----------
     max_neighbours
-        See `Covisit`.
+        See `Covisit`; `Sequence` keeps half as many.
     shrink
         See `Covisit`.
-    half_life_s
+    half_lives_s
         See `Trending`.
-    trending_weight
-        The weight $w$.
+    n_factors
+        See `Factors`.
+    learning_rate
+        See `Combiner`.
     history
         Users and items. Its own if None.
     seed
-        Unused: nothing here is random. Part of River's contract.
+        Of the hashes that `Factors` draws by.
 
     Examples
     --------
@@ -48,7 +66,7 @@ class Blend(Learner):
 
     >>> model = Blend(max_neighbours=20, shrink=5.0)
     >>> print(f"{hit_rate(model, checkerboard(n_users=40, n_items=30, seed=7), k=10):.3f}")
-    0.860
+    0.850
 
     """
 
@@ -56,24 +74,45 @@ class Blend(Learner):
         self,
         max_neighbours: int = 100,
         shrink: float = 20.0,
-        half_life_s: int = 172_800,
-        trending_weight: float = 0.05,
+        half_lives_s: tuple[int, ...] = (3_600, 86_400, 604_800),
+        n_factors: int = 48,
+        learning_rate: float = 0.15,
         history: History | None = None,
         seed: int = 1,
     ) -> None:
         self.max_neighbours = max_neighbours
         self.shrink = shrink
-        self.half_life_s = half_life_s
-        self.trending_weight = trending_weight
+        self.half_lives_s = half_lives_s
+        self.n_factors = n_factors
+        self.learning_rate = learning_rate
         super().__init__(history=history, seed=seed)
 
     def _reserve(self) -> None:
-        self.covisit = Covisit(self.max_neighbours, self.shrink, self.personal, self.seed)
-        self.trending = Trending(self.half_life_s, history=self.personal, seed=self.seed)
-        self.sources: dict[str, Learner] = {"covisit": self.covisit, "trending": self.trending}
-        self.weights = np.array([1.0, self.trending_weight])
-        self._own_scratch = new_scratch(self.personal.max_items, len(self.sources))
-        self._own_request = 0
+        personal, seed = self.personal, self.seed
+        self.covisit = Covisit(self.max_neighbours, self.shrink, personal, seed)
+        self.sequence = Sequence(max(1, self.max_neighbours // 2), history=personal, seed=seed)
+        self.factors = Factors(self.n_factors, history=personal, seed=seed)
+        self.trending = Trending(self.half_lives_s, history=personal, seed=seed)
+        self.sources: dict[str, Learner] = {
+            "covisit": self.covisit,
+            "sequence": self.sequence,
+            "factors": self.factors,
+            "trending": self.trending,
+        }
+        # The name of each column's source, and of each column.
+        self.columns = [name for name, s in self.sources.items() for _ in range(s.n_columns)]
+        names = ["covisit", "sequence", "factors", *(f"trending_{h}s" for h in self.half_lives_s)]
+        self.n_columns = len(names)
+        features = (*names, *(f"{name}_weak" for name in names), *_ITEM)
+        named = [*self.columns, *self.columns, *(["item"] * len(_ITEM))]
+        self._part_of = np.array([PARTS.index(name) for name in named], np.int32)
+        trending = dict.fromkeys(names[3:], _INITIAL_TRENDING)
+        self.combiner = Combiner(features, _INITIAL | trending, self.learning_rate)
+
+    def new_pool(self, capacity: int, **arrays: Any) -> Candidates:
+        """Return a pool with room for every source's scores and the features made of them."""
+        n_features = len(self.combiner.features)
+        return super().new_pool(capacity, n_features=n_features, **arrays)
 
     @property
     def rows(self) -> RowPool:
@@ -88,60 +127,118 @@ class Blend(Learner):
         """Tell whether any version of any source has a row for an item."""
         return any(source.holds_rows(item) for source in self.sources.values())
 
+    # -- learning -----------------------------------------------------------------------------
+
     def learn(self, profile: Profile, item: int, reward: float, time_ms: int) -> None:
         """Teach every source."""
         for source in self.sources.values():
             source.learn(profile, item, reward, time_ms)
 
-    def score_sources(self, version: int, profile: Profile, scratch: Scratch, tick: int) -> int:
-        """Write each source's weighted score into its column and their sum into the last one.
+    def learn_choice(self, profile: Profile, pool: Candidates, item: int, reward: float) -> None:
+        """Teach what was chosen (or refused) from a pool, as the shadow scored it last."""
+        place = pool.place(item)
+        if place == MISS:
+            return
+        self.combiner.learn_list(pool, place, reward)
+        if reward > 0:
+            self.factors.learn_choice(profile, pool, place)
 
-        Return the number of candidates.
-        """
-        n_personal = self.covisit.score(version, profile, scratch, tick, 0, 0)
-        n = self.trending.score(version, profile, scratch, tick, n_personal, 1)
-        # Who has no history, or none that anybody shares, gets the trending list.
-        kernels.blend_scores(scratch, n, self.weights if n_personal else _TRENDING_ALONE)
-        return n
+    def learn_one(
+        self, user: Hashable, item: Hashable, y: Any, x: dict[str, Any] | None = None
+    ) -> None:
+        """Rank the item first, so that the combiner learns, then teach every source."""
+        personal, pool = self.personal, self._own_pool
+        user_index, item_index = personal.users.get(user), personal.items.get(item)
+        if item_index != MISS and (
+            user_index == MISS or not personal.has_had(user_index, item_index)
+        ):
+            profile = personal.profile(user_index, self._profile)
+            pool.begin()
+            if user_index != MISS:
+                personal.mark_had(user_index, pool.allowed.mark, pool.tick)
+            self.pool_candidates(SHADOW, profile, pool, int((x or {}).get("time_ms", 0)))
+            self.learn_choice(profile, pool, item_index, float(y))
+        super().learn_one(user, item, y, x)
 
-    def score_similar(self, version: int, profile: Profile, scratch: Scratch, tick: int) -> int:
-        """Do the same by co-visitation alone."""
-        n = self.covisit.score(version, profile, scratch, tick, 0, 0)
-        kernels.blend_scores(scratch, n, _COVISIT_ALONE)
-        return n
+    # -- scores -------------------------------------------------------------------------------
 
-    def score(
-        self, version: int, profile: Profile, scratch: Scratch, tick: int, n: int, column: int
-    ) -> int:
-        """Add the blended score to a column of `scratch`, for River's methods."""
-        self._own_request += 1
-        own = self._own_scratch
-        n_own = self.score_sources(version, profile, own, self._own_request)
-        for item in own.candidate[:n_own]:
-            scratch.stamp[item] = tick
-            scratch.score[item, column] = own.score[item, -1]
-            scratch.candidate[n] = item
-            n += 1
-        return n
+    def prepare(self, version: int, profile: Profile) -> None:
+        """Prepare every source."""
+        for source in self.sources.values():
+            source.prepare(version, profile)
+
+    def nominate(self, pool: Candidates, most: int) -> None:
+        """Let every source name its best, at least `most` of them."""
+        for name, source in self.sources.items():
+            source.nominate(pool, max(most, MOST.get(name, 0)))
+
+    def rate(self, pool: Candidates, column: int) -> None:
+        """Let every source rate the pooled items."""
+        for source in self.sources.values():
+            source.rate(pool, column)
+            column += source.n_columns
+
+    def score(self, version: int, profile: Profile, pool: Candidates, now_ms: int) -> None:
+        """Write the totals of the pooled items, after `prepare`."""
+        self.rate(pool, 0)
+        kernels.blend_features(
+            pool.raw,
+            pool.n,
+            self.columns.index("factors"),
+            self.covisit.neighbours.mass,
+            self.covisit.rows.slots[version],
+            pool.item,
+            profile.items,
+            profile.n,
+            pool.features,
+        )
+        self.combiner.total(version, profile, pool, now_ms)
+
+    def pool_candidates(
+        self, version: int, profile: Profile, pool: Candidates, now_ms: int, most: int = 1
+    ) -> None:
+        """Fill a pool that has begun with candidates of every source, and score them."""
+        self.prepare(version, profile)
+        self.nominate(pool, most)
+        self.score(version, profile, pool, now_ms)
+
+    def contributions(self, pool: Candidates, places: I32) -> F64:
+        """Return what each of PARTS adds to the totals of pooled items: [places, parts]."""
+        parts = np.zeros((len(places), len(PARTS)))
+        kernels.parts_of(
+            pool.features, self.combiner.combined, self._part_of, places, len(places), parts
+        )
+        return parts
+
+    # -- versions and state -------------------------------------------------------------------
 
     def assign(self, target: int, source: int) -> int:
-        """Make version `target` equal to `source` in every source."""
+        """Make version `target` equal to `source` in every source, and in the combiner."""
+        self.combiner.assign(target, source)
         return sum(learner.assign(target, source) for learner in self.sources.values())
 
     def drop_item(self, index: int, handle: int) -> None:
         """Do nothing: each source listens for itself."""
 
     def state(self) -> State:
-        """Return the states of the sources by name."""
-        return {name: source.state() for name, source in self.sources.items()}
+        """Return the states of sources and combiner by name."""
+        states = {name: source.state() for name, source in self.sources.items()}
+        return states | {"combiner": self.combiner.state()}
 
     def load_state(self, state: State, remap: I64 | None = None) -> None:
-        """Load every source."""
+        """Load every source, and the combiner."""
         for name, source in self.sources.items():
             extra = {"generation": state["generation"]} if "generation" in state else {}
             source.load_state(state[name] | extra, remap)
+        self.combiner.load_state(state["combiner"])
 
     def update_hash(self, version: int, order: I32, place: I64, sha: Any) -> None:
-        """Hash every source."""
+        """Hash every source, and the combiner."""
         for source in self.sources.values():
             source.update_hash(version, order, place, sha)
+        self.combiner.update_hash(version, sha)
+
+    def hash_learning(self, place: I64, sha: Any) -> None:
+        """Hash what every source's learning depends on."""
+        for source in self.sources.values():
+            source.hash_learning(place, sha)

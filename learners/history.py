@@ -13,7 +13,7 @@ import numpy as np
 
 from learners import kernels
 from learners.ids import Ids, State
-from learners.kernels import BLOCK, F64, I32, MISS
+from learners.kernels import BLOCK, F64, I32, I64, MISS
 
 
 class Had(NamedTuple):
@@ -25,12 +25,23 @@ class Had(NamedTuple):
 
 
 class Profile:
-    """A history as scores see it: item indices, newest first, and weights. Reused, never kept."""
+    """A history as scores see it. Reused, never kept.
+
+    Items that were liked, newest first, with weights and times; and those refused: a dislike, a
+    skip, a low rating.
+    """
 
     def __init__(self, length: int) -> None:
         self.items: I32 = np.zeros(length, np.int32)
         self.weights: F64 = np.zeros(length, np.float64)
+        self.times: I64 = np.zeros(length, np.int64)
         self.n = 0
+        self.refused: I32 = np.zeros(length, np.int32)
+        self.n_refused = 0
+
+    def clear(self) -> None:
+        """Become the profile of nobody."""
+        self.n = self.n_refused = 0
 
 
 class History:
@@ -216,17 +227,19 @@ class History:
         )
 
     def profile(self, user: int, into: Profile) -> Profile:
-        """Fill `into` with a user's last positive items; a user of MISS has none."""
-        into.n = 0
+        """Fill `into` with a user's last items; a user of MISS has none."""
+        into.clear()
         if user != MISS:
-            into.n = kernels.profile_of(
+            into.n, into.n_refused = kernels.profile_of(
                 self.ring_handle[user],
                 self.ring_reward[user],
+                self.ring_time[user],
                 self.n_events[user],
-                len(into.items),
                 self.items.generation,
                 into.items,
                 into.weights,
+                into.times,
+                into.refused,
             )
         return into
 

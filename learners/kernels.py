@@ -22,11 +22,21 @@ I64 = NDArray[np.int64]
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 U8 = NDArray[np.uint8]
+U16 = NDArray[np.uint16]
 U64 = NDArray[np.uint64]
 
 INDEX_MASK = np.int64(0xFFFFFFFF)
 BLOCK = 16
 MISS = -1
+
+# Weights in a sketch are whole sixteenths: the least weight of a pair, 1/sqrt(20), is still 4.
+SKETCH_UNIT = 16
+SKETCH_MAX = 65_535
+SKETCH_STRIPE = 64
+BIN_SHIFT = np.int64(49)  # leaves three bits of a float's mantissa
+FACTOR_SPREAD = 0.2
+FACTOR_BOUND = 4.0
+LOG2_E = 1.4426950408889634
 
 _DECIMALS = Context(prec=30)
 _FRACTIONS = 1024
@@ -60,19 +70,28 @@ class Neighbours(NamedTuple):
 
 
 class Decayed(NamedTuple):
-    """Rows of trending: weight in units of 2^epoch half-lives."""
+    """Rows of trending, a column for each half-life: weight in units of 2^epoch half-lives."""
 
-    weight: F64  # [slots]
-    epoch: I64  # [slots]
+    weight: F64  # [slots, half-lives]
+    epoch: I64  # [slots, half-lives]
 
 
-class Scratch(NamedTuple):
-    """Buffers of one scoring thread; no state survives in them from one request to the next."""
+class Accumulator(NamedTuple):
+    """Buffers in which a source adds up scores; no state survives in them."""
 
-    stamp: I64  # [items] request in which the item was last touched as a candidate
+    stamp: I64  # [items] request in which the item was last touched
+    score: F64  # [items]
+    touched: I32  # [items] indices touched in this request
+    value: F64  # [items] the score of each touched one, side by side
+
+
+class Filter(NamedTuple):
+    """Which items may be candidates of a request."""
+
     mark: I64  # [items] request in which the item was last excluded
-    score: F64  # [items, sources + 1]; the last column is the blended score
-    candidate: I32  # [items] indices touched in this request
+    hidden: U8  # [items]
+    labels: I32  # [items, labels each]
+    wanted: I32  # labels of which an item must have one; empty: any item will do
 
 
 @njit(cache=True)
@@ -159,24 +178,36 @@ def unpack_rows(packed: Any, size: Any, rows: Any) -> None:
 def profile_of(
     ring_handle: I64,
     ring_reward: F32,
+    ring_time: I64,
     n_events: int,
-    length: int,
     generation: I32,
     items: I32,
     weights: F64,
-) -> int:
-    """Write the last positive items (newest first) and their weights 1/recency rank; return n."""
-    capacity = len(ring_handle)
-    n = 0
+    times: I64,
+    refused: I32,
+) -> tuple[int, int]:
+    """Write the last positive items (newest first), weights 1/recency rank, and times; and the last
+    refused ones, but for those had again since. Return how many of each.
+    """
+    capacity, n, n_refused = len(ring_handle), 0, 0
     for back in range(min(n_events, capacity)):
-        if n == length:
-            break
         place = (n_events - 1 - back) % capacity
-        if ring_reward[place] > 0.0 and is_live(ring_handle[place], generation):
-            items[n] = ring_handle[place] & INDEX_MASK
+        if not is_live(ring_handle[place], generation):
+            continue
+        item, reward = ring_handle[place] & INDEX_MASK, ring_reward[place]
+        if reward > 0.0 and n < len(items):
+            items[n] = item
             weights[n] = 1.0 / (n + 1)
+            times[n] = ring_time[place]
             n += 1
-    return n
+        elif reward < 0.0 and n_refused < len(refused):
+            is_forgiven = False
+            for newer in range(n):
+                is_forgiven = is_forgiven or items[newer] == item
+            if not is_forgiven:
+                refused[n_refused] = item
+                n_refused += 1
+    return n, n_refused
 
 
 @njit(cache=True)
@@ -216,7 +247,133 @@ def mark_had(
             block, offset = next_block[block], 0
 
 
-# -- co-visitation ----------------------------------------------------------------------------
+# -- candidates -------------------------------------------------------------------------------
+
+
+@njit(cache=True)
+def is_eligible(allowed: Filter, tick: int, item: int) -> bool:
+    """Tell whether an item may be a candidate of the request `tick`."""
+    if allowed.hidden[item] or allowed.mark[item] == tick:
+        return False
+    if len(allowed.wanted) == 0:
+        return True
+    for j in range(allowed.labels.shape[1]):
+        for w in range(len(allowed.wanted)):
+            if allowed.labels[item, j] == allowed.wanted[w]:
+                return True
+    return False
+
+
+@njit(cache=True)
+def nth_largest(values: F64, n: int, nth: int) -> float:
+    """Return the nth largest (1 is the largest) of the first n values, which are reordered."""
+    low, high, place = 0, n - 1, nth - 1
+    while low < high:
+        pivot = values[(low + high) // 2]
+        i, j = low, high
+        while i <= j:
+            while values[i] > pivot:
+                i += 1
+            while values[j] < pivot:
+                j -= 1
+            if i <= j:
+                values[i], values[j] = values[j], values[i]
+                i += 1
+                j -= 1
+        if place <= j:
+            high = j
+        elif place >= i:
+            low = i
+        else:
+            break
+    return values[place]
+
+
+@njit(cache=True)
+def promising(value: F64, n: int, wanted: int, count: I32) -> float:
+    """Return a bound that at least `wanted` of the first n values reach, and not many more do.
+
+    Finds it in one pass by counting in bins, eight to an octave below the largest.
+    """
+    count[:] = 0
+    bits = value.view(np.int64)  # of positive floats, in their order
+    largest = np.int64(0)
+    for c in range(n):
+        largest = max(largest, bits[c])
+    for c in range(n):
+        if value[c] > 0.0:
+            count[min((largest - bits[c]) >> BIN_SHIFT, len(count) - 1)] += 1
+    n_found = 0
+    for b in range(len(count) - 1):
+        n_found += count[b]
+        if n_found >= wanted:
+            least = np.inf
+            for c in range(n):
+                if (largest - bits[c]) >> BIN_SHIFT <= b:
+                    least = min(least, value[c])
+            return least
+    return 0.0
+
+
+@njit(cache=True)
+def nominate_best(
+    sums: Accumulator,
+    n_touched: int,
+    work: F64,
+    count: I32,
+    allowed: Filter,
+    tick: int,
+    pooled: I64,
+    pool: I32,
+    n: int,
+    most: int,
+) -> int:
+    """Add a source's `most` best eligible items to the pool; return the pool's new size.
+
+    Of items level with the last one, those touched first go in. `work` and `count` are buffers.
+    """
+    # Whether an item is eligible costs cache misses: first ask the best, and all only if they are
+    # too few.
+    bound = promising(sums.value, n_touched, 2 * most, count)
+    n_eligible = 0
+    while True:
+        n_eligible = 0
+        for c in range(n_touched):
+            if sums.value[c] < bound or sums.value[c] <= 0.0:
+                continue
+            if is_eligible(allowed, tick, sums.touched[c]):
+                work[n_eligible] = sums.value[c]
+                n_eligible += 1
+        if n_eligible >= most or bound == 0.0:
+            break
+        bound = 0.0
+    least, n_level = 0.0, most
+    if n_eligible > most:
+        least = nth_largest(work, n_eligible, most)
+        for c in range(n_eligible):
+            if work[c] > least:
+                n_level -= 1
+    for c in range(n_touched):
+        value, item = sums.value[c], sums.touched[c]
+        if value < least or value < bound or value <= 0.0:
+            continue
+        if not is_eligible(allowed, tick, item):
+            continue
+        if value == least:
+            n_level -= 1
+            if n_level < 0:
+                continue
+        if pooled[item] == tick:
+            continue
+        if n == len(pool):
+            break
+        pooled[item] = tick
+        pool[n] = item
+        n += 1
+    return n
+
+
+# -- neighbour lists --------------------------------------------------------------------------
 
 
 @njit(cache=True)
@@ -227,14 +384,22 @@ def inverse_norm(mass: float, shrink: float) -> float:
 
 
 @njit(cache=True)
-def _own_neighbours(pool: Pool, rows: Neighbours, slots: I32, item: int, shrink: float) -> int:
+def inverse_mass(mass: float, shrink: float) -> float:
+    """Return 1 / (mass + shrink), 0 where both are 0."""
+    total = mass + shrink
+    return 1.0 / total if total > 0.0 else 0.0
+
+
+@njit(cache=True)
+def _own_neighbours(pool: Pool, rows: Neighbours, slots: I32, item: int, empty: float) -> int:
+    """Return a slot that only this version holds; `empty` is inv_norm without any mass."""
     old, slot = own_slot(pool, slots, item)
     if old != slot:
         n = rows.size[old]
         rows.size[slot] = n
         rows.mass[slot] = rows.mass[old]
         # Not the empty row's: an item can be a neighbour before it has rewards of its own.
-        rows.inv_norm[slot] = inverse_norm(rows.mass[slot], shrink)
+        rows.inv_norm[slot] = rows.inv_norm[old] if old != 0 else empty
         for j in range(n):
             rows.handle[slot, j] = rows.handle[old, j]
             rows.weight[slot, j] = rows.weight[old, j]
@@ -242,29 +407,86 @@ def _own_neighbours(pool: Pool, rows: Neighbours, slots: I32, item: int, shrink:
 
 
 @njit(cache=True)
+def mix(x: Any) -> Any:
+    """Return 64 bits in which every bit depends on every bit of x (MurmurHash3's finaliser)."""
+    x = np.uint64(x)
+    x ^= x >> np.uint64(33)
+    x *= np.uint64(0xFF51AFD7ED558CCD)
+    x ^= x >> np.uint64(33)
+    x *= np.uint64(0xC4CEB9FE1A85EC53)
+    return x ^ (x >> np.uint64(33))
+
+
+@njit(cache=True)
+def sketch_add(sketch: U16, key: Any, other: Any, units: int, at_least: int) -> int:
+    """Count units for an ordered pair of item keys, conservatively; return the estimate.
+
+    With `at_least` the estimate is raised to that.
+    """
+    mask = np.uint64(len(sketch) - 1)
+    x = mix(key * np.uint64(0x9E3779B97F4A7C15) + other * np.uint64(0xC2B2AE3D27D4EB4F))
+    first = np.int64((x >> np.uint64(32)) & mask)
+    second = np.int64(x & np.uint64(0xFFFFFFFF) & mask)
+    least = min(int(sketch[first]), int(sketch[second]))
+    estimate = min(max(least + units, at_least), SKETCH_MAX)
+    sketch[first] = max(sketch[first], estimate)
+    sketch[second] = max(sketch[second], estimate)
+    return estimate
+
+
+@njit(cache=True)
+def sketch_age(sketch: U16, place: I64) -> None:
+    """Halve the next few counters: all of them in the course of len / SKETCH_STRIPE events."""
+    for _ in range(SKETCH_STRIPE):
+        sketch[place[0]] >>= 1
+        place[0] += 1
+        if place[0] == len(sketch):
+            place[0] = 0
+
+
+@njit(cache=True)
 def _add_neighbour(
-    rows: Neighbours, slot: int, handle: Any, amount: float, generation: I32
+    rows: Neighbours,
+    slot: int,
+    handle: Any,
+    amount: float,
+    generation: I32,
+    key: U64,
+    sketch: U16,
+    item: int,
 ) -> None:
-    """Add to a neighbour's weight; a full row gives up a stale neighbour, else the weakest."""
+    """Add to a neighbour's weight in the row of `item`.
+
+    A full row gives up a stale neighbour, else the weakest, for a newcomer that the sketch has
+    counted more for; the count of who leaves goes into the sketch.
+    """
     n = rows.size[slot]
     weakest, least = 0, np.float32(np.inf)
     for j in range(n):
         if rows.handle[slot, j] == handle:
             rows.weight[slot, j] += np.float32(amount)
             return
-        weight = rows.weight[slot, j]
-        if weight < least:
-            weakest, least = j, weight
+        if rows.weight[slot, j] < least:
+            weakest, least = j, rows.weight[slot, j]
     if n < rows.handle.shape[1]:
         rows.size[slot] = n + 1
-        weakest = n
-    else:
-        for j in range(n):
-            if not is_live(rows.handle[slot, j], generation):
-                weakest = j
-                break
+        rows.handle[slot, n] = handle
+        rows.weight[slot, n] = np.float32(amount)
+        return
+    units = max(1, int(amount * SKETCH_UNIT + 0.5))
+    estimate = sketch_add(sketch, key[item], key[handle & INDEX_MASK], units, 0)
+    weight = np.float32(estimate / SKETCH_UNIT)
+    for j in range(n):
+        if not is_live(rows.handle[slot, j], generation):
+            weakest, least = j, np.float32(-1.0)
+            break
+    if weight <= least:
+        return
+    if least >= 0.0:
+        left = rows.handle[slot, weakest] & INDEX_MASK
+        sketch_add(sketch, key[item], key[left], 0, min(int(least * SKETCH_UNIT), SKETCH_MAX))
     rows.handle[slot, weakest] = handle
-    rows.weight[slot, weakest] = np.float32(amount)
+    rows.weight[slot, weakest] = weight
 
 
 @njit(cache=True)
@@ -273,6 +495,9 @@ def covisit_learn(
     rows: Neighbours,
     slots: I32,
     generation: I32,
+    key: U64,
+    sketch: U16,
+    place: I64,
     item: int,
     reward: float,
     items: I32,
@@ -280,36 +505,74 @@ def covisit_learn(
     n: int,
     shrink: float,
 ) -> None:
-    """Count an item together with each item of the profile, both ways, weighted by recency."""
-    own = _own_neighbours(pool, rows, slots, item, shrink)
+    """Count an item together with each item of the profile, both ways, by the root of recency."""
+    empty = inverse_norm(0.0, shrink)
+    own = _own_neighbours(pool, rows, slots, item, empty)
     handle = (np.int64(generation[item]) << 32) | item
     for r in range(n):
         other = items[r]
         if other == item:
             continue
-        amount = reward * weights[r]
+        amount = reward * np.sqrt(weights[r])
         theirs = (np.int64(generation[other]) << 32) | other
-        _add_neighbour(rows, own, theirs, amount, generation)
-        slot = _own_neighbours(pool, rows, slots, other, shrink)
-        _add_neighbour(rows, slot, handle, amount, generation)
+        _add_neighbour(rows, own, theirs, amount, generation, key, sketch, item)
+        slot = _own_neighbours(pool, rows, slots, other, empty)
+        _add_neighbour(rows, slot, handle, amount, generation, key, sketch, other)
     rows.mass[own] += reward
     rows.inv_norm[own] = inverse_norm(rows.mass[own], shrink)
+    sketch_age(sketch, place)
 
 
 @njit(cache=True)
-def covisit_score(
+def sequence_learn(
+    pool: Pool,
+    rows: Neighbours,
+    slots: I32,
+    generation: I32,
+    key: U64,
+    sketch: U16,
+    place: I64,
+    item: int,
+    reward: float,
+    time_ms: int,
+    items: I32,
+    weights: F64,
+    times: I64,
+    n: int,
+    shrink: float,
+    gap_ms: float,
+) -> None:
+    """Count an item as what followed each item of the profile, less the longer ago that was."""
+    handle = (np.int64(generation[item]) << 32) | item
+    for r in range(n):
+        other = items[r]
+        if other == item:
+            continue
+        passed = max(0.0, float(time_ms - times[r]))
+        amount = reward * weights[r] * gap_ms / (gap_ms + passed)
+        slot = _own_neighbours(pool, rows, slots, other, inverse_mass(0.0, shrink))
+        _add_neighbour(rows, slot, handle, amount, generation, key, sketch, other)
+        rows.mass[slot] += amount
+        rows.inv_norm[slot] = inverse_mass(rows.mass[slot], shrink)
+    sketch_age(sketch, place)
+
+
+@njit(cache=True)
+def neighbours_score(
     rows: Neighbours,
     slots: I32,
     generation: I32,
     items: I32,
     weights: F64,
     n: int,
-    scratch: Scratch,
+    sums: Accumulator,
     tick: int,
-    n_candidates: int,
-    column: int,
+    both_ways: bool,
 ) -> int:
-    """Add sum_h w_h c(h, j) / sqrt((n_h + s)(n_j + s)) to each neighbour j; return the new n."""
+    """Add w_h weight(h, j) inv_norm(h) to each neighbour j, and where counts go both ways multiply
+    by inv_norm(j); return how many were touched.
+    """
+    n_touched = 0
     for r in range(n):
         slot = slots[items[r]]
         factor = weights[r] * rows.inv_norm[slot]
@@ -318,16 +581,26 @@ def covisit_score(
             if not is_live(handle, generation):
                 continue
             other = handle & INDEX_MASK
-            if scratch.stamp[other] != tick:
-                scratch.stamp[other] = tick
-                scratch.score[other, :] = 0.0
-                scratch.candidate[n_candidates] = other
-                n_candidates += 1
-            scratch.score[other, column] += factor * rows.weight[slot, j]
-    for c in range(n_candidates):
-        other = scratch.candidate[c]
-        scratch.score[other, column] *= rows.inv_norm[slots[other]]
-    return n_candidates
+            if sums.stamp[other] != tick:
+                sums.stamp[other] = tick
+                sums.score[other] = 0.0
+                sums.touched[n_touched] = other
+                n_touched += 1
+            sums.score[other] += factor * rows.weight[slot, j]
+    for c in range(n_touched):
+        other = sums.touched[c]
+        if both_ways:
+            sums.score[other] *= rows.inv_norm[slots[other]]
+        sums.value[c] = sums.score[other]
+    return n_touched
+
+
+@njit(cache=True)
+def read_sums(sums: Accumulator, tick: int, pool: I32, n: int, column: F64) -> None:
+    """Write what each pooled item was given in the request `tick`, 0 for nothing."""
+    for c in range(n):
+        item = pool[c]
+        column[c] = sums.score[item] if sums.stamp[item] == tick else 0.0
 
 
 @njit(cache=True)
@@ -337,6 +610,180 @@ def neighbour_weight(rows: Neighbours, slot: int, handle: int) -> float:
         if rows.handle[slot, j] == handle:
             return rows.weight[slot, j]
     return 0.0
+
+
+# -- factors ----------------------------------------------------------------------------------
+
+
+@njit(cache=True)
+def _own_factors(pool: Pool, rows: F32, slots: I32, key: U64, item: Any) -> int:
+    """Return a slot that only this version holds; a new row begins small, by hash of the id."""
+    old, slot = own_slot(pool, slots, item)
+    if old == 0:
+        x = key[item]
+        for k in range(rows.shape[1]):
+            x = mix(x + np.uint64(0x9E3779B97F4A7C15))
+            unit = float(np.int64(x >> np.uint64(11))) / 9007199254740992.0
+            rows[slot, k] = np.float32((unit - 0.5) * FACTOR_SPREAD)
+    elif old != slot:
+        for k in range(rows.shape[1]):
+            rows[slot, k] = rows[old, k]
+    return slot
+
+
+@njit(cache=True)
+def user_vector(rows: F32, slots: I32, items: I32, weights: F64, n: int, vector: F32) -> float:
+    """Write sum_h sqrt(w_h) p_h / norm, p_h being the first half of a row; return norm."""
+    n_factors = len(vector)
+    total = 0.0
+    vector[:] = 0.0
+    for r in range(n):
+        slot = slots[items[r]]
+        if slot == 0:
+            continue
+        weight = np.float32(np.sqrt(weights[r]))
+        total += float(weight)
+        for k in range(n_factors):
+            vector[k] += weight * rows[slot, k]
+    if total == 0.0:
+        return 0.0
+    norm = np.sqrt(total)
+    scale = np.float32(1.0 / norm)
+    for k in range(n_factors):
+        vector[k] *= scale
+    return norm
+
+
+@njit(cache=True)
+def _bounded(factor: Any) -> Any:
+    """Hold a factor within bounds that none reaches unless its steps are far too long."""
+    return min(max(factor, np.float32(-FACTOR_BOUND)), np.float32(FACTOR_BOUND))
+
+
+@njit(cache=True)
+def _dot(vector: F32, rows: F32, slot: int) -> Any:
+    """Return the product of a user vector and the second half of a row, in four fixed strands."""
+    n = len(vector)
+    a = b = c = d = np.float32(0.0)
+    for k in range(0, n, 4):
+        a += vector[k] * rows[slot, n + k]
+        b += vector[k + 1] * rows[slot, n + k + 1]
+        c += vector[k + 2] * rows[slot, n + k + 2]
+        d += vector[k + 3] * rows[slot, n + k + 3]
+    return (a + b) + (c + d)
+
+
+@njit(cache=True)
+def factors_score(rows: F32, slots: I32, vector: F32, pool: I32, n: int, column: F64) -> None:
+    """Write each pooled item's product with the user vector, 0 for an item without a row."""
+    for c in range(n):
+        slot = slots[pool[c]]
+        column[c] = float(_dot(vector, rows, slot)) if slot != 0 else 0.0
+
+
+@njit(cache=True)
+def factors_learn(
+    pool: Pool,
+    rows: F32,
+    slots: I32,
+    key: U64,
+    order: I32,
+    n_order: int,
+    item: int,
+    reward: float,
+    items: I32,
+    weights: F64,
+    n: int,
+    vector: F32,
+    gradient: F32,
+    rate: float,
+    decay: float,
+    n_negatives: int,
+    draw: Any,
+) -> None:
+    """Take a step towards the reward for one item, and towards 0 for some drawn from `order`.
+
+    An item that the version has no row for is drawn in vain. A negative reward takes one step down
+    to 0, from above.
+    """
+    n_factors = len(vector)
+    rate32, decay32, one = np.float32(rate), np.float32(decay), np.float32(1.0)
+    target = _own_factors(pool, rows, slots, key, item)
+    norm = user_vector(rows, slots, items, weights, n, vector)
+    if norm == 0.0:
+        return
+    if reward <= 0.0:
+        if _dot(vector, rows, target) <= 0.0:
+            return
+        n_negatives = 0
+    gradient[:] = 0.0
+    for sample in range(n_negatives + 1):
+        slot, wanted = target, np.float32(max(reward, 0.0))
+        if sample > 0:
+            draw = mix(draw + np.uint64(0x9E3779B97F4A7C15))
+            drawn = order[np.int64((draw >> np.uint64(32)) * np.uint64(n_order) >> np.uint64(32))]
+            if drawn == item or slots[drawn] == 0:
+                continue
+            slot, wanted = _own_factors(pool, rows, slots, key, drawn), np.float32(0.0)
+        error = wanted - _dot(vector, rows, slot)
+        error = min(max(error, -one), one)  # whatever has happened, a step is bounded
+        for k in range(n_factors):
+            gradient[k] += error * rows[slot, n_factors + k]
+            step = error * vector[k] - decay32 * rows[slot, n_factors + k]
+            rows[slot, n_factors + k] = _bounded(rows[slot, n_factors + k] + rate32 * step)
+    for r in range(n):
+        if slots[items[r]] == 0:
+            continue
+        slot = _own_factors(pool, rows, slots, key, items[r])
+        weight = np.float32(np.sqrt(weights[r]) / norm)
+        for k in range(n_factors):
+            step = weight * gradient[k] - decay32 * rows[slot, k]
+            rows[slot, k] = _bounded(rows[slot, k] + rate32 * step)
+
+
+@njit(cache=True)
+def factors_choose(
+    pool: Pool,
+    rows: F32,
+    slots: I32,
+    key: U64,
+    pooled: I32,
+    share: F64,
+    n_pooled: int,
+    chosen: int,
+    items: I32,
+    weights: F64,
+    n: int,
+    vector: F32,
+    gradient: F32,
+    rate: float,
+    least: float,
+) -> None:
+    """Take a step on the log-likelihood of a choice among pooled items, given their shares.
+
+    Items that were expected with less than `least` are left alone.
+    """
+    n_factors = len(vector)
+    norm = user_vector(rows, slots, items, weights, n, vector)
+    if norm == 0.0:
+        return
+    gradient[:] = 0.0
+    for c in range(n_pooled):
+        if c != chosen and (share[c] < least or slots[pooled[c]] == 0):
+            continue
+        slot = _own_factors(pool, rows, slots, key, pooled[c])
+        error = np.float32((1.0 if c == chosen else 0.0) - share[c])
+        step = np.float32(rate) * error
+        for k in range(n_factors):
+            gradient[k] += error * rows[slot, n_factors + k]
+            rows[slot, n_factors + k] = _bounded(rows[slot, n_factors + k] + step * vector[k])
+    for r in range(n):
+        if slots[items[r]] == 0:
+            continue
+        slot = _own_factors(pool, rows, slots, key, items[r])
+        weight = np.float32(rate * np.sqrt(weights[r]) / norm)
+        for k in range(n_factors):
+            rows[slot, k] = _bounded(rows[slot, k] + weight * gradient[k])
 
 
 # -- trending ---------------------------------------------------------------------------------
@@ -359,8 +806,8 @@ def shift(value: float, by: int) -> float:
 
 
 @njit(cache=True)
-def _decayed(rows: Decayed, slot: int, epoch: int) -> float:
-    return shift(rows.weight[slot], rows.epoch[slot] - epoch)
+def _decayed(rows: Decayed, slot: int, h: int, epoch: int) -> float:
+    return shift(rows.weight[slot, h], rows.epoch[slot, h] - epoch)
 
 
 @njit(cache=True)
@@ -375,46 +822,54 @@ def trending_learn(
     item: int,
     reward: float,
     time_ms: int,
-    half_life_ms: int,
+    half_lives_ms: I64,
 ) -> None:
-    """Add one event to an item's decayed weight and keep the sorted list of the heaviest exact.
+    """Add one event to an item's decayed weights, and keep the sorted lists of the heaviest.
 
-    All weights decay alike, so their order changes only where one grows: the list stays exact, but
+    All weights decay alike, so their order changes only where one grows: the lists stay exact, but
     for a place that an evicted item left, which the next event outside of the list takes.
     """
     old, slot = own_slot(pool, slots, item)
-    epoch = time_ms // half_life_ms
-    gain = reward * exp2_fraction((time_ms - epoch * half_life_ms) / half_life_ms)
-    row_epoch, weight = rows.epoch[old], rows.weight[old]
-    if old == 0 or epoch > row_epoch:
-        weight = 0.0 if old == 0 else shift(weight, row_epoch - epoch)
-        row_epoch = epoch
-    rows.epoch[slot] = row_epoch
-    rows.weight[slot] = weight + shift(gain, epoch - row_epoch)
-
     handle = (np.int64(generation[item]) << 32) | item
-    n = top_size[0]
+    for h in range(len(half_lives_ms)):
+        epoch = time_ms // half_lives_ms[h]
+        gain = reward * exp2_fraction((time_ms - epoch * half_lives_ms[h]) / half_lives_ms[h])
+        row_epoch, weight = rows.epoch[old, h], rows.weight[old, h]
+        if old == 0 or epoch > row_epoch:
+            weight = 0.0 if old == 0 else shift(weight, row_epoch - epoch)
+            row_epoch = epoch
+        rows.epoch[slot, h] = row_epoch
+        rows.weight[slot, h] = weight + shift(gain, epoch - row_epoch)
+        _place(rows, slots, key, top[h], top_size, h, item, handle)
+
+
+@njit(cache=True)
+def _place(
+    rows: Decayed, slots: I32, key: U64, top: I64, top_size: I64, h: int, item: int, handle: Any
+) -> None:
+    """Put an item where its weight belongs in a list of the heaviest, or leave it out."""
+    n = top_size[h]
     place = 0
     while place < n and top[place] != handle:
         place += 1
     if place == n:
         if n < len(top):
-            top_size[0] = n + 1
+            top_size[h] = n + 1
         else:
             place = n - 1
-            if not _is_heavier(rows, slots, key, item, top[place] & INDEX_MASK):
+            if not _is_heavier(rows, slots, h, key, item, top[place] & INDEX_MASK):
                 return
         top[place] = handle
-    while place > 0 and _is_heavier(rows, slots, key, item, top[place - 1] & INDEX_MASK):
+    while place > 0 and _is_heavier(rows, slots, h, key, item, top[place - 1] & INDEX_MASK):
         top[place] = top[place - 1]
         place -= 1
         top[place] = handle
 
 
 @njit(cache=True)
-def _is_heavier(rows: Decayed, slots: I32, key: U64, item: int, other: int) -> bool:
-    epoch = max(rows.epoch[slots[item]], rows.epoch[slots[other]])
-    mine, theirs = _decayed(rows, slots[item], epoch), _decayed(rows, slots[other], epoch)
+def _is_heavier(rows: Decayed, slots: I32, h: int, key: U64, item: Any, other: Any) -> bool:
+    epoch = max(rows.epoch[slots[item], h], rows.epoch[slots[other], h])
+    mine, theirs = _decayed(rows, slots[item], h, epoch), _decayed(rows, slots[other], h, epoch)
     if mine != theirs:
         return mine > theirs
     return key[item] < key[other]
@@ -422,126 +877,222 @@ def _is_heavier(rows: Decayed, slots: I32, key: U64, item: int, other: int) -> b
 
 @njit(cache=True)
 def trending_drop(top: I64, top_size: I64, handle: int) -> None:
-    """Take an item off the list of the heaviest."""
-    n = top_size[0]
-    kept = 0
-    for place in range(n):
-        if top[place] != handle:
-            top[kept] = top[place]
-            kept += 1
-    top_size[0] = kept
+    """Take an item off every list of the heaviest."""
+    for h in range(len(top_size)):
+        kept = 0
+        for place in range(top_size[h]):
+            if top[h, place] != handle:
+                top[h, kept] = top[h, place]
+                kept += 1
+        top_size[h] = kept
+
+
+@njit(cache=True)
+def trending_nominate(
+    top: I64,
+    top_size: I64,
+    allowed: Filter,
+    tick: int,
+    pooled: I64,
+    pool: I32,
+    n: int,
+    most: int,
+) -> int:
+    """Add the `most` heaviest eligible items of each list to the pool; return its new size."""
+    for h in range(len(top_size)):
+        n_named = 0
+        for place in range(top_size[h]):
+            if n_named == most or n == len(pool):
+                break
+            item = top[h, place] & INDEX_MASK
+            if not is_eligible(allowed, tick, item):
+                continue
+            n_named += 1
+            if pooled[item] != tick:
+                pooled[item] = tick
+                pool[n] = item
+                n += 1
+    return n
 
 
 @njit(cache=True)
 def trending_score(
-    rows: Decayed,
-    slots: I32,
-    top: I64,
-    n_top: int,
-    scratch: Scratch,
-    tick: int,
-    n_candidates: int,
-    column: int,
-) -> int:
-    """Write the weight of each item of the list, in units of the heaviest's epoch."""
-    if n_top == 0:
-        return n_candidates
-    epoch = rows.epoch[slots[top[0] & INDEX_MASK]]
-    for place in range(n_top):
-        item = top[place] & INDEX_MASK
-        if scratch.stamp[item] != tick:
-            scratch.stamp[item] = tick
-            scratch.score[item, :] = 0.0
-            scratch.candidate[n_candidates] = item
-            n_candidates += 1
-        scratch.score[item, column] = _decayed(rows, slots[item], epoch)
-    return n_candidates
+    rows: Decayed, slots: I32, top: I64, top_size: I64, pool: I32, n: int, columns: F64
+) -> None:
+    """Write the weights of each pooled item, in units of the epoch of each list's heaviest."""
+    for h in range(len(top_size)):
+        if top_size[h] == 0:
+            columns[h, :n] = 0.0
+            continue
+        epoch = rows.epoch[slots[top[h, 0] & INDEX_MASK], h]
+        for c in range(n):
+            slot = slots[pool[c]]
+            columns[h, c] = _decayed(rows, slot, h, epoch) if slot != 0 else 0.0
 
 
 # -- blend, rank, select ----------------------------------------------------------------------
 
 
 @njit(cache=True)
-def blend_scores(scratch: Scratch, n_candidates: int, source_weights: F64) -> None:
-    """Write sum_s w_s score_s / max(score_s) into the last column."""
-    n_sources = len(source_weights)
-    for s in range(n_sources):
+def blend_features(
+    raw: F64,
+    n: int,
+    factors: int,
+    mass: F64,
+    slots: I32,
+    pool: I32,
+    items: I32,
+    n_items: int,
+    features: F64,
+) -> None:
+    """Write the features of each pooled item; raw: [columns, pool], features: [features, pool].
+
+    A source's score over the largest, v, gives sqrt(v) and v / (v + 0.1): one tells the best
+    apart, the other the weak. Row `factors` is a product around 0 to 1, no share of a largest.
+    The last three say how much an item has been had, and how far that is from the history's mean.
+    """
+    n_columns = len(raw)
+    for s in range(n_columns):
+        if s == factors:
+            for c in range(n):
+                z = min(max(3.0 * raw[s, c], -9.0), 9.0)
+                features[s, c] = z
+                features[n_columns + s, c] = 0.3 * z * z if z > 0.0 else 0.0
+            continue
         largest = 0.0
-        for c in range(n_candidates):
-            largest = max(largest, scratch.score[scratch.candidate[c], s])
-        if largest > 0.0:
-            factor = source_weights[s] / largest
-            for c in range(n_candidates):
-                item = scratch.candidate[c]
-                scratch.score[item, s] *= factor
-                scratch.score[item, n_sources] += scratch.score[item, s]
+        for c in range(n):
+            largest = max(largest, raw[s, c])
+        scale = 1.0 / largest if largest > 0.0 else 0.0
+        for c in range(n):
+            v = raw[s, c] * scale
+            features[s, c] = np.sqrt(v)
+            features[n_columns + s, c] = v / (v + 0.1)
+    usual = 0.0
+    for r in range(n_items):
+        rewards = mass[slots[items[r]]]
+        usual += rewards / (rewards + 50.0) / n_items
+    for c in range(n):
+        rewards = mass[slots[pool[c]]]
+        often = rewards / (rewards + 50.0)
+        away = often - usual if n_items > 0 else 0.0
+        features[2 * n_columns, c] = often
+        features[2 * n_columns + 1, c] = 1.0 / (1.0 + rewards / 3.0)
+        features[2 * n_columns + 2, c] = 4.0 * away * away
 
 
 @njit(cache=True)
-def rank_of(
-    scratch: Scratch, n_candidates: int, tick: int, mark_tick: int, hidden: U8, item: int
-) -> int:
-    """Return twice the rank of an item among the eligible candidates (ties half), or MISS."""
-    if scratch.stamp[item] != tick or hidden[item]:
-        return MISS
-    last = scratch.score.shape[1] - 1
-    own = scratch.score[item, last]
-    doubled = 0
-    for c in range(n_candidates):
-        other = scratch.candidate[c]
-        if other == item or scratch.mark[other] == mark_tick or hidden[other]:
+def blend_totals(
+    weights: F64, context: F64, features: F64, n: int, combined: F64, total: F64
+) -> None:
+    """Write sum_f w_f x_f for each pooled item, with w = context . weights (in `combined`)."""
+    total[:n] = 0.0
+    for f in range(weights.shape[1]):
+        weight = 0.0
+        for q in range(len(context)):
+            if context[q] != 0.0:
+                weight += context[q] * weights[q, f]
+        combined[f] = weight
+        for c in range(n):
+            total[c] += weight * features[f, c]
+
+
+@njit(cache=True)
+def exp(x: float) -> float:
+    """Return e^x for x <= 0 (error under 1e-7 of it), the same bytes on every processor."""
+    if x < -700.0:
+        return 0.0
+    y = x * LOG2_E
+    whole = np.floor(y)
+    return shift(exp2_fraction(y - whole), int(whole))
+
+
+@njit(cache=True)
+def softmax(total: F64, n: int, share: F64) -> None:
+    """Write e^total over their sum."""
+    largest = total[0]
+    for c in range(1, n):
+        largest = max(largest, total[c])
+    normaliser = 0.0
+    for c in range(n):
+        share[c] = exp(total[c] - largest)
+        normaliser += share[c]
+    for c in range(n):
+        share[c] /= normaliser
+
+
+@njit(cache=True)
+def blend_learn(
+    weights: F64,
+    squares: F64,
+    context: F64,
+    features: F64,
+    share: F64,
+    n: int,
+    chosen: int,
+    reward: float,
+    rate: float,
+) -> None:
+    """Take an AdaGrad step on the log-likelihood of the choice among the pooled items.
+
+    With a negative reward, the step is away from it, as far as it was expected.
+    """
+    scale = reward if reward > 0.0 else reward * share[chosen]
+    for f in range(weights.shape[1]):
+        expected = 0.0
+        for c in range(n):
+            expected += share[c] * features[f, c]
+        gradient = scale * (features[f, chosen] - expected)
+        for q in range(len(context)):
+            if context[q] != 0.0:
+                g = context[q] * gradient
+                squares[q, f] += g * g
+                weights[q, f] += rate * g / np.sqrt(squares[q, f])
+
+
+@njit(cache=True)
+def parts_of(features: F64, combined: F64, group: I32, places: I32, n: int, parts: F64) -> None:
+    """Write what each group of features adds to the total of the pooled items at some places."""
+    parts[:n] = 0.0
+    for i in range(n):
+        for f in range(len(combined)):
+            parts[i, group[f]] += combined[f] * features[f, places[i]]
+
+
+@njit(cache=True)
+def rank_of(total: F64, n: int, chosen: int) -> int:
+    """Return twice the rank of a pooled item by its total (ties half)."""
+    own, doubled = total[chosen], 0
+    for c in range(n):
+        if c == chosen:
             continue
-        score = scratch.score[other, last]
-        if score > own:
+        if total[c] > own:
             doubled += 2
-        elif score == own:
+        elif total[c] == own:
             doubled += 1
     return doubled
 
 
 @njit(cache=True)
-def select_top(
-    scratch: Scratch, n_candidates: int, mark_tick: int, hidden: U8, key: U64, best: I32, k: int
-) -> int:
-    """Write the k best eligible candidates, best first, ties by the id's key; return how many."""
-    last = scratch.score.shape[1] - 1
+def select_top(total: F64, pool: I32, n_pooled: int, key: U64, best: I32, k: int) -> int:
+    """Write the places of the k best pooled items, best first, ties by the id's key."""
     n = 0
-    for c in range(n_candidates):
-        item = scratch.candidate[c]
-        if scratch.mark[item] == mark_tick or hidden[item]:
-            continue
-        score = scratch.score[item, last]
+    for c in range(n_pooled):
+        score, item = total[c], pool[c]
         if n == k:
-            worst = scratch.score[best[n - 1], last]
-            if score < worst or (score == worst and key[item] > key[best[n - 1]]):
+            worst = total[best[n - 1]]
+            if score < worst or (score == worst and key[item] > key[pool[best[n - 1]]]):
                 continue
             n -= 1
         place = n
         while place > 0:
-            other = scratch.score[best[place - 1], last]
-            if other > score or (other == score and key[best[place - 1]] < key[item]):
+            other = total[best[place - 1]]
+            if other > score or (other == score and key[pool[best[place - 1]]] < key[item]):
                 break
             best[place] = best[place - 1]
             place -= 1
-        best[place] = item
+        best[place] = c
         n += 1
     return n
-
-
-@njit(cache=True)
-def mark_outside(
-    scratch: Scratch, n_candidates: int, mark_tick: int, labels: I32, wanted: I32
-) -> None:
-    """Exclude the candidates that carry none of the wanted labels. labels: [items, labels each]."""
-    for c in range(n_candidates):
-        item = scratch.candidate[c]
-        found = False
-        for j in range(labels.shape[1]):
-            for w in range(len(wanted)):
-                if labels[item, j] == wanted[w]:
-                    found = True
-        if not found:
-            scratch.mark[item] = mark_tick
 
 
 def packed_rows(rows: NDArray[Any], size: NDArray[Any]) -> NDArray[Any]:

@@ -8,25 +8,27 @@ import numpy as np
 
 from learners import kernels
 from learners.base import N_VERSIONS, SHADOW, Learner, RowPool, remap_handles
+from learners.candidates import Candidates
 from learners.history import History, Profile
 from learners.ids import State
-from learners.kernels import I32, I64, Decayed, Scratch
+from learners.kernels import I32, I64, Decayed
 
 
 class Trending(Learner):
     r"""Recommend what is popular now, to everybody alike.
 
-    An event at time $t$ with reward $y$ adds $y\,2^{t/H}$ to its item, $H$ being the half-life:
+    An event at time $t$ with reward $y$ adds $y\,2^{t/H}$ to its item, for each half-life $H$:
     forward decay, so nothing is ever rewritten as time goes by. A weight is kept in units of
     $2^{e}$, $e$ the whole half-lives until its last event, and rescaled exactly as $e$ moves on.
 
-    Only the `n_top` heaviest items are candidates; their list is exact as long as no item is
-    evicted from it, since weights decay alike and only ever grow.
+    Only the `n_top` heaviest items of a half-life are candidates. Their list is exact as long as no
+    item is evicted from it, since weights decay alike and only ever grow. A refusal takes nothing
+    back: many who rate a film low have seen it because it is popular.
 
     Parameters
     ----------
-    half_life_s
-        Seconds after which an event counts half.
+    half_lives_s
+        Seconds after which an event counts half; each makes a list and a column of scores.
     n_top
         Length of the list that recommendations come from.
     history
@@ -39,7 +41,7 @@ class Trending(Learner):
     >>> from learners import Trending
     >>> from learners.checks import checkerboard, hit_rate
 
-    >>> model = Trending(half_life_s=3600)
+    >>> model = Trending(half_lives_s=(3600,))
     >>> print(f"{hit_rate(model, checkerboard(n_users=40, n_items=30, seed=7), k=10):.3f}")
     0.340
 
@@ -52,22 +54,26 @@ class Trending(Learner):
 
     def __init__(
         self,
-        half_life_s: int = 172_800,
+        half_lives_s: tuple[int, ...] = (86_400,),
         n_top: int = 1_000,
         history: History | None = None,
         seed: int = 1,
     ) -> None:
-        self.half_life_s = half_life_s
+        self.half_lives_s = half_lives_s
+        self.n_columns = len(half_lives_s)
         self.n_top = n_top
         super().__init__(history=history, seed=seed)
 
     def _reserve(self) -> None:
         items = self.personal.max_items
         self._pool = RowPool(N_VERSIONS * items + 2, items)
-        n = self._pool.n_slots
-        self.decayed = Decayed(weight=np.zeros(n, np.float64), epoch=np.zeros(n, np.int64))
-        self.top = [np.zeros(self.n_top, np.int64) for _ in range(N_VERSIONS)]
-        self.top_size = [np.zeros(1, np.int64) for _ in range(N_VERSIONS)]
+        shape = self._pool.n_slots, self.n_columns
+        self.decayed = Decayed(weight=np.zeros(shape, np.float64), epoch=np.zeros(shape, np.int64))
+        self._half_lives_ms = np.array(self.half_lives_s, np.int64) * 1_000
+        n = self.n_columns
+        self.top = [np.zeros((n, self.n_top), np.int64) for _ in range(N_VERSIONS)]
+        self.top_size = [np.zeros(n, np.int64) for _ in range(N_VERSIONS)]
+        self._version = SHADOW
 
     @property
     def rows(self) -> RowPool:
@@ -76,6 +82,8 @@ class Trending(Learner):
 
     def learn(self, profile: Profile, item: int, reward: float, time_ms: int) -> None:
         """Add the event to its item."""
+        if reward <= 0:
+            return
         kernels.trending_learn(
             self._pool.pool,
             self.decayed,
@@ -87,28 +95,41 @@ class Trending(Learner):
             item,
             reward,
             time_ms,
-            self.half_life_s * 1_000,
+            self._half_lives_ms,
         )
 
-    def score(
-        self, version: int, profile: Profile, scratch: Scratch, tick: int, n: int, column: int
-    ) -> int:
-        """Score the heaviest items; the profile plays no part."""
-        return int(
-            kernels.trending_score(
-                self.decayed,
-                self._pool.slots[version],
-                self.top[version],
-                self.top_size[version][0],
-                scratch,
-                tick,
-                n,
-                column,
-            )
+    def prepare(self, version: int, profile: Profile) -> None:
+        """Note the version; the profile plays no part."""
+        self._version = version
+
+    def nominate(self, pool: Candidates, most: int) -> None:
+        """Name the heaviest items of each half-life."""
+        pool.n = kernels.trending_nominate(
+            self.top[self._version],
+            self.top_size[self._version],
+            pool.allowed,
+            pool.tick,
+            pool.pooled,
+            pool.item,
+            pool.n,
+            most,
+        )
+
+    def rate(self, pool: Candidates, column: int) -> None:
+        """Write the weights of the pooled items, a row for each half-life."""
+        version = self._version
+        kernels.trending_score(
+            self.decayed,
+            self._pool.slots[version],
+            self.top[version],
+            self.top_size[version],
+            pool.item,
+            pool.n,
+            pool.raw[column : column + self.n_columns],
         )
 
     def assign(self, target: int, source: int) -> int:
-        """Copy the version's list along with its rows."""
+        """Copy the version's lists along with its rows."""
         self.top[target][:] = self.top[source]
         self.top_size[target][:] = self.top_size[source]
         return super().assign(target, source)
@@ -122,7 +143,11 @@ class Trending(Learner):
     def state(self) -> State:
         """Return the pool and each version's list."""
         used = self._pool.n_used
-        lists = {f"top_{v}": self.top[v][: self.top_size[v][0]].copy() for v in range(N_VERSIONS)}
+        lists = {
+            f"top_{v}": kernels.packed_rows(self.top[v], self.top_size[v])
+            for v in range(N_VERSIONS)
+        }
+        lists |= {f"top_size_{v}": self.top_size[v].copy() for v in range(N_VERSIONS)}
         return (
             self._pool.state(self.personal.items.n_indices)
             | lists
@@ -143,14 +168,16 @@ class Trending(Learner):
             top = remap_handles(
                 np.asarray(state[f"top_{version}"]), remap, state.get("generation"), self.personal
             )
-            top = top[top >= 0]
-            self.top[version][: len(top)] = top
-            self.top_size[version][0] = len(top)
+            ends = np.cumsum(np.asarray(state[f"top_size_{version}"]))
+            for h, part in enumerate(np.split(top, ends[:-1])):
+                kept = part[part >= 0]
+                self.top[version][h, : len(kept)] = kept
+                self.top_size[version][h] = len(kept)
 
     def update_hash(self, version: int, order: I32, place: I64, sha: Any) -> None:
-        """Hash weights in the order of the items' ids, and the list."""
+        """Hash weights in the order of the items' ids, and the lists."""
         slots = self._pool.slots[version][order]
-        top = self.top[version][: self.top_size[version][0]]
-        named = place[top & int(kernels.INDEX_MASK)]
-        for array in (self.decayed.weight[slots], self.decayed.epoch[slots], named):
+        size = self.top_size[version]
+        named = place[kernels.packed_rows(self.top[version], size) & int(kernels.INDEX_MASK)]
+        for array in (self.decayed.weight[slots], self.decayed.epoch[slots], size, named):
             sha.update(np.ascontiguousarray(array).tobytes())

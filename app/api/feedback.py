@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 import orjson
 from fastapi import APIRouter, Depends, Query, Request, Response
+from starlette.requests import ClientDisconnect
 
 from app.api import schemas
 from app.api.service import Running, StrictRoute, answer, may_use, now_ms
@@ -105,7 +106,10 @@ def _answer(
 
 
 async def _read_events(request: Request, max_events: int) -> list[Event]:
-    body = await request.body()
+    try:
+        body = await request.body()
+    except ClientDisconnect:
+        raise InvalidRequest("the client hung up before the body had come whole") from None
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     is_ndjson = content_type == NDJSON
     raws = [line for line in body.split(b"\n") if line.strip()] if is_ndjson else _load(body)

@@ -56,7 +56,7 @@ def batches() -> list[list[Feedback]]:
 def test_learner_alone_learns_500_events(benchmark: Benchmark, name: str) -> None:
     """River's `learn_one`: our default learner beside River's factor model with its defaults."""
     history = History(max_items=N_ITEMS, max_users=N_USERS)
-    model = Blend(max_neighbours=400, history=history) if name == "ours" else BiasedMF(seed=1)
+    model = Blend(history=history) if name == "ours" else BiasedMF(seed=1)
     for batch in batches()[: N_BEFORE // BATCH]:
         learn_all(model, batch)
     following = iter(batches()[N_BEFORE // BATCH :])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -11,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.integration.service import Service, error_of
+from tests.integration.service import Service, error_of, until
 
 PATH = "/v1/feedback"
 NDJSON = {"content-type": "application/x-ndjson"}
@@ -232,3 +233,23 @@ def test_a_batch_of_10_000_is_answered_in_its_order(api: Service) -> None:
     assert answer["counts"]["duplicate"] == 1_000
     assert [r["event_id"] for r in answer["results"]] == [e["event_id"] for e in body]
     assert time.monotonic() - begin < 20
+
+
+def test_a_client_that_hangs_up_is_no_error_of_ours(api: Service) -> None:
+    """A body that ends half-way is learned not at all, and counted as the client's doing."""
+    url = httpx.URL(api.url)
+    hung_up = 'sluice_http_requests_total{route="POST /v1/feedback",status="422"}'
+    before = metric(api, hung_up)
+    with socket.create_connection((url.host, url.port or 80)) as connection:
+        connection.sendall(
+            b"POST /v1/feedback HTTP/1.1\r\nHost: x\r\nContent-Length: 999\r\n\r\n[{"
+        )
+    until(lambda: metric(api, hung_up) == before + 1)
+    assert 'status="500"' not in api.client.get("/metrics").text
+    assert "unexpected" not in api.log
+
+
+def metric(api: Service, name: str) -> float:
+    """Return the value of a metric, 0 if there is none yet."""
+    lines = api.client.get("/metrics").text.splitlines()
+    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))

@@ -123,14 +123,15 @@ def test_hidden_items_are_never_shown(api: Service) -> None:
 
 
 def test_an_explanation_adds_up_to_the_score(api: Service) -> None:
-    """With explain=true the weights of `why` are positive and add up to the score of their item."""
+    """With explain=true the weights of `why` add up to the score of their item, largest first."""
     for n in range(8):
         click(api, f"why-{n}", *(f"why-item-{(n + i) % 5}" for i in range(4)))
     click(api, "why-me", "why-item-0", "why-item-1")
     answer = api.get("/v1/recommendations/why-me", k=50, explain="true")
     check(answer, 50)
     for item in answer["items"]:
-        assert all(part["weight"] > 0 for part in item["why"])
+        weights = [part["weight"] for part in item["why"]]
+        assert weights == sorted(weights, reverse=True)
         total = sum(part["weight"] for part in item["why"])
         assert total == pytest.approx(item["score"], rel=1e-9, abs=1e-12)
     first = answer["items"][0]

@@ -5,11 +5,11 @@ from collections import Counter
 
 import pytest
 
-from learners import Blend, Covisit, History, Trending
+from learners import Blend, Covisit, Factors, History, Sequence, Trending
 from learners.base import ANCHOR, CANDIDATE, CHAMPION, SHADOW, Learner, RowPool
 from learners.checks import content_hash
 
-MADE: list[type[Learner]] = [Covisit, Trending, Blend]
+MADE: list[type[Learner]] = [Covisit, Sequence, Factors, Trending, Blend]
 NAMES = [learner.__name__ for learner in MADE]
 N_ITEMS = 12
 
@@ -107,7 +107,7 @@ def test_an_exhausted_pool_evicts(learner: type[Learner], seed: int) -> None:
         for every, pair in ((40, (CHAMPION, SHADOW)), (120, (ANCHOR, CHAMPION))):
             if tick % every == 0:
                 model.assign(*pair)
-    if learner is Trending:
+    if learner in (Trending, Factors):
         assert n_evicted == 0  # its pool holds every item in every version
     else:
         assert n_evicted > 0

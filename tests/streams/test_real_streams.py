@@ -137,7 +137,7 @@ def wipe_shadow(engine: Engine) -> None:
         for item in range(engine.history.items.n_indices):
             kernels.release_slot(source.rows.pool, slots[item])
             slots[item] = 0
-    engine.learner.trending.top_size[SHADOW][0] = 0
+    engine.learner.trending.top_size[SHADOW][:] = 0
 
 
 WIPES = [(ML, 25_003), (YOOCHOOSE, 40_003)]

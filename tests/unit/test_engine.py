@@ -64,7 +64,7 @@ def covisit_rows(engine: Engine, version: int) -> Rows:
 def trending_list(engine: Engine, version: int) -> list[str]:
     """Return a version's trending list by item id."""
     trending = engine.learner.trending
-    handles = trending.top[version][: trending.top_size[version][0]].tolist()
+    handles = trending.top[version][0, : trending.top_size[version][0]].tolist()
     return [str(engine.history.item_id(handle)) for handle in handles]
 
 
@@ -297,7 +297,7 @@ def test_a_gate_that_is_off_serves_the_shadow() -> None:
 
 def test_commands_are_records_like_others() -> None:
     """An operator's command moves the gate and answers; a refusal says why."""
-    calm = {"promote_events": NEVER, "promote_s": NEVER, "promote_max_s": NEVER}
+    calm = {"promote_events": NEVER, "promote_s": NEVER}
     engine = feed(make_engine(overlap_min=0, **calm), sessions(300))
     assert command(engine, "promote") is None
     assert command(engine, "freeze") is None

@@ -8,70 +8,154 @@ import numpy as np
 import pytest
 
 from learners import History, Trending, kernels
-from learners.base import SHADOW, new_scratch
+from learners.base import SHADOW
+from learners.candidates import Candidates
 from learners.ids import Ids, tie_key
-from learners.kernels import MISS, Scratch
+from learners.kernels import MISS, Accumulator
 
 N_ITEMS = 40
 
 
-def some_scores(seed: int) -> tuple[Scratch, int, kernels.U8, kernels.U64]:
-    """Return candidates with few different scores, some marked or hidden, and their keys."""
+def some_totals(seed: int) -> tuple[Candidates, kernels.U64]:
+    """Return pooled items with few different totals, and the keys of all items."""
     chance = random.Random(seed)
-    scratch = new_scratch(N_ITEMS, 2)
-    candidates = chance.sample(range(N_ITEMS), chance.randint(0, N_ITEMS))
-    scratch.candidate[: len(candidates)] = candidates
-    for item in candidates:
-        scratch.stamp[item] = 7
-        scratch.score[item, -1] = chance.choice([0.0, 0.25, 0.5, 1.0])
-    for item in range(N_ITEMS):
-        scratch.mark[item] = chance.choice([0, 6, 7])
-    hidden = np.array([chance.random() < 0.2 for _ in range(N_ITEMS)], np.uint8)
-    key = np.array([chance.getrandbits(64) for _ in range(N_ITEMS)], np.uint64)
-    return scratch, len(candidates), hidden, key
+    pool = Candidates(N_ITEMS, capacity=N_ITEMS)
+    pool.begin()
+    pool.add(chance.sample(range(N_ITEMS), chance.randint(0, N_ITEMS)))
+    for place in range(pool.n):
+        pool.total[place] = chance.choice([-0.5, 0.0, 0.25, 0.5, 1.0])
+    return pool, np.array([chance.getrandbits(64) for _ in range(N_ITEMS)], np.uint64)
 
 
 @pytest.mark.parametrize("seed", range(60))
 def test_select_top_is_a_sort(seed: int) -> None:
-    """The k best are the first k, by score and then key, of what is neither marked nor hidden."""
-    scratch, n, hidden, key = some_scores(seed)
-    eligible = [int(i) for i in scratch.candidate[:n] if scratch.mark[i] != 7 and not hidden[i]]
-    eligible.sort(key=lambda item: (-scratch.score[item, -1], key[item]))
+    """The k best are the first k pooled items by total, ties by key."""
+    pool, key = some_totals(seed)
+    places = sorted(range(pool.n), key=lambda p: (-pool.total[p], key[pool.item[p]]))
     for k in (1, 3, 10, N_ITEMS):
         best = np.zeros(N_ITEMS, np.int32)
-        found = kernels.select_top(scratch, n, 7, hidden, key, best, k)
-        assert best[:found].tolist() == eligible[:k]
+        found = kernels.select_top(pool.total, pool.item, pool.n, key, best, k)
+        assert best[:found].tolist() == places[:k]
 
 
 @pytest.mark.parametrize("seed", range(60))
 def test_rank_of_counts_who_is_ahead(seed: int) -> None:
-    """A doubled rank is twice those ahead plus those level; no candidate has none."""
-    scratch, n, hidden, _ = some_scores(seed)
-    candidates = scratch.candidate[:n].tolist()
-    eligible = [i for i in candidates if scratch.mark[i] != 7 and not hidden[i]]
-    score = scratch.score[:, -1]
+    """A doubled rank is twice those ahead plus those level; who is not pooled has none."""
+    pool, _ = some_totals(seed)
+    items, total = pool.item[: pool.n].tolist(), pool.total[: pool.n].tolist()
     for item in range(N_ITEMS):
-        rank = kernels.rank_of(scratch, n, 7, 7, hidden, item)
-        if item not in candidates or hidden[item]:
-            assert rank == MISS
+        if item not in items:
+            assert pool.rank_of(item) == MISS
         else:
-            ahead = sum(score[other] > score[item] for other in eligible)
-            level = sum(score[other] == score[item] for other in eligible if other != item)
-            assert rank == 2 * ahead + level
+            own = total[items.index(item)]
+            level = total.count(own) - 1
+            assert pool.rank_of(item) == 2 * sum(other > own for other in total) + level
+    assert pool.rank_of(MISS) == MISS
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_nth_largest_is_a_sort(seed: int) -> None:
+    """The nth largest is what a sort puts there, with many equal values, too."""
+    chance = random.Random(seed)
+    values = [chance.choice([0.5, 1.0, 2.0, chance.random()]) for _ in range(chance.randint(1, 99))]
+    for nth in {1, (len(values) + 1) // 2, len(values)}:
+        found = kernels.nth_largest(np.array(values), len(values), nth)
+        assert found == sorted(values, reverse=True)[nth - 1]
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_a_bound_lets_enough_through(seed: int) -> None:
+    """At least as many values as wanted reach the bound; with spread out ones not many more."""
+    chance = random.Random(seed)
+    values = np.array([chance.random() ** 4 for _ in range(chance.randint(1, 500))])
+    wanted = chance.randint(1, 100)
+    bound = kernels.promising(values, len(values), wanted, np.zeros(256, np.int32))
+    reached = int((values >= bound).sum())
+    assert reached >= min(wanted, len(values))
+    assert reached <= wanted + max(20, len(values) // 4)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_nominees_are_the_best_eligible_ones(seed: int) -> None:
+    """A source names its best items that are allowed; of those level with the last, the first."""
+    chance = random.Random(seed)
+    labels = np.array([[chance.randrange(4) for _ in range(2)] for _ in range(N_ITEMS)], np.int32)
+    hidden = np.array([chance.random() < 0.2 for _ in range(N_ITEMS)], np.uint8)
+    pool = Candidates(N_ITEMS, capacity=30, hidden=hidden, labels=labels)
+    wanted = chance.sample(range(1, 4), chance.randint(0, 2))
+    pool.begin(np.array(wanted, np.int32))
+    excluded = chance.sample(range(N_ITEMS), 8)
+    for item in excluded:
+        pool.exclude(item)
+    touched = chance.sample(range(N_ITEMS), chance.randint(0, N_ITEMS))
+    score = [chance.choice([0.0, 1e-30, 0.25, 0.5, 0.51, 1.0]) for _ in range(N_ITEMS)]
+    sums = Accumulator(
+        stamp=np.ones(N_ITEMS, np.int64),
+        score=np.array(score),
+        touched=np.array(touched, np.int32),
+        value=np.array([score[item] for item in touched], np.float64),
+    )
+    already = [item for item in chance.sample(range(N_ITEMS), 3) if pool.is_eligible(item)]
+    pool.add(already)
+    most = chance.randint(1, 10)
+    eligible = [
+        item
+        for item in touched
+        if score[item] > 0
+        and item not in excluded
+        and not hidden[item]
+        and (not wanted or set(wanted) & set(labels[item].tolist()))
+    ]
+    best = sorted(eligible, key=lambda item: -score[item])[:most]
+    n = kernels.nominate_best(
+        sums,
+        len(touched),
+        np.zeros(N_ITEMS),
+        np.zeros(256, np.int32),
+        pool.allowed,
+        pool.tick,
+        pool.pooled,
+        pool.item,
+        pool.n,
+        most,
+    )
+    assert set(pool.item[:n].tolist()) == {*already, *best}
+    assert len(set(pool.item[:n].tolist())) == n
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_mark_outside_keeps_any_wanted_label(seed: int) -> None:
-    """A candidate stays if it carries any wanted label; an unlabelled one never does."""
+def test_a_sketch_never_counts_too_little(seed: int) -> None:
+    """A pair's estimate is at least what was counted for it, and exact with room to spare."""
     chance = random.Random(seed)
-    scratch, n, _, _ = some_scores(seed)
-    labels = np.array([[chance.randrange(6) for _ in range(3)] for _ in range(N_ITEMS)], np.int32)
-    wanted = np.array(chance.sample(range(1, 6), chance.randint(0, 3)), np.int32)
-    marked = {int(i) for i in scratch.candidate[:n] if scratch.mark[i] == 7}
-    kernels.mark_outside(scratch, n, 7, labels, wanted)
-    for item in scratch.candidate[:n].tolist():
-        is_outside = not set(labels[item].tolist()) & set(wanted.tolist())
-        assert (scratch.mark[item] == 7) == (is_outside or item in marked)
+    for size in (64, 2**16):
+        sketch, counted = np.zeros(size, np.uint16), dict[tuple[int, int], int]()
+        for _ in range(2_000):
+            pair = chance.randrange(20), chance.randrange(20)
+            units = chance.randint(1, 16)
+            counted[pair] = counted.get(pair, 0) + units
+            key, other = (np.uint64(tie_key(number)) for number in pair)
+            estimate = kernels.sketch_add(sketch, key, other, units, 0)
+            assert estimate >= counted[pair]
+            assert size == 64 or estimate == counted[pair]
+    full = np.full(64, 65_530, np.uint16)
+    assert kernels.sketch_add(full, np.uint64(1), np.uint64(2), 16, 0) == kernels.SKETCH_MAX
+
+
+def test_a_sketch_ages_all_round() -> None:
+    """In the course of so many events as it takes, every counter is halved once."""
+    sketch, place = np.full(256, 9, np.uint16), np.zeros(1, np.int64)
+    for _ in range(256 // kernels.SKETCH_STRIPE):
+        kernels.sketch_age(sketch, place)
+    assert set(sketch.tolist()) == {4}
+    assert place[0] == 0
+
+
+def test_exp_is_precise() -> None:
+    """The exponential is right to 1e-7 of its value, and nothing far below."""
+    for n in range(5_000):
+        x = -n / 100
+        assert kernels.exp(x) == pytest.approx(math.exp(x), rel=1e-7)
+    assert kernels.exp(-800.0) == kernels.exp(-1e300) == 0.0
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -79,18 +163,19 @@ def test_trending_list_is_a_sort(seed: int) -> None:
     """After every event, in or out of order, the list holds the heaviest items, ties by key."""
     chance = random.Random(seed)
     n_top, spread = 5, chance.choice([1, 100, 10_000])
-    model = Trending(half_life_s=60, n_top=n_top, history=History(50, 10))
+    model = Trending(half_lives_s=(60,), n_top=n_top, history=History(50, 10))
     items, rows = model.personal.items, model.decayed
     for _ in range(150):
         x = {"time_ms": 60_000 * chance.randrange(spread) // 2}
         model.learn_one("u", f"i{chance.randrange(20)}", chance.choice([1.0, 0.5]), x)
         slots = model.rows.slots[SHADOW]
         weight = {
-            i: Fraction(float(rows.weight[slots[i]])) * Fraction(2) ** int(rows.epoch[slots[i]])
+            i: Fraction(float(rows.weight[slots[i], 0]))
+            * Fraction(2) ** int(rows.epoch[slots[i], 0])
             for i in items.index.values()
         }
         ranked = sorted(weight, key=lambda i: (-weight[i], int(items.key[i])))
-        listed = model.top[SHADOW][: model.top_size[SHADOW][0]] & int(kernels.INDEX_MASK)
+        listed = model.top[SHADOW][0, : model.top_size[SHADOW][0]] & int(kernels.INDEX_MASK)
         assert listed.tolist() == ranked[:n_top]
 
 

@@ -1,19 +1,23 @@
 from __future__ import annotations
 
+import math
 import random
 from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import river.checks
 
-from learners import Blend, Covisit, History, Trending
+from learners import Blend, Combiner, Covisit, Factors, History, Sequence, Trending
 from learners.base import ANCHOR, CHAMPION, SHADOW, Learner
-from learners.checks import check_learner, content_hash
+from learners.checks import check_learner, checkerboard, content_hash
 from learners.checks import yield_checks as yield_our_checks
+from learners.combiner import CONTEXTS, context_of
+from learners.history import Profile
 
-LEARNERS: list[type[Learner]] = [Covisit, Trending, Blend]
+LEARNERS: list[type[Learner]] = [Covisit, Sequence, Factors, Trending, Blend]
 SIZES: dict[str, int] = {
     "max_items": 100,
     "max_users": 60,
@@ -55,16 +59,32 @@ def test_context_without_time(learner: type[Learner]) -> None:
     assert content_hash(bare) == content_hash(told)
 
 
-@pytest.mark.parametrize("learner", LEARNERS)
-def test_negatives_teach_no_shared_state(learner: type[Learner]) -> None:
-    """A negative reward goes into the user's own history and changes no shared row."""
+@pytest.mark.parametrize("learner", [Factors, Blend])
+def test_a_refusal_lowers_an_item_for_others(learner: type[Learner]) -> None:
+    """Who liked the same gets an item less, once some have refused it."""
+    model = learner()
+    for user in range(40):
+        for item in "abc" if user % 2 else "xyz":
+            model.learn_one(f"u{user}", item, 1.0)
+    for user in range(5):
+        model.learn_one(f"v{user}", "a", 1.0)
+    before = model.predict_one("v0", "c")
+    for user in range(1, 5):
+        model.learn_one(f"v{user}", "c", -1.0)
+    assert model.predict_one("v0", "c") < before
+
+
+@pytest.mark.parametrize("learner", [Covisit, Sequence, Trending])
+def test_a_refusal_counts_for_nothing_else(learner: type[Learner]) -> None:
+    """Counts of what was had do not change by a refusal; it goes into the user's own history."""
     model = learner()
     for item in "abc":
         model.learn_one("u", item, 1.0)
-    scores = [model.predict_one("v", item) for item in "abc"]
+    model.learn_one("w", "a", 1.0)
+    before = content_hash(model)
     model.learn_one("w", "c", -1.0)
-    assert [model.predict_one("v", item) for item in "abc"] == scores
-    assert model.personal.events(model.personal.users.get("w")) == [("c", 0, -1.0)]
+    assert content_hash(model) == before
+    assert model.personal.events(model.personal.users.get("w"))[0] == ("c", 0, -1.0)
 
 
 class BrokenReads(Covisit):
@@ -111,8 +131,8 @@ def covisit_by_hand(
         if reward > 0:
             for r, other in enumerate(reversed(had[user][-length:]), start=1):
                 if other != item:
-                    count[item, other] += reward / r
-                    count[other, item] += reward / r
+                    count[item, other] += reward / r**0.5
+                    count[other, item] += reward / r**0.5
             mass[item] += reward
             had[user].append(item)
 
@@ -131,7 +151,7 @@ def test_covisit_is_its_formula(seed: int) -> None:
     """With room for every neighbour, scores are those of the docstring, to single precision."""
     chance = random.Random(seed)
     events = [
-        (f"u{chance.randrange(12)}", f"i{chance.randrange(20)}", chance.choice([1.0, 0.5, -1.0]))
+        (f"u{chance.randrange(12)}", f"i{chance.randrange(20)}", chance.choice([1.0, 0.5]))
         for _ in range(500)
     ]
     model = Covisit(max_neighbours=20, shrink=5.0, history=History(100, 60, 500, 4))
@@ -146,7 +166,7 @@ def test_covisit_is_its_formula(seed: int) -> None:
 def test_trending_is_its_formula() -> None:
     """Weights are sums of 2^(t/H), whatever the order in which the events came."""
     chance = random.Random(2)
-    model = Trending(half_life_s=100)
+    model = Trending(half_lives_s=(100,))
     times: dict[str, list[int]] = defaultdict(list)
     for _ in range(400):
         item, time_s = f"i{chance.randrange(8)}", chance.randrange(3_000)
@@ -158,31 +178,126 @@ def test_trending_is_its_formula() -> None:
     assert found == pytest.approx({i: w * unit for i, w in expected.items()}, rel=1e-6)
 
 
-def test_blend_is_its_formula() -> None:
-    """A blended score is each source's score over its largest, trending times its weight."""
-    chance = random.Random(4)
-    events = [(f"u{chance.randrange(9)}", f"i{chance.randrange(12)}") for _ in range(200)]
-    covisit, trending = Covisit(shrink=5.0), Trending(half_life_s=3_600)
-    blend = Blend(shrink=5.0, half_life_s=3_600, trending_weight=0.25)
-    for user, item in events:
-        for model in (covisit, trending, blend):
-            model.learn_one(user, item, 1.0)
-    items = [f"i{n}" for n in range(12)]
-    for user in ("u1", "u5"):
-        parts = [[model.predict_one(user, i) for i in items] for model in (covisit, trending)]
-        expected = [a / max(parts[0]) + 0.25 * b / max(parts[1]) for a, b in zip(*parts)]
-        assert [blend.predict_one(user, item) for item in items] == pytest.approx(expected)
+def test_sequence_is_its_formula() -> None:
+    """What followed counts by recency and by the time between, over all that followed."""
+    chance = random.Random(6)
+    model = Sequence(shrink=2.0, n_last=3, gap_s=60, history=History(100, 60))
+    follows: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
+    had: dict[str, list[tuple[str, int]]] = defaultdict(list)
+    for time_s in range(0, 6_000, 20):
+        user, item = f"u{chance.randrange(5)}", f"i{chance.randrange(8)}"
+        model.learn_one(user, item, 0.5, {"time_ms": time_s * 1_000})
+        for r, (other, then_s) in enumerate(reversed(had[user][-3:]), start=1):
+            if other != item:
+                follows[other][item] += 0.5 / r * 60 / (60 + time_s - then_s)
+        had[user].append((item, time_s))
+    for user in had:
+        for item in (f"i{n}" for n in range(8)):
+            expected = sum(
+                follows[other][item] / (2.0 + sum(follows[other].values())) / r
+                for r, (other, _) in enumerate(reversed(had[user][-3:]), start=1)
+            )
+            assert model.predict_one(user, item) == pytest.approx(expected, rel=1e-5)
+
+
+def test_factors_find_the_two_halves() -> None:
+    """On the checkerboard every unseen item of a user's half is above every one of the other."""
+    model = Factors(n_factors=8, history=History(100, 100))
+    board = checkerboard(n_users=40, n_items=30, seed=1)
+    for user, item in board[: len(board) // 2]:
+        model.learn_one(user, item, 1.0)
+    had = set(board[: len(board) // 2])
+    wrong = n = 0
+    for u in range(40):
+        ranked = model.rank(f"u{u}", [f"i{i}" for i in range(30) if (f"u{u}", f"i{i}") not in had])
+        own = sum(int(item[1:]) % 2 == u % 2 for item in map(str, ranked))
+        wrong += sum(int(item[1:]) % 2 != u % 2 for item in map(str, ranked[:own]))
+        n += own
+    assert wrong / n < 0.15  # by chance: 0.5
+
+
+def test_factors_stay_finite() -> None:
+    """However long one pair is repeated, at a step far too long, no factor runs away."""
+    model = Factors(n_factors=4, learning_rate=5.0, history=History(100, 100))
+    for n in range(3_000):
+        model.learn_one("u", f"i{n % 3}", 1.0)
+    assert abs(model.predict_one("u", "i1")) < 1e3
+
+
+def test_combiner_is_its_formula() -> None:
+    """A step goes along the difference to what was expected, in the situation at hand alone."""
+    model = Combiner(("a", "b"), {"a": 0.5}, learning_rate=0.1)
+    x = {"a": 1.0, "b": -2.0, "newcomer": 1.0}
+    p = 1 / (1 + math.exp(-0.5))
+    assert model.predict_proba_one(x)[True] == pytest.approx(p)
+    model.learn_one(x, True)
+    for f, feature in enumerate((1.0, -2.0)):
+        g = (1 - p) * feature
+        step = 0.1 * g / (0.01 + g * g) ** 0.5
+        for name, first in (("always", 0.5 if f == 0 else 0.0), ("newcomer", 0.0)):
+            assert model.view(SHADOW)[name]["ab"[f]] == pytest.approx(first + step)
+        assert model.view(SHADOW)["regular"]["ab"[f]] == 0
+
+
+def test_combiner_finds_which_source_is_right() -> None:
+    """Of two features, the one that the choices follow gets the weight."""
+    chance, model = random.Random(3), Combiner(("right", "wrong"))
+    for _ in range(500):
+        right, wrong = chance.uniform(-1, 1), chance.uniform(-1, 1)
+        model.learn_one({"right": right, "wrong": wrong}, right > 0)
+    weights = model.view(SHADOW)["always"]
+    assert weights["right"] > 2.0
+    assert abs(weights["wrong"]) < 0.3 * weights["right"]
+
+
+@pytest.mark.parametrize("check", list(river.checks.yield_checks(Combiner())))
+def test_combiner_is_a_river_classifier(check: Callable[[Combiner], None]) -> None:
+    """The combiner passes every check that River has for a classifier."""
+    check(Combiner())
+
+
+def test_contexts_tell_who_asks() -> None:
+    """A stranger, a newcomer, a regular, and one back after a while are different situations."""
+    into = np.zeros(len(CONTEXTS))
+
+    def held(n: int, away_s: float) -> set[str]:
+        profile = Profile(64)
+        profile.n, now_ms = n, 10**12
+        profile.times[0] = now_ms - int(away_s * 1_000)
+        context_of(profile, now_ms, into)
+        return {name for name, value in zip(CONTEXTS, into, strict=True) if value}
+
+    assert held(0, 0) == {"always", "stranger"}
+    assert held(1, 5) == {"always", "newcomer", "in_a_burst"}
+    assert held(3, 600) == {"always"}
+    assert held(20, 3_600) == {"always", "regular", "later_that_day"}
+    assert held(64, 90_000) == {"always", "regular", "back_after_a_day"}
 
 
 def test_blend_without_history_gives_the_trending_list() -> None:
-    """A newcomer gets what is popular, in its order, even where trending weighs nothing."""
-    for weight in (0.05, 0.0):
-        model = Blend(trending_weight=weight)
-        for n in range(6):
-            for user in range(n + 1):
-                model.learn_one(f"u{user}", f"i{n}", 1.0)
-        ranked = model.rank("newcomer", [f"i{n}" for n in range(6)])
-        assert ranked == [f"i{n}" for n in (5, 4, 3, 2, 1, 0)], f"trending_weight={weight}"
+    """A newcomer gets what is popular, in its order."""
+    model = Blend()
+    for n in range(6):
+        for user in range(n + 1):
+            model.learn_one(f"u{user}", f"i{n}", 1.0)
+    ranked = model.rank("newcomer", [f"i{n}" for n in range(6)])
+    assert ranked == [f"i{n}" for n in (5, 4, 3, 2, 1, 0)]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_list_of_the_strongest_is_kept(seed: int) -> None:
+    """A full row ends with the neighbours that were counted most, though they came last."""
+    chance = random.Random(seed)
+    model = Covisit(max_neighbours=10, shrink=1.0, history=History(1_000, 1_000, scored_history=1))
+    times = {f"i{n}": 12 if n < 8 else 1 for n in range(200)}
+    pairs = [other for other, count in times.items() for _ in range(count)]
+    chance.shuffle(pairs)
+    for n, other in enumerate([f"early{n}" for n in range(10)] + pairs):
+        model.learn_one(f"v{n}", "hub", 1.0)
+        model.learn_one(f"v{n}", other, 1.0)
+    hub, items = model.personal.items.get("hub"), model.personal.items
+    kept = {o for o in times if model.contribution(SHADOW, hub, 1.0, items.get(o)) > 0}
+    assert {f"i{n}" for n in range(8)} <= kept
 
 
 def test_full_row_gives_up_a_stale_neighbour_first_then_the_weakest() -> None:
@@ -211,6 +326,8 @@ def test_full_row_gives_up_a_stale_neighbour_first_then_the_weakest() -> None:
     personal.evict_item("strong")
     pair("new", 2)
     assert neighbours() == {"middle", "weak", "new"}
+    pair("newer", 1)
+    assert neighbours() == {"middle", "weak", "new"}  # one against one: who is there stays
     pair("newer", 1)
     assert neighbours() == {"middle", "new", "newer"}
 

@@ -31,15 +31,23 @@ def test_a_stranger_gets_what_is_popular() -> None:
     assert ask(engine, k=2) == ["i5", "i4"]
 
 
-def test_a_stranger_gets_what_is_popular_whatever_trending_weighs() -> None:
-    """The weight of trending beside co-visitation is nothing to one who has no history."""
-    assert ask(popular(trending_weight=0.0), user_id="stranger", k=3) == ["i5", "i4", "i3"]
-
-
 def test_what_was_had_is_not_shown_again() -> None:
     """What a user had is left out, unless the settings say otherwise."""
     assert ask(popular(), user_id="u4") == ["i3", "i2", "i1", "i0"]
     assert len(ask(popular(exclude_had=False), user_id="u4")) == 6
+
+
+def test_what_was_refused_is_gone_at_once() -> None:
+    """A skip or dislike takes an item off that user's list, also where what was had may return."""
+    for changes in ({}, {"exclude_had": False}):
+        engine = popular(**changes)
+        assert "i5" in ask(engine, user_id="picky")
+        for type_, item in (("dislike", "i5"), ("skip", "i2")):
+            apply(engine, click("picky", item, at_s=50, type=type_))
+            assert item not in ask(engine, user_id="picky")
+        assert {"i5", "i2"} <= set(ask(engine, user_id="stranger"))
+        apply(engine, click("picky", "i2", at_s=60))
+        assert ("i2" in ask(engine, user_id="picky")) == ("exclude_had" in changes)
 
 
 def test_hidden_and_excluded_items_are_not_shown() -> None:
@@ -108,12 +116,15 @@ def test_reasons_add_up_to_the_score() -> None:
     """An explained score is the sum of its reasons, largest first; unasked there are none."""
     engine = feed(make_engine(), sessions(800))
     user = next(iter(engine.history.users.newest()))
+    history = [str(item) for item, *_ in engine.history.events(engine.history.users.get(user))]
     for scored in engine.recommend(Request(str(user), k=50, explain=True)).items:
         assert scored.why is not None
         weights = [float(reason["weight"]) for reason in scored.why]
         assert sum(weights) == pytest.approx(scored.score, rel=1e-5)
         assert weights == sorted(weights, reverse=True)
-        assert ("trending" in scored.sources) == any(r["because"] == "trending" for r in scored.why)
+        given = {reason["because"] for reason in scored.why if float(reason["weight"]) > 0}
+        assert ("trending" in scored.sources) == ("trending" in given)
+        assert ("covisit" in scored.sources) <= bool(given & set(history))
     assert engine.recommend(Request(str(user))).items[0].why is None
 
 

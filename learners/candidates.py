@@ -1,0 +1,83 @@
+"""The candidates of one request, and the buffers in which they are rated. No state: reused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from learners import kernels
+from learners.kernels import I32, MISS, Filter
+
+_NO_LABELS = np.zeros(0, np.int32)
+
+
+class Candidates:
+    """A pool of items: what sources nominated, then what each source gave them.
+
+    `item[:n]` are the pooled items, `raw[:, :n]` the sources' scores, `features[:, :n]` what a
+    blend made of these, `total[:n]` the score that counts, `share[:n]` how likely a choice is.
+    """
+
+    def __init__(
+        self,
+        n_items: int,
+        *,
+        capacity: int,
+        n_columns: int = 1,
+        n_features: int = 0,
+        hidden: kernels.U8 | None = None,
+        labels: I32 | None = None,
+    ) -> None:
+        self.item = np.zeros(capacity, np.int32)
+        self.raw = np.zeros((n_columns, capacity), np.float64)
+        self.features = np.zeros((n_features, capacity), np.float64)
+        self.total = np.zeros(capacity, np.float64)
+        self.share = np.zeros(capacity, np.float64)
+        self.pooled = np.zeros(n_items, np.int64)
+        self.tick = 0
+        self.n = 0
+        self.allowed = Filter(
+            mark=np.zeros(n_items, np.int64),
+            hidden=np.zeros(n_items, np.uint8) if hidden is None else hidden,
+            labels=np.zeros((1, 1), np.int32) if labels is None else labels,
+            wanted=_NO_LABELS,
+        )
+
+    def begin(self, wanted: I32 = _NO_LABELS) -> None:
+        """Start a request: nothing is pooled, nothing excluded. `wanted`: labels, any of them."""
+        self.tick += 1
+        self.n = 0
+        if wanted is not self.allowed.wanted:
+            self.allowed = self.allowed._replace(wanted=wanted)
+
+    def exclude(self, item: int) -> None:
+        """Keep an item out of what is pooled from now on."""
+        self.allowed.mark[item] = self.tick
+
+    def is_eligible(self, item: int) -> bool:
+        """Tell whether an item may be pooled."""
+        return bool(kernels.is_eligible(self.allowed, self.tick, item))
+
+    def holds(self, item: int) -> bool:
+        """Tell whether an item is pooled."""
+        return bool(self.pooled[item] == self.tick)
+
+    def add(self, items: Iterable[int]) -> None:
+        """Pool these items, each once, whether eligible or not."""
+        for item in items:
+            if not self.holds(item):
+                self.pooled[item] = self.tick
+                self.item[self.n] = item
+                self.n += 1
+
+    def place(self, item: int) -> int:
+        """Return where in the pool an item is, or MISS."""
+        if item == MISS or not self.holds(item):
+            return MISS
+        return int(np.flatnonzero(self.item[: self.n] == item)[0])
+
+    def rank_of(self, item: int) -> int:
+        """Return twice the rank of an item (ties half), or MISS if it is not pooled."""
+        place = self.place(item)
+        return MISS if place == MISS else int(kernels.rank_of(self.total, self.n, place))

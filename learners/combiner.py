@@ -1,0 +1,179 @@
+"""How much each source counts: weights per situation, learned online from the judged events."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from river import base
+
+from learners import kernels
+from learners.base import N_VERSIONS, SHADOW
+from learners.candidates import Candidates
+from learners.history import Profile
+from learners.ids import State
+from learners.kernels import F64
+
+CONTEXTS = (
+    "always",  # in every request
+    "stranger",  # no history
+    "newcomer",  # one or two items of history
+    "regular",  # twenty items or more
+    "in_a_burst",  # last event at most 20 s ago
+    "later_that_day",  # last event over 30 minutes, at most a day ago
+    "back_after_a_day",  # last event over a day ago
+)
+_BURST_MS, _VISIT_MS, _DAY_MS = 20_000, 1_800_000, 86_400_000
+
+# What a weight's sum of squared gradients begins with: a first step has about the length `rate`.
+_FIRST_SQUARE = 0.01
+
+
+def context_of(profile: Profile, now_ms: int, into: F64) -> None:
+    """Write which of CONTEXTS hold for a user with this profile at this time (1.0 or 0.0)."""
+    n = profile.n
+    away_ms = now_ms - int(profile.times[0]) if n else 0
+    into[0] = 1.0
+    into[1] = n == 0
+    into[2] = 0 < n <= 2
+    into[3] = n >= 20
+    into[4] = n > 0 and away_ms <= _BURST_MS
+    into[5] = _VISIT_MS < away_ms <= _DAY_MS
+    into[6] = away_ms > _DAY_MS
+
+
+class Combiner(base.Classifier):
+    r"""Say how likely a choice is, by weights of features that depend on the situation.
+
+    A candidate $j$ with features $x_j$ has the total $s_j = \sum_c z_c\, w_c \cdot x_j$, the sum
+    going over the `CONTEXTS` that hold ($z_c = 1$). Learning from a list of candidates takes an
+    AdaGrad step on the log-likelihood $s_i - \log \sum_j e^{s_j}$ of the one that was chosen.
+
+    As a River classifier it learns and predicts one difference of two candidates at a time:
+    $P(y) = 1 / (1 + e^{-s})$; a context is given among the features, by its name.
+
+    Parameters
+    ----------
+    features
+        Names of the features.
+    initial
+        Their first weights, in every situation; 0 for those not named.
+    learning_rate
+        Length of a step.
+
+    Examples
+    --------
+    >>> from learners.combiner import Combiner
+
+    >>> model = Combiner(features=("covisit", "trending"))
+    >>> for _ in range(20):
+    ...     model.learn_one({"covisit": 1.0, "trending": 0.2}, True)
+    >>> round(model.predict_proba_one({"covisit": 1.0, "trending": 0.2})[True], 3)
+    0.758
+
+    References
+    ----------
+    [^1]: Duchi, J., Hazan, E. and Singer, Y., 2011. Adaptive subgradient methods for online
+    learning and stochastic optimization. JMLR, 12, pp.2121-2159.
+
+    """
+
+    def __init__(
+        self,
+        features: tuple[str, ...] = ("x",),
+        initial: dict[str, float] | None = None,
+        learning_rate: float = 0.15,
+    ) -> None:
+        self.features = features
+        self.initial = initial
+        self.learning_rate = learning_rate
+        shape = N_VERSIONS, len(CONTEXTS), len(features)
+        self.weights = np.zeros(shape, np.float64)
+        self.weights[:, 0] = [(initial or {}).get(name, 0.0) for name in features]
+        self.squares = np.full(shape, _FIRST_SQUARE)
+        self.combined = np.zeros(len(features), np.float64)
+        self._context = np.zeros(len(CONTEXTS), np.float64)
+
+    # -- lists --------------------------------------------------------------------------------
+
+    def total(self, version: int, profile: Profile, pool: Candidates, now_ms: int) -> None:
+        """Write the totals of the pooled items; `combined` then has the weights in force."""
+        context_of(profile, now_ms, self._context)
+        self._write_totals(version, pool)
+
+    def _write_totals(self, version: int, pool: Candidates) -> None:
+        kernels.blend_totals(
+            self.weights[version],
+            self._context,
+            pool.features,
+            pool.n,
+            self.combined,
+            pool.total,
+        )
+
+    def learn_list(self, pool: Candidates, place: int, reward: float) -> None:
+        """Learn that the pooled item at a place was chosen, in the situation of the last total."""
+        kernels.softmax(pool.total, pool.n, pool.share)
+        kernels.blend_learn(
+            self.weights[SHADOW],
+            self.squares[SHADOW],
+            self._context,
+            pool.features,
+            pool.share,
+            pool.n,
+            place,
+            reward,
+            self.learning_rate,
+        )
+
+    # -- River's contract ---------------------------------------------------------------------
+
+    def _pair(self, x: dict[Any, Any]) -> Candidates:
+        """Return two candidates, one with features x, one with none, and their totals."""
+        pool = Candidates(2, capacity=2, n_features=len(self.features))
+        pool.begin()
+        pool.add([0, 1])
+        pool.features[:, 0] = [float(x.get(name, 0.0)) for name in self.features]
+        self._context[:] = [float(x.get(name, 0.0)) for name in CONTEXTS]
+        self._context[0] = 1.0
+        self._write_totals(SHADOW, pool)
+        return pool
+
+    def predict_proba_one(self, x: dict[Any, Any], **kwargs: Any) -> dict[Any, float]:
+        """Return the probability of True and of False for a difference of two candidates."""
+        pool = self._pair(x)
+        kernels.softmax(pool.total, 2, pool.share)
+        return {True: float(pool.share[0]), False: float(pool.share[1])}
+
+    def learn_one(self, x: dict[Any, Any], y: Any, **kwargs: Any) -> None:
+        """Learn that the first (True) or the second of two candidates was chosen."""
+        self.learn_list(self._pair(x), 0 if y else 1, 1.0)
+
+    # -- versions and state -------------------------------------------------------------------
+
+    def assign(self, target: int, source: int) -> None:
+        """Make version `target` equal to `source`."""
+        self.weights[target] = self.weights[source]
+        self.squares[target] = self.squares[source]
+
+    def view(self, version: int) -> dict[str, dict[str, float]]:
+        """Return a version's weights by situation and feature."""
+        return {
+            context: dict(zip(self.features, map(float, weights), strict=True))
+            for context, weights in zip(CONTEXTS, self.weights[version], strict=True)
+        }
+
+    def state(self) -> State:
+        """Return what `load_state` continues from."""
+        return {"weights": self.weights.copy(), "squares": self.squares.copy()}
+
+    def load_state(self, state: State) -> None:
+        """Take over the weights; raise ValueError if they belong to other features."""
+        if np.shape(state["weights"]) != self.weights.shape:
+            raise ValueError("a combiner's state belongs to other features")
+        self.weights[:] = state["weights"]
+        self.squares[:] = state["squares"]
+
+    def update_hash(self, version: int, sha: Any) -> None:
+        """Feed a version's weights to a hashlib object."""
+        sha.update(self.weights[version].tobytes() + self.squares[version].tobytes())

@@ -1,0 +1,176 @@
+"""Rows of neighbours with weights: what co-visitation and sequence have in common."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from learners import kernels
+from learners.base import SHADOW, Learner, RowPool, remap_handles
+from learners.candidates import Candidates
+from learners.history import Profile
+from learners.ids import State
+from learners.kernels import I32, I64, MISS, Accumulator, Neighbours
+
+_HASH_CHUNK = 1_024
+
+SKETCH_PER_ITEM = 128
+"""Counters of the sketch per item of capacity, 2 bytes each."""
+
+
+class NeighbourLists(Learner):
+    """Keeps, per item, at most `max_neighbours` others with weights, and scores by their sums.
+
+    A full row takes a newcomer only once a Count-Min sketch, shared by all rows, has counted more
+    for it than the row's weakest neighbour has (decision 0013). The sketch is what learning goes
+    by, so it has no versions: setting the shadow back empties it.
+    """
+
+    max_neighbours: int
+    shrink: float
+
+    # Whether a pair is counted both ways, and so normalised by both items.
+    both_ways = True
+
+    def _reserve(self) -> None:
+        items = self.personal.max_items
+        self.rows_per_event = 1 + self.personal.scored_history
+        self._pool = RowPool(2 * items + self.rows_per_event + 1, items)
+        n, width = self._pool.n_slots, self.max_neighbours
+        self.neighbours = Neighbours(
+            handle=np.zeros((n, width), np.int64),
+            weight=np.zeros((n, width), np.float32),
+            size=np.zeros(n, np.int32),
+            mass=np.zeros(n, np.float64),
+            inv_norm=np.zeros(n, np.float64),
+        )
+        counters = 1 << (SKETCH_PER_ITEM * items - 1).bit_length()
+        self.sketch = np.zeros(counters, np.uint16)
+        self.sketch_place = np.zeros(1, np.int64)
+        self._sums = Accumulator(
+            stamp=np.zeros(items, np.int64),
+            score=np.zeros(items, np.float64),
+            touched=np.zeros(items, np.int32),
+            value=np.zeros(items, np.float64),
+        )
+        self._work = np.zeros(items, np.float64)
+        self._count = np.zeros(256, np.int32)
+        self._tick = self._n_touched = 0
+
+    @property
+    def rows(self) -> RowPool:
+        """Return the pool of rows."""
+        return self._pool
+
+    def assign(self, target: int, source: int) -> int:
+        """Make version `target` equal to `source`; a shadow set back forgets its sketch."""
+        if target == SHADOW:
+            self.sketch[:] = 0
+        return super().assign(target, source)
+
+    # -- scores -------------------------------------------------------------------------------
+
+    def prepare(self, version: int, profile: Profile) -> None:
+        """Sum up the neighbours of the profile's items."""
+        self._tick += 1
+        self._n_touched = kernels.neighbours_score(
+            self.neighbours,
+            self._pool.slots[version],
+            self.personal.items.generation,
+            profile.items,
+            profile.weights,
+            self.n_used(profile),
+            self._sums,
+            self._tick,
+            self.both_ways,
+        )
+
+    def nominate(self, pool: Candidates, most: int) -> None:
+        """Name the items with the largest sums."""
+        pool.n = kernels.nominate_best(
+            self._sums,
+            self._n_touched,
+            self._work,
+            self._count,
+            pool.allowed,
+            pool.tick,
+            pool.pooled,
+            pool.item,
+            pool.n,
+            most,
+        )
+
+    def rate(self, pool: Candidates, column: int) -> None:
+        """Write the sums of the pooled items."""
+        kernels.read_sums(self._sums, self._tick, pool.item, pool.n, pool.raw[column])
+
+    def n_used(self, profile: Profile) -> int:
+        """Return how many items of a profile count."""
+        return min(profile.n, self.personal.scored_history)
+
+    def contribution(self, version: int, history_item: int, weight: float, item: int) -> float:
+        """Return what one item of the history adds to the score of another (both by index)."""
+        slots, rows = self._pool.slots[version], self.neighbours
+        slot = slots[history_item]
+        shared = kernels.neighbour_weight(rows, slot, self.personal.items.handle(item))
+        own = rows.inv_norm[slots[item]] if self.both_ways else 1.0
+        return float(weight * shared * rows.inv_norm[slot] * own)
+
+    def _inverse(self, mass: float) -> float:
+        inverse = kernels.inverse_norm if self.both_ways else kernels.inverse_mass
+        return float(inverse(mass, self.shrink))
+
+    # -- state --------------------------------------------------------------------------------
+
+    def state(self) -> State:
+        """Return the pool, with each row cut to its size, and what the sketch has counted."""
+        used, rows = self._pool.n_used, self.neighbours
+        size = rows.size[:used].copy()
+        counted = np.flatnonzero(self.sketch)
+        return self._pool.state(self.personal.items.n_indices) | {
+            "size": size,
+            "mass": rows.mass[:used].copy(),
+            "handle": kernels.packed_rows(rows.handle, size),
+            "weight": kernels.packed_rows(rows.weight, size),
+            "sketch_at": counted,
+            "sketch": self.sketch[counted],
+            "sketch_place": self.sketch_place.copy(),
+        }
+
+    def load_state(self, state: State, remap: I64 | None = None) -> None:
+        """Take over rows; under `remap`, neighbours that no longer exist become stale."""
+        self._reserve()
+        self._pool.load_state(state, remap)
+        used, rows = self._pool.n_used, self.neighbours
+        rows.size[:used] = state["size"]
+        rows.mass[:used] = state["mass"]
+        for slot in range(1, used):
+            rows.inv_norm[slot] = self._inverse(float(rows.mass[slot]))
+        handles = np.asarray(state["handle"])
+        handles = remap_handles(handles, remap, state.get("generation"), self.personal)
+        kernels.unpack_rows(handles, rows.size[:used], rows.handle)
+        kernels.unpack_rows(np.asarray(state["weight"]), rows.size[:used], rows.weight)
+        self.sketch[state["sketch_at"]] = state["sketch"]
+        self.sketch_place[:] = state["sketch_place"]
+
+    def update_hash(self, version: int, order: I32, place: I64, sha: Any) -> None:
+        """Hash rows in the order of the items' ids, neighbours by their place in it."""
+        generation = self.personal.items.generation
+        rows = self.neighbours
+        for begin in range(0, len(order), _HASH_CHUNK):
+            slots = self._pool.slots[version][order[begin : begin + _HASH_CHUNK]]
+            handles = rows.handle[slots]
+            index = handles & int(kernels.INDEX_MASK)
+            is_live = generation[index] == handles >> 32
+            is_used = np.arange(self.max_neighbours) < rows.size[slots][:, None]
+            named = np.where(is_live, place[index], MISS)
+            for array in (rows.size[slots], rows.mass[slots], named[is_used]):
+                sha.update(np.ascontiguousarray(array).tobytes())
+            sha.update(rows.weight[slots][is_used].tobytes())
+
+    def hash_learning(self, place: I64, sha: Any) -> None:
+        """Hash what the sketch has counted."""
+        counted = np.flatnonzero(self.sketch)
+        for array in (counted, self.sketch[counted], self.sketch_place):
+            sha.update(array.tobytes())
