@@ -12,8 +12,7 @@ import numpy as np
 from app.engine import Engine
 from app.events import Configure, Entry, Feedback
 from app.settings import SEMANTICS, EngineSettings
-from learners.base import N_VERSIONS
-from learners.covisit import Covisit
+from learners.base import N_VERSIONS, RowPool
 
 Benchmark = Any  # pytest-benchmark's fixture: its `pedantic` has no types
 
@@ -66,11 +65,11 @@ def new_engine(**changes: object) -> Engine:
     return engine
 
 
-def filled_engine(n_items: int, *, n_neighbours: int) -> Engine:
-    """Return an engine that serves a user "u0" with 20 items from rows of `n_neighbours` each.
+def filled_engine(n_items: int) -> Engine:
+    """Return an engine that serves a user "u0" with 20 items, every row of every source full.
 
     The rows are written straight into the arrays, as if they had been learned: neighbours are
-    random, so a request meets nearly 20 times `n_neighbours` different candidates, its worst case.
+    random, so a request meets nearly as many different candidates as there can be, its worst case.
     """
     engine = new_engine(max_items=n_items, max_users=1_000, gate="off")
     for tick in range(n_items):
@@ -78,21 +77,28 @@ def filled_engine(n_items: int, *, n_neighbours: int) -> Engine:
     user = engine.history.touch_user("u0", 0)
     for item in range(0, 20 * 97, 97):
         engine.history.append(user, item, time_ms=START_MS, reward=1.0)
-    fill(engine.learner.covisit, n_items, n_neighbours)
+    rng, learner, own = np.random.default_rng(1), engine.learner, slice(1, n_items + 1)
+    for lists in (learner.covisit, learner.sequence):
+        rows, shape = lists.neighbours, (n_items, lists.max_neighbours)
+        rows.handle[own] = rng.integers(0, n_items, shape)
+        rows.weight[own] = rng.random(shape, np.float32)
+        rows.size[own] = lists.max_neighbours
+        rows.mass[own] = 50.0
+        rows.inv_norm[own] = 1.0 / np.sqrt(50.0 + lists.shrink)
+    learner.factors.factors[own] = rng.random((n_items, 2 * learner.n_factors), np.float32) - 0.5
+    trending = learner.trending
+    trending.decayed.weight[own] = rng.random((n_items, trending.n_columns))
+    for version in range(N_VERSIONS):
+        trending.top[version][:] = rng.integers(0, n_items, trending.top[version].shape)
+        trending.top_size[version][:] = trending.n_top
+    for source in learner.sources.values():
+        hold_all(source.rows, n_items)
     return engine
 
 
-def fill(covisit: Covisit, n_items: int, n_neighbours: int) -> None:
+def hold_all(rows: RowPool, n_items: int) -> None:
     """Give every item a row of its own, held by all versions."""
-    rng = np.random.default_rng(1)
-    rows, pool = covisit.neighbours, covisit.rows
-    own = slice(1, n_items + 1)  # slot 0 is the empty row
-    rows.handle[own, :n_neighbours] = rng.integers(0, n_items, (n_items, n_neighbours))
-    rows.weight[own, :n_neighbours] = rng.random((n_items, n_neighbours), np.float32)
-    rows.size[own] = n_neighbours
-    rows.mass[own] = 50.0
-    rows.inv_norm[own] = 1.0 / np.sqrt(50.0 + covisit.shrink)
-    for slots in pool.slots:
+    for slots in rows.slots:
         slots[:n_items] = np.arange(1, n_items + 1)
-    pool.pool.refs[own] = N_VERSIONS
-    pool.pool.marks[1] = n_items + 1
+    rows.pool.refs[1 : n_items + 1] = N_VERSIONS
+    rows.pool.marks[1] = n_items + 1

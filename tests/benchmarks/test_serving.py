@@ -14,14 +14,12 @@ pytestmark = pytest.mark.benchmark
 N_PROMOTED = 500
 
 
-@pytest.mark.parametrize("n_neighbours", [100, 400])
-@pytest.mark.parametrize("n_items", [10_000, 100_000])
-def test_recommend(benchmark: Benchmark, n_items: int, n_neighbours: int) -> None:
+@pytest.mark.parametrize("n_items", [10_000, 100_000, 1_000_000])
+def test_recommend(benchmark: Benchmark, n_items: int) -> None:
     """A slate of 10 for a history of 20, every row full, every candidate another one."""
-    engine = filled_engine(n_items, n_neighbours=n_neighbours)
+    engine = filled_engine(n_items)
     slate = benchmark(engine.recommend, Request("u0"))
     assert len(slate.items) == 10
-    assert slate.items[0].sources == ["covisit"]
 
 
 def test_recommend_after_a_stream(benchmark: Benchmark) -> None:
