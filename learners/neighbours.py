@@ -16,7 +16,7 @@ from learners.kernels import I32, I64, MISS, Accumulator, Neighbours
 _HASH_CHUNK = 1_024
 
 SKETCH_PER_ITEM = 128
-"""Counters of the sketch per item of capacity, 2 bytes each."""
+"""Counters of the sketch per item of capacity, 2 bytes each; up to the next power of two."""
 
 
 class NeighbourLists(Learner):
