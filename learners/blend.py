@@ -28,7 +28,7 @@ PARTS = ("covisit", "sequence", "factors", "trending", "item")
 # Features of an item: how much it has been had, how little, how unlike the history in that.
 _ITEM = ("had_often", "had_rarely", "had_unlike")
 
-# Where a combiner begins; an hour of traffic outweighs it.
+# Where a combiner begins, before it has learned: about the weights that it found on two streams.
 _INITIAL = {"covisit": 5.0, "sequence": 1.0, "factors": 0.2}
 _INITIAL_TRENDING = 0.1
 
