@@ -105,6 +105,7 @@ class Engine:
             half_lives_s=settings.trending_half_lives_s,
             n_factors=settings.n_factors,
             learning_rate=settings.blend_learning_rate,
+            model=settings.river_model(),
             history=self.history,
             seed=settings.seed,
         )
@@ -211,6 +212,7 @@ class Engine:
         self.learner.make_room(item)
         if history.items.n_removed != n_removed:  # perhaps an item of the profile
             profile = history.profile(user, self._profile)
+        profile.user = user  # who may be new
         self.learner.learn(profile, item, reward, time_ms)
         self.n_learned += reward > 0
         history.append(

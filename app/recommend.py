@@ -184,6 +184,8 @@ class Recommender:
     ) -> Scored:
         item, total = int(self._pool.item[place]), float(self._pool.total[place])
         names = [name for name in self.blend.sources if parts[name] > 0]
+        if parts["model"]:
+            names = self.blend.named_by(self._pool, place)
         why = self._why(item, profile, version, parts) if request.explain else None
         return Scored(str(self.history.items.ids[item]), total, names or ["catalogue"], why)
 
@@ -195,7 +197,7 @@ class Recommender:
         What co-visitation and sequence gave is split among the items of the history.
         """
         because: dict[str, float] = {}
-        for name in ("covisit", "sequence"):
+        for name in ("covisit", "sequence") if not parts["model"] else ():
             source = getattr(self.blend, name)
             shares: dict[str, float] = {}
             for other, weight in zip(profile.items[: source.n_used(profile)], profile.weights):

@@ -18,8 +18,11 @@ from pydantic_settings import (
     SettingsConfigDict,
     TomlConfigSettingsSource,
 )
+from river import base
 
 from app.errors import SettingsError
+from learners import river_adapter
+from learners.combiner import feature_names
 
 SEMANTICS = 2
 """Version of what the engine computes from a log; hashes compare only within one."""
@@ -72,6 +75,11 @@ class EngineSettings(BaseModel):
     exclude_had: bool = Field(True, description="never show again what the user had")
     create_unknown_items: bool = Field(True, description="feedback on an unknown item creates it")
 
+    learner: str = Field(
+        "blend",
+        max_length=2_000,
+        description="blend, or river:... for a River model that ranks what the blend names",
+    )
     covisit_shrink: float = Field(
         20.0, ge=0, le=1e6, description="events by which a rare item's counts are damped"
     )
@@ -139,7 +147,20 @@ class EngineSettings(BaseModel):
         for name, reward in self.rewards.items():
             if not -1 <= reward <= 1:
                 raise ValueError(f"rewards: {name}={reward} is outside -1..1")
+        if self.learner != "blend" and not self.learner.startswith(river_adapter.PREFIX):
+            raise ValueError(f"learner must be blend, or begin with river:, not {self.learner!r}")
+        try:
+            self.river_model()
+        except ValueError as error:
+            raise ValueError(f"learner={self.learner!r}: {error}") from None
         return self
+
+    def river_model(self) -> base.Estimator | None:
+        """Return the untaught River model that `learner` describes, if it does."""
+        if self.learner == "blend":
+            return None
+        features = feature_names(self.trending_half_lives_s)
+        return river_adapter.make_model(self.learner, self.seed, features)
 
 
 class Settings(EngineSettings, BaseSettings):

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Hashable, Iterable
+from inspect import signature
 from typing import Any
 
 import numpy as np
+from river import base
 from river.reco.base import Ranker
 
 from learners import kernels
@@ -188,9 +190,16 @@ class Learner(Ranker):
             self.personal.evict_item(next(held)[0])
 
     def params(self) -> dict[str, Any]:
-        """Return the hyper-parameters by name."""
-        given = self._get_params().items()
-        return {name: value for name, value in given if not isinstance(value, History | None)}
+        """Return the hyper-parameters by name; a River model as its text."""
+        given = {n: v for n, v in self._given().items() if not isinstance(v, History | None)}
+        return {
+            name: " ".join(repr(value).split()) if isinstance(value, base.Base) else value
+            for name, value in given.items()
+        }
+
+    def _given(self) -> dict[str, Any]:
+        """Return the arguments that the constructor got."""
+        return {name: getattr(self, name) for name in signature(type(self)).parameters}
 
     # -- River's contract ---------------------------------------------------------------------
 
@@ -239,7 +248,7 @@ class Learner(Ranker):
     def __getstate__(self) -> dict[str, Any]:
         """Return parameters and compact state: copying a learner must not copy its capacity."""
         return {
-            "params": self._get_params(),
+            "params": self._given(),
             "tick": self.tick,
             "personal": (self.personal.sizes(), self.personal.state()),
             "state": self.state(),

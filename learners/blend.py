@@ -6,27 +6,26 @@ from collections.abc import Hashable
 from typing import Any
 
 import numpy as np
+from river import base
 
 from learners import kernels
 from learners.base import SHADOW, Learner, RowPool
 from learners.candidates import Candidates
-from learners.combiner import Combiner
+from learners.combiner import OF_ITEM, Combiner, LinearCombiner, feature_names
 from learners.covisit import Covisit
 from learners.factors import Factors
 from learners.history import History, Profile
 from learners.ids import State
 from learners.kernels import F64, I32, I64, MISS
+from learners.river_adapter import adapt
 from learners.sequence import Sequence
 from learners.trending import Trending
 
 # Candidates of each kind: of co-visitation, of sequence, of each half-life of trending.
 MOST = {"covisit": 60, "sequence": 30, "trending": 30}
 
-# What a total is made of: the sources, and how much an item has been had.
-PARTS = ("covisit", "sequence", "factors", "trending", "item")
-
-# Features of an item: how much it has been had, how little, how unlike the history in that.
-_ITEM = ("had_often", "had_rarely", "had_unlike")
+# What a total is made of: the sources, how much an item has been had, and what a River model says.
+PARTS = ("covisit", "sequence", "factors", "trending", "item", "model")
 
 # Where a combiner begins, before it has learned: about the weights that it found on two streams.
 _INITIAL = {"covisit": 5.0, "sequence": 1.0, "factors": 0.2}
@@ -39,8 +38,9 @@ class Blend(Learner):
     Each source names its best candidates: `Covisit`, `Sequence`, and `Trending` at several
     half-lives; then each source, `Factors` too, rates every candidate named. A rating $v$ over the
     largest in the pool becomes the features $\sqrt{v}$ and $v / (v + 0.1)$; two more say how much
-    an item has been had. `Combiner` turns them into a total, with weights for newcomers, regulars,
-    and those back after a while, learned from what was chosen.
+    an item has been had. `LinearCombiner` turns them into a total, with weights for newcomers,
+    regulars, and those back after a while, learned from what was chosen. A River model can take its
+    place (see `river_adapter`).
 
     Parameters
     ----------
@@ -53,7 +53,9 @@ class Blend(Learner):
     n_factors
         See `Factors`.
     learning_rate
-        See `Combiner`.
+        See `LinearCombiner`.
+    model
+        A River classifier, regressor, pipeline of one, or `reco.Ranker` in its place.
     history
         Users and items. Its own if None.
     seed
@@ -77,6 +79,7 @@ class Blend(Learner):
         half_lives_s: tuple[int, ...] = (3_600, 86_400, 604_800),
         n_factors: int = 48,
         learning_rate: float = 0.15,
+        model: base.Estimator | None = None,
         history: History | None = None,
         seed: int = 1,
     ) -> None:
@@ -85,6 +88,7 @@ class Blend(Learner):
         self.half_lives_s = half_lives_s
         self.n_factors = n_factors
         self.learning_rate = learning_rate
+        self.model = model
         super().__init__(history=history, seed=seed)
 
     def _reserve(self) -> None:
@@ -99,19 +103,22 @@ class Blend(Learner):
             "factors": self.factors,
             "trending": self.trending,
         }
-        # The name of each column's source, and of each column.
+        # The name of each column's source.
         self.columns = [name for name, s in self.sources.items() for _ in range(s.n_columns)]
-        names = ["covisit", "sequence", "factors", *(f"trending_{h}s" for h in self.half_lives_s)]
-        self.n_columns = len(names)
-        features = (*names, *(f"{name}_weak" for name in names), *_ITEM)
-        named = [*self.columns, *self.columns, *(["item"] * len(_ITEM))]
+        self.n_columns = len(self.columns)
+        features = feature_names(self.half_lives_s)
+        named = [*self.columns, *self.columns, *(["item"] * len(OF_ITEM))]
         self._part_of = np.array([PARTS.index(name) for name in named], np.int32)
-        trending = dict.fromkeys(names[3:], _INITIAL_TRENDING)
-        self.combiner = Combiner(features, _INITIAL | trending, self.learning_rate)
+        trending = dict.fromkeys(features[3 : self.n_columns], _INITIAL_TRENDING)
+        self.combiner: Combiner = (
+            LinearCombiner(features, _INITIAL | trending, self.learning_rate)
+            if self.model is None
+            else adapt(self.model, features, personal, seed)
+        )
 
     def new_pool(self, capacity: int, **arrays: Any) -> Candidates:
         """Return a pool with room for every source's scores and the features made of them."""
-        n_features = len(self.combiner.features)
+        n_features = len(self._part_of)
         return super().new_pool(capacity, n_features=n_features, **arrays)
 
     @property
@@ -133,14 +140,15 @@ class Blend(Learner):
         """Teach every source."""
         for source in self.sources.values():
             source.learn(profile, item, reward, time_ms)
+        self.combiner.learn(profile, item, reward)
 
     def learn_choice(self, profile: Profile, pool: Candidates, item: int, reward: float) -> None:
         """Teach what was chosen (or refused) from a pool, as the shadow scored it last."""
         place = pool.place(item)
         if place == MISS:
             return
-        self.combiner.learn_list(pool, place, reward)
-        if reward > 0:
+        knows_shares = self.combiner.learn_list(pool, place, reward)
+        if knows_shares and reward > 0:
             self.factors.learn_choice(profile, pool, place)
 
     def learn_one(
@@ -205,10 +213,13 @@ class Blend(Learner):
     def contributions(self, pool: Candidates, places: I32) -> F64:
         """Return what each of PARTS adds to the totals of pooled items: [places, parts]."""
         parts = np.zeros((len(places), len(PARTS)))
-        kernels.parts_of(
-            pool.features, self.combiner.combined, self._part_of, places, len(places), parts
-        )
+        self.combiner.parts(pool, places, self._part_of, parts)
         return parts
+
+    def named_by(self, pool: Candidates, place: int) -> list[str]:
+        """Return the names of the sources that gave a pooled item anything."""
+        ratings = zip(self.columns, pool.raw[:, place].tolist())
+        return list(dict.fromkeys(name for name, rating in ratings if rating > 0))
 
     # -- versions and state -------------------------------------------------------------------
 
@@ -230,7 +241,7 @@ class Blend(Learner):
         for name, source in self.sources.items():
             extra = {"generation": state["generation"]} if "generation" in state else {}
             source.load_state(state[name] | extra, remap)
-        self.combiner.load_state(state["combiner"])
+        self.combiner.load_state(state["combiner"], is_moved=remap is not None)
 
     def update_hash(self, version: int, order: I32, place: I64, sha: Any) -> None:
         """Hash every source, and the combiner."""
@@ -242,3 +253,4 @@ class Blend(Learner):
         """Hash what every source's learning depends on."""
         for source in self.sources.values():
             source.hash_learning(place, sha)
+        self.combiner.hash_learning(sha)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from learners.base import N_VERSIONS, SHADOW
 from learners.candidates import Candidates
 from learners.history import Profile
 from learners.ids import State
-from learners.kernels import F64
+from learners.kernels import F64, I32
 
 CONTEXTS = (
     "always",  # in every request
@@ -23,10 +24,21 @@ CONTEXTS = (
     "later_that_day",  # last event over 30 minutes, at most a day ago
     "back_after_a_day",  # last event over a day ago
 )
+# What the features of an item say: how much it has been had, how little, how unlike the history.
+OF_ITEM = ("had_often", "had_rarely", "had_unlike")
 _BURST_MS, _VISIT_MS, _DAY_MS = 20_000, 1_800_000, 86_400_000
 
 # What a weight's sum of squared gradients begins with: a first step has about the length `rate`.
 _FIRST_SQUARE = 0.01
+
+
+def feature_names(half_lives_s: tuple[int, ...]) -> tuple[str, ...]:
+    """Return the names of a candidate's features: of each rating its two, then those of the item.
+
+    A rating over the largest, v, gives sqrt(v) by the source's name, v / (v + 0.1) with `_weak`.
+    """
+    ratings = ("covisit", "sequence", "factors", *(f"trending_{h}s" for h in half_lives_s))
+    return (*ratings, *(f"{name}_weak" for name in ratings), *OF_ITEM)
 
 
 def context_of(profile: Profile, now_ms: int, into: F64) -> None:
@@ -42,7 +54,52 @@ def context_of(profile: Profile, now_ms: int, into: F64) -> None:
     into[6] = away_ms > _DAY_MS
 
 
-class Combiner(base.Classifier):
+class Combiner(abc.ABC):
+    """Turns what the sources gave to the pooled candidates into one total. It has versions."""
+
+    @abc.abstractmethod
+    def total(self, version: int, profile: Profile, pool: Candidates, now_ms: int) -> None:
+        """Write the totals of the pooled items, given `pool.features`."""
+
+    @abc.abstractmethod
+    def learn_list(self, pool: Candidates, place: int, reward: float) -> bool:
+        """Learn that the pooled item at a place was chosen, in the situation of the last total.
+
+        Return whether `pool.share` now tells how likely each choice was.
+        """
+
+    def learn(self, profile: Profile, item: int, reward: float) -> None:  # noqa: B027  # optional
+        """Learn an event, whether its item was pooled or not. Nothing, here."""
+
+    @abc.abstractmethod
+    def parts(self, pool: Candidates, places: I32, part_of: I32, parts: F64) -> None:
+        """Write what each part adds to the totals at some places; the last part is the model's."""
+
+    @abc.abstractmethod
+    def assign(self, target: int, source: int) -> None:
+        """Make version `target` equal to `source`."""
+
+    @abc.abstractmethod
+    def view(self, version: int) -> dict[str, Any]:
+        """Return what a person may want to see of a version."""
+
+    @abc.abstractmethod
+    def state(self) -> State:
+        """Return what `load_state` continues from."""
+
+    @abc.abstractmethod
+    def load_state(self, state: State, *, is_moved: bool) -> None:
+        """Become what `state` was taken from; `is_moved`: into a history that has gone on since."""
+
+    @abc.abstractmethod
+    def update_hash(self, version: int, sha: Any) -> None:
+        """Feed a version's content to a hashlib object."""
+
+    def hash_learning(self, sha: Any) -> None:  # noqa: B027  # optional
+        """Feed what later learning depends on and no version holds. Nothing, here."""
+
+
+class LinearCombiner(Combiner, base.Classifier):
     r"""Say how likely a choice is, by weights of features that depend on the situation.
 
     A candidate $j$ with features $x_j$ has the total $s_j = \sum_c z_c\, w_c \cdot x_j$, the sum
@@ -63,9 +120,9 @@ class Combiner(base.Classifier):
 
     Examples
     --------
-    >>> from learners.combiner import Combiner
+    >>> from learners.combiner import LinearCombiner
 
-    >>> model = Combiner(features=("covisit", "trending"))
+    >>> model = LinearCombiner(features=("covisit", "trending"))
     >>> for _ in range(20):
     ...     model.learn_one({"covisit": 1.0, "trending": 0.2}, True)
     >>> round(model.predict_proba_one({"covisit": 1.0, "trending": 0.2})[True], 3)
@@ -111,8 +168,8 @@ class Combiner(base.Classifier):
             pool.total,
         )
 
-    def learn_list(self, pool: Candidates, place: int, reward: float) -> None:
-        """Learn that the pooled item at a place was chosen, in the situation of the last total."""
+    def learn_list(self, pool: Candidates, place: int, reward: float) -> bool:
+        """Take a step on the likelihood of the choice."""
         kernels.softmax(pool.total, pool.n, pool.share)
         kernels.blend_learn(
             self.weights[SHADOW],
@@ -125,6 +182,11 @@ class Combiner(base.Classifier):
             reward,
             self.learning_rate,
         )
+        return True
+
+    def parts(self, pool: Candidates, places: I32, part_of: I32, parts: F64) -> None:
+        """Split the totals by the weights of the last total."""
+        kernels.parts_of(pool.features, self.combined, part_of, places, len(places), parts)
 
     # -- River's contract ---------------------------------------------------------------------
 
@@ -167,7 +229,7 @@ class Combiner(base.Classifier):
         """Return what `load_state` continues from."""
         return {"weights": self.weights.copy(), "squares": self.squares.copy()}
 
-    def load_state(self, state: State) -> None:
+    def load_state(self, state: State, *, is_moved: bool = False) -> None:
         """Take over the weights; raise ValueError if they belong to other features."""
         if np.shape(state["weights"]) != self.weights.shape:
             raise ValueError("a combiner's state belongs to other features")

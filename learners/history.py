@@ -28,10 +28,11 @@ class Profile:
     """A history as scores see it. Reused, never kept.
 
     Items that were liked, newest first, with weights and times; and those refused: a dislike, a
-    skip, a low rating.
+    skip, a low rating. `user` is their index, MISS for nobody.
     """
 
     def __init__(self, length: int) -> None:
+        self.user = MISS
         self.items: I32 = np.zeros(length, np.int32)
         self.weights: F64 = np.zeros(length, np.float64)
         self.times: I64 = np.zeros(length, np.int64)
@@ -41,6 +42,7 @@ class Profile:
 
     def clear(self) -> None:
         """Become the profile of nobody."""
+        self.user = MISS
         self.n = self.n_refused = 0
 
 
@@ -229,6 +231,7 @@ class History:
     def profile(self, user: int, into: Profile) -> Profile:
         """Fill `into` with a user's last items; a user of MISS has none."""
         into.clear()
+        into.user = user
         if user != MISS:
             into.n, into.n_refused = kernels.profile_of(
                 self.ring_handle[user],

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import river.checks
 
-from learners import Blend, Combiner, Covisit, Factors, History, Sequence, Trending
+from learners import Blend, Covisit, Factors, History, LinearCombiner, Sequence, Trending
 from learners.base import ANCHOR, CHAMPION, SHADOW, Learner
 from learners.checks import check_learner, checkerboard, content_hash
 from learners.checks import yield_checks as yield_our_checks
@@ -226,7 +226,7 @@ def test_factors_stay_finite() -> None:
 
 def test_combiner_is_its_formula() -> None:
     """A step goes along the difference to what was expected, in the situation at hand alone."""
-    model = Combiner(("a", "b"), {"a": 0.5}, learning_rate=0.1)
+    model = LinearCombiner(("a", "b"), {"a": 0.5}, learning_rate=0.1)
     x = {"a": 1.0, "b": -2.0, "newcomer": 1.0}
     p = 1 / (1 + math.exp(-0.5))
     assert model.predict_proba_one(x)[True] == pytest.approx(p)
@@ -241,7 +241,7 @@ def test_combiner_is_its_formula() -> None:
 
 def test_combiner_finds_which_source_is_right() -> None:
     """Of two features, the one that the choices follow gets the weight."""
-    chance, model = random.Random(3), Combiner(("right", "wrong"))
+    chance, model = random.Random(3), LinearCombiner(("right", "wrong"))
     for _ in range(500):
         right, wrong = chance.uniform(-1, 1), chance.uniform(-1, 1)
         model.learn_one({"right": right, "wrong": wrong}, right > 0)
@@ -250,10 +250,10 @@ def test_combiner_finds_which_source_is_right() -> None:
     assert abs(weights["wrong"]) < 0.3 * weights["right"]
 
 
-@pytest.mark.parametrize("check", list(river.checks.yield_checks(Combiner())))
-def test_combiner_is_a_river_classifier(check: Callable[[Combiner], None]) -> None:
+@pytest.mark.parametrize("check", list(river.checks.yield_checks(LinearCombiner())))
+def test_combiner_is_a_river_classifier(check: Callable[[LinearCombiner], None]) -> None:
     """The combiner passes every check that River has for a classifier."""
-    check(Combiner())
+    check(LinearCombiner())
 
 
 def test_contexts_tell_who_asks() -> None:
