@@ -75,10 +75,12 @@ class Recommender:
             places = self._best_places(request.k)
         else:
             places = self._rank_given(request, request.candidates, version, profile, now_ms)
-        parts = self.blend.contributions(pool, places).tolist()
+        ids, named = self.history.items.ids, self.blend.named_by(pool, places)
+        items, totals = pool.item[places].tolist(), pool.total[places].tolist()
+        whys = self._whys(places, profile, version) if request.explain else [None] * len(items)
         slate = [
-            self._scored(place, profile, version, request, dict(zip(PARTS, own, strict=True)))
-            for place, own in zip(places.tolist(), parts, strict=True)
+            Scored(str(ids[item]), total, names, why)
+            for item, total, names, why in zip(items, totals, named, whys)
         ]
         if len(slate) < request.k and request.candidates is None:
             score = min(0.0, slate[-1].score if slate else 0.0)
@@ -96,11 +98,8 @@ class Recommender:
         """Return the places of the best of some items; the others only give scores a scale."""
         pool = self._pool
         given = {self.history.items.get(item_id) for item_id in candidates} - {MISS}
-        allowed = [item for item in given if pool.is_eligible(item)]
-        self.blend.prepare(version, profile)
-        self.blend.nominate(pool, 1)
-        pool.add(allowed)
-        self.blend.score(version, profile, pool, now_ms)
+        allowed = np.array([item for item in given if pool.is_eligible(item)], np.int32)
+        self.blend.pool_candidates(version, profile, pool, now_ms, given=allowed)
         places = self._best_places(pool.n)
         return places[np.isin(pool.item[places], allowed)][: request.k]
 
@@ -145,8 +144,8 @@ class Recommender:
             return
         if self.exclude_had:
             self.history.mark_had(user, self._pool.allowed.mark, self._pool.tick)
-        for item in profile.refused[: profile.n_refused]:
-            self._pool.exclude(int(item))
+        for place in range(profile.n_refused):
+            self._pool.exclude(profile.refused[place])
 
     def _best_places(self, k: int) -> I32:
         """Return the places in the pool of the k best, best first."""
@@ -174,20 +173,16 @@ class Recommender:
         ids = self.history.items.ids
         return [Scored(str(ids[item]), score, ["catalogue"], why) for item in islice(free, n)]
 
-    def _scored(
-        self,
-        place: int,
-        profile: Profile,
-        version: int,
-        request: Request,
-        parts: dict[str, float],
-    ) -> Scored:
-        item, total = int(self._pool.item[place]), float(self._pool.total[place])
-        names = [name for name in self.blend.sources if parts[name] > 0]
-        if parts["model"]:
-            names = self.blend.named_by(self._pool, place)
-        why = self._why(item, profile, version, parts) if request.explain else None
-        return Scored(str(self.history.items.ids[item]), total, names or ["catalogue"], why)
+    def _whys(
+        self, places: I32, profile: Profile, version: int
+    ) -> list[list[dict[str, Any]] | None]:
+        """Return for each place of the pool what its score is made of."""
+        items = self._pool.item[places].tolist()
+        parts = self.blend.contributions(self._pool, places).tolist()
+        return [
+            self._why(item, profile, version, dict(zip(PARTS, own)))
+            for item, own in zip(items, parts)
+        ]
 
     def _why(
         self, item: int, profile: Profile, version: int, parts: dict[str, float]
@@ -220,15 +215,9 @@ class Recommender:
     def similar(self, item_id: str, k: int, version: int) -> list[Scored]:
         """Return the items most often had together with one, hidden ones left out."""
         request = Request(k=k, history=[item_id], exclude=[item_id])
-        profile, pool, covisit = (
-            self._request_profile(request, MISS, 0),
-            self._pool,
-            self.blend.covisit,
-        )
+        profile, pool = self._request_profile(request, MISS, 0), self._pool
         self._begin(request, MISS, profile)
-        covisit.prepare(version, profile)
-        covisit.nominate(pool, k)
-        covisit.score(version, profile, pool, 0)
+        self.blend.covisit.pool_candidates(version, profile, pool, 0, most=k)
         ids = self.history.items.ids
         return [
             Scored(str(ids[pool.item[place]]), float(pool.total[place]), ["covisit"], None)

@@ -24,7 +24,7 @@ from app.errors import SettingsError
 from learners import river_adapter
 from learners.combiner import feature_names
 
-SEMANTICS = 2
+SEMANTICS = 3
 """Version of what the engine computes from a log; hashes compare only within one."""
 
 PREFIX = "SLUICE_"
@@ -89,7 +89,7 @@ class EngineSettings(BaseModel):
         max_length=8,
         description="seconds after which an event counts half, one for each trending list",
     )
-    n_factors: int = Field(48, ge=4, le=256, multiple_of=4, description="factors of an item")
+    n_factors: int = Field(32, ge=4, le=256, multiple_of=4, description="factors of an item")
     blend_learning_rate: float = Field(
         0.15, gt=0, le=10, description="step in which the sources' weights are learned"
     )

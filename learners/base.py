@@ -23,6 +23,7 @@ from learners.kernels import I32, I64, MISS, Pool
 
 SHADOW, CHAMPION, ANCHOR, CANDIDATE = range(4)
 N_VERSIONS = 4
+NOTHING: I32 = np.zeros(0, np.int32)
 
 
 class RowPool:
@@ -92,10 +93,9 @@ class RowPool:
 class Learner(Ranker):
     """Base of the learners: River's three methods over a `History`, and versions of shared state.
 
-    Subclasses say how to learn from (profile, item, reward, time), which candidates they name, and
-    what they give to the items of a pool. Scoring goes in three steps: `prepare` once a request,
-    then `nominate` and `rate`, as often as wanted.
-    Nothing here reads a clock: a context `x` may carry `time_ms`; without it time stands still.
+    Subclasses say how to learn from (profile, item, reward, time), and which candidates they name
+    with which scores. Nothing here reads a clock: a context `x` may carry `time_ms`; without it
+    time stands still.
     """
 
     # What a subclass may add to the pool in one event: itself and each item of the profile.
@@ -129,27 +129,26 @@ class Learner(Ranker):
         """Teach the shadow one event, given the profile from before it."""
 
     @abc.abstractmethod
-    def prepare(self, version: int, profile: Profile) -> None:
-        """Do what is done once a request: for a version, and a user's profile."""
+    def pool_candidates(
+        self,
+        version: int,
+        profile: Profile,
+        pool: Candidates,
+        now_ms: int,
+        most: int = 1,
+        given: I32 = NOTHING,
+    ) -> None:
+        """Fill a pool that has begun with the best eligible items, at most so many of each kind.
 
-    @abc.abstractmethod
-    def nominate(self, pool: Candidates, most: int) -> None:
-        """Add this learner's best eligible items to the pool, at most so many of each kind."""
-
-    @abc.abstractmethod
-    def rate(self, pool: Candidates, column: int) -> None:
-        """Write the scores of the pooled items into `pool.raw`, from row `column` on."""
+        And with `given` ones, eligible or not; write everybody's scores and totals. No state
+        changes.
+        """
 
     def new_pool(self, capacity: int, **arrays: Any) -> Candidates:
         """Return a pool that `rate` fits; `arrays` may be the catalogue's hidden and labels."""
         return Candidates(
             self.personal.max_items, capacity=capacity, n_columns=self.n_columns, **arrays
         )
-
-    def score(self, version: int, profile: Profile, pool: Candidates, now_ms: int) -> None:
-        """Write the totals of the pooled items, after `prepare`."""
-        self.rate(pool, 0)
-        pool.total[: pool.n] = pool.raw[0, : pool.n]
 
     @abc.abstractmethod
     def update_hash(self, version: int, order: I32, place: I64, sha: Any) -> None:
@@ -238,10 +237,9 @@ class Learner(Ranker):
         profile = personal.profile(personal.users.get(user), self._profile)
         pool.begin()
         known = [index for index in map(personal.items.get, items) if index != MISS]
-        self.prepare(SHADOW, profile)
-        self.nominate(pool, 1)  # what a score is relative to must not depend on who else is asked
-        pool.add(known)
-        self.score(SHADOW, profile, pool, int((x or {}).get("time_ms", 0)))
+        time_ms = int((x or {}).get("time_ms", 0))
+        # Some are named as well: what a score is relative to must not depend on who else is asked.
+        self.pool_candidates(SHADOW, profile, pool, time_ms, given=np.array(known, np.int32))
         score = dict(zip(pool.item[: pool.n].tolist(), pool.total[: pool.n].tolist(), strict=True))
         return [float(score.get(personal.items.get(item), 0.0)) for item in items]
 
@@ -265,6 +263,41 @@ class Learner(Ranker):
             self.history = None
         self.tick = saved["tick"]
         self.load_state(saved["state"])
+
+
+class Source(Learner):
+    """A learner that scores in three steps, so that others can put items into the pool between.
+
+    `prepare` once a request, then `nominate` and `rate`, as often as wanted.
+    """
+
+    @abc.abstractmethod
+    def prepare(self, version: int, profile: Profile) -> None:
+        """Do what is done once a request: for a version, and a user's profile."""
+
+    @abc.abstractmethod
+    def nominate(self, pool: Candidates, most: int) -> None:
+        """Add this learner's best eligible items to the pool, at most so many of each kind."""
+
+    @abc.abstractmethod
+    def rate(self, pool: Candidates, column: int) -> None:
+        """Write the scores of the pooled items into `pool.raw`, from row `column` on."""
+
+    def pool_candidates(
+        self,
+        version: int,
+        profile: Profile,
+        pool: Candidates,
+        now_ms: int,
+        most: int = 1,
+        given: I32 = NOTHING,
+    ) -> None:
+        """Prepare, name, rate; the first column is the total."""
+        self.prepare(version, profile)
+        self.nominate(pool, most)
+        pool.add(given.tolist())
+        self.rate(pool, 0)
+        pool.total[: pool.n] = pool.raw[0, : pool.n]
 
 
 def _best_first(scored: tuple[float, Hashable]) -> float:

@@ -9,7 +9,7 @@ import numpy as np
 from river import base
 
 from learners import kernels
-from learners.base import SHADOW, Learner, RowPool
+from learners.base import NOTHING, SHADOW, Learner, RowPool, Source
 from learners.candidates import Candidates
 from learners.combiner import OF_ITEM, Combiner, LinearCombiner, feature_names
 from learners.covisit import Covisit
@@ -22,7 +22,7 @@ from learners.sequence import Sequence
 from learners.trending import Trending
 
 # Candidates of each kind: of co-visitation, of sequence, of each half-life of trending.
-MOST = {"covisit": 60, "sequence": 30, "trending": 30}
+MOST = (60, 20, 15)
 
 # What a total is made of: the sources, how much an item has been had, and what a River model says.
 PARTS = ("covisit", "sequence", "factors", "trending", "item", "model")
@@ -77,7 +77,7 @@ class Blend(Learner):
         max_neighbours: int = 100,
         shrink: float = 20.0,
         half_lives_s: tuple[int, ...] = (3_600, 86_400, 604_800),
-        n_factors: int = 48,
+        n_factors: int = 32,
         learning_rate: float = 0.15,
         model: base.Estimator | None = None,
         history: History | None = None,
@@ -97,7 +97,7 @@ class Blend(Learner):
         self.sequence = Sequence(max(1, self.max_neighbours // 2), history=personal, seed=seed)
         self.factors = Factors(self.n_factors, history=personal, seed=seed)
         self.trending = Trending(self.half_lives_s, history=personal, seed=seed)
-        self.sources: dict[str, Learner] = {
+        self.sources: dict[str, Source] = {
             "covisit": self.covisit,
             "sequence": self.sequence,
             "factors": self.factors,
@@ -109,6 +109,11 @@ class Blend(Learner):
         features = feature_names(self.half_lives_s)
         named = [*self.columns, *self.columns, *(["item"] * len(OF_ITEM))]
         self._part_of = np.array([PARTS.index(name) for name in named], np.int32)
+        names = list(self.sources)
+        self._names = [
+            [name for place, name in enumerate(names) if number >> place & 1] or ["catalogue"]
+            for number in range(2 ** len(names))
+        ]
         trending = dict.fromkeys(features[3 : self.n_columns], _INITIAL_TRENDING)
         self.combiner: Combiner = (
             LinearCombiner(features, _INITIAL | trending, self.learning_rate)
@@ -170,45 +175,57 @@ class Blend(Learner):
 
     # -- scores -------------------------------------------------------------------------------
 
-    def prepare(self, version: int, profile: Profile) -> None:
-        """Prepare every source."""
-        for source in self.sources.values():
-            source.prepare(version, profile)
+    def pool_candidates(
+        self,
+        version: int,
+        profile: Profile,
+        pool: Candidates,
+        now_ms: int,
+        most: int = 1,
+        given: I32 = NOTHING,
+    ) -> None:
+        """Let every source name its best, and all rate all of these; then let the combiner total.
 
-    def nominate(self, pool: Candidates, most: int) -> None:
-        """Let every source name its best, at least `most` of them."""
-        for name, source in self.sources.items():
-            source.nominate(pool, max(most, MOST.get(name, 0)))
-
-    def rate(self, pool: Candidates, column: int) -> None:
-        """Let every source rate the pooled items."""
-        for source in self.sources.values():
-            source.rate(pool, column)
-            column += source.n_columns
-
-    def score(self, version: int, profile: Profile, pool: Candidates, now_ms: int) -> None:
-        """Write the totals of the pooled items, after `prepare`."""
-        self.rate(pool, 0)
-        kernels.blend_features(
-            pool.raw,
-            pool.n,
-            self.columns.index("factors"),
-            self.covisit.neighbours.mass,
-            self.covisit.rows.slots[version],
-            pool.item,
+        In one kernel, as this is what every request and every judgement consists of.
+        """
+        covisit, sequence, trending = self.covisit, self.sequence, self.trending
+        items = self.personal.items
+        pool.n = kernels.blend_candidates(
+            covisit.neighbours,
+            covisit.rows.slots[version],
+            covisit.sums,
+            covisit.next_tick(),
+            covisit.n_used(profile),
+            sequence.neighbours,
+            sequence.rows.slots[version],
+            sequence.sums.key,
+            sequence.sums.score,
+            sequence.next_tick(),
+            sequence.n_used(profile),
+            self.factors.factors,
+            self.factors.rows.slots[version],
+            self.factors.vector,
+            trending.decayed,
+            trending.rows.slots[version],
+            trending.top[version],
+            trending.top_size[version],
+            items.generation,
+            items.n_removed == 0,
             profile.items,
+            profile.weights,
             profile.n,
+            self.personal.item_since,
+            now_ms,
+            pool.allowed,
+            pool.tick,
+            (max(most, MOST[0]), max(most, MOST[1]), max(most, MOST[2])),
+            given,
+            pool.pooled,
+            pool.item,
+            pool.raw,
             pool.features,
         )
         self.combiner.total(version, profile, pool, now_ms)
-
-    def pool_candidates(
-        self, version: int, profile: Profile, pool: Candidates, now_ms: int, most: int = 1
-    ) -> None:
-        """Fill a pool that has begun with candidates of every source, and score them."""
-        self.prepare(version, profile)
-        self.nominate(pool, most)
-        self.score(version, profile, pool, now_ms)
 
     def contributions(self, pool: Candidates, places: I32) -> F64:
         """Return what each of PARTS adds to the totals of pooled items: [places, parts]."""
@@ -216,10 +233,12 @@ class Blend(Learner):
         self.combiner.parts(pool, places, self._part_of, parts)
         return parts
 
-    def named_by(self, pool: Candidates, place: int) -> list[str]:
-        """Return the names of the sources that gave a pooled item anything."""
-        ratings = zip(self.columns, pool.raw[:, place].tolist())
-        return list(dict.fromkeys(name for name, rating in ratings if rating > 0))
+    def named_by(self, pool: Candidates, places: I32) -> list[list[str]]:
+        """Return for pooled items the names of the sources that speak for them."""
+        bits = kernels.named_by(
+            pool.features, self.combiner.combined, self._part_of, places, len(self.sources)
+        )
+        return [self._names[number] for number in bits.tolist()]
 
     # -- versions and state -------------------------------------------------------------------
 

@@ -24,9 +24,8 @@ CONTEXTS = (
     "later_that_day",  # last event over 30 minutes, at most a day ago
     "back_after_a_day",  # last event over a day ago
 )
-# What the features of an item say: how much it has been had, how little, how unlike the history.
-OF_ITEM = ("had_often", "had_rarely", "had_unlike")
-_BURST_MS, _VISIT_MS, _DAY_MS = 20_000, 1_800_000, 86_400_000
+# Features of an item: how much it has been had, how little, how unlike the history; how new it is.
+OF_ITEM = ("had_often", "had_rarely", "had_unlike", "new_by_days", "new_by_weeks")
 
 # What a weight's sum of squared gradients begins with: a first step has about the length `rate`.
 _FIRST_SQUARE = 0.01
@@ -43,19 +42,16 @@ def feature_names(half_lives_s: tuple[int, ...]) -> tuple[str, ...]:
 
 def context_of(profile: Profile, now_ms: int, into: F64) -> None:
     """Write which of CONTEXTS hold for a user with this profile at this time (1.0 or 0.0)."""
-    n = profile.n
-    away_ms = now_ms - int(profile.times[0]) if n else 0
-    into[0] = 1.0
-    into[1] = n == 0
-    into[2] = 0 < n <= 2
-    into[3] = n >= 20
-    into[4] = n > 0 and away_ms <= _BURST_MS
-    into[5] = _VISIT_MS < away_ms <= _DAY_MS
-    into[6] = away_ms > _DAY_MS
+    kernels.situation_of(profile.n, now_ms - int(profile.times[0]), into)
 
 
 class Combiner(abc.ABC):
-    """Turns what the sources gave to the pooled candidates into one total. It has versions."""
+    """Turns what the sources gave to the pooled candidates into one total. It has versions.
+
+    `combined` are the weights of the features in the last total; 1 each where nobody knows.
+    """
+
+    combined: F64
 
     @abc.abstractmethod
     def total(self, version: int, profile: Profile, pool: Candidates, now_ms: int) -> None:
@@ -155,12 +151,12 @@ class LinearCombiner(Combiner, base.Classifier):
 
     def total(self, version: int, profile: Profile, pool: Candidates, now_ms: int) -> None:
         """Write the totals of the pooled items; `combined` then has the weights in force."""
-        context_of(profile, now_ms, self._context)
-        self._write_totals(version, pool)
-
-    def _write_totals(self, version: int, pool: Candidates) -> None:
         kernels.blend_totals(
-            self.weights[version],
+            self.weights,
+            version,
+            profile.n,
+            profile.times,
+            now_ms,
             self._context,
             pool.features,
             pool.n,
@@ -198,7 +194,9 @@ class LinearCombiner(Combiner, base.Classifier):
         pool.features[:, 0] = [float(x.get(name, 0.0)) for name in self.features]
         self._context[:] = [float(x.get(name, 0.0)) for name in CONTEXTS]
         self._context[0] = 1.0
-        self._write_totals(SHADOW, pool)
+        kernels.weigh(
+            self.weights[SHADOW], self._context, pool.features, 2, self.combined, pool.total
+        )
         return pool
 
     def predict_proba_one(self, x: dict[Any, Any], **kwargs: Any) -> dict[Any, float]:

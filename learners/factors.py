@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from learners import kernels
-from learners.base import N_VERSIONS, SHADOW, Learner, RowPool
+from learners.base import N_VERSIONS, SHADOW, RowPool, Source
 from learners.candidates import Candidates
 from learners.history import History, Profile
 from learners.ids import State
@@ -17,7 +17,7 @@ from learners.kernels import I32, I64, MISS
 _LEAST_SHARE = 0.005
 
 
-class Factors(Learner):
+class Factors(Source):
     r"""Rate items by factors of the user's history: FISM, learned event by event.
 
     With $w_h = 1 / r_h$ for the recency rank of each item $h$ of the history,
@@ -66,7 +66,7 @@ class Factors(Learner):
 
     def __init__(
         self,
-        n_factors: int = 48,
+        n_factors: int = 32,
         learning_rate: float = 0.2,
         decay: float = 0.002,
         n_negatives: int = 20,
@@ -91,7 +91,7 @@ class Factors(Learner):
         self._order = np.zeros(items, np.int32)
         self._place = np.full(items, MISS, np.int32)
         self._n_order = 0
-        self._vector = np.zeros(self.n_factors, np.float32)
+        self.vector = np.zeros(self.n_factors, np.float32)
         self._gradient = np.zeros(self.n_factors, np.float32)
         self._version = SHADOW
 
@@ -116,7 +116,7 @@ class Factors(Learner):
             profile.items,
             profile.weights,
             profile.n,
-            self._vector,
+            self.vector,
             self._gradient,
             self.learning_rate,
             self.decay,
@@ -154,7 +154,7 @@ class Factors(Learner):
             profile.items,
             profile.weights,
             profile.n,
-            self._vector,
+            self.vector,
             self._gradient,
             self.choice_rate,
             _LEAST_SHARE,
@@ -165,7 +165,7 @@ class Factors(Learner):
         self._version = version
         slots = self._pool.slots[version]
         kernels.user_vector(
-            self.factors, slots, profile.items, profile.weights, profile.n, self._vector
+            self.factors, slots, profile.items, profile.weights, profile.n, self.vector
         )
 
     def nominate(self, pool: Candidates, most: int) -> None:
@@ -176,7 +176,7 @@ class Factors(Learner):
         kernels.factors_score(
             self.factors,
             self._pool.slots[self._version],
-            self._vector,
+            self.vector,
             pool.item,
             pool.n,
             pool.raw[column],

@@ -15,6 +15,9 @@ from learners import kernels
 from learners.ids import Ids, State
 from learners.kernels import BLOCK, F64, I32, I64, MISS
 
+NO_EVENT = 2**63 - 1
+"""The time since when there is an item that had no event yet: it is as new as can be."""
+
 
 class Had(NamedTuple):
     """One item that a user had: when last, and the index of the event's type."""
@@ -73,6 +76,8 @@ class History:
         self._reserve()
 
     def _reserve(self) -> None:
+        # [items] time of the first event in ms, NO_EVENT before it.
+        self.item_since = np.full(self.max_items, NO_EVENT, np.int64)
         users, length = self.max_users, self.history_length
         self.ring_handle = np.zeros((users, length), np.int64)
         self.ring_time = np.zeros((users, length), np.int64)
@@ -110,6 +115,7 @@ class History:
         handle = self.items.handle(index)
         for drop in self.on_item_evicted:
             drop(index, handle)
+        self.item_since[index] = NO_EVENT
         self.items.remove(item_id)
 
     def touch_user(self, user_id: Hashable, tick: int) -> int:
@@ -144,6 +150,8 @@ class History:
         self.ring_time[user, place] = time_ms
         self.ring_reward[user, place] = reward
         self.n_events[user] += 1
+        if self.item_since[item] == NO_EVENT:
+            self.item_since[item] = time_ms
         where = self._find_had(user, handle)
         if where == MISS:
             where = self._new_had_place(user)
@@ -218,9 +226,10 @@ class History:
     def mark_had(self, user: int, mark: kernels.I64, tick: int) -> None:
         """Write `tick` into mark[item] for every item that a user had."""
         kernels.mark_had(
-            self.had_first[user],
-            self.had_start[user],
-            self.had_count[user],
+            self.had_first,
+            self.had_start,
+            self.had_count,
+            user,
             self.next_block,
             self.block_handle,
             self.items.generation,
@@ -234,10 +243,11 @@ class History:
         into.user = user
         if user != MISS:
             into.n, into.n_refused = kernels.profile_of(
-                self.ring_handle[user],
-                self.ring_reward[user],
-                self.ring_time[user],
-                self.n_events[user],
+                self.ring_handle,
+                self.ring_reward,
+                self.ring_time,
+                self.n_events,
+                user,
                 self.items.generation,
                 into.items,
                 into.weights,
@@ -295,6 +305,7 @@ class History:
         state: State = {name: getattr(self, name)[:n].copy() for name in self._PER_USER}
         state |= {name: getattr(self, name)[: self.n_blocks].copy() for name in self._PER_BLOCK}
         state |= {name: kernels.packed_rows(getattr(self, name), used) for name in self._RINGS}
+        state["item_since"] = self.item_since[: self.items.n_indices].copy()
         state |= {"free_blocks": list(self.free_blocks), "n_blocks": self.n_blocks}
         return state | {"items": self.items.state(), "users": self.users.state()}
 
@@ -304,6 +315,7 @@ class History:
         self.users.load_state(state["users"])
         self._reserve()
         n = self.users.n_indices
+        self.item_since[: self.items.n_indices] = state["item_since"]
         self.n_blocks = int(state["n_blocks"])
         if self.n_blocks > len(self.next_block):
             raise ValueError(f"{self.n_blocks} blocks do not fit a pool of {len(self.next_block)}")
@@ -325,7 +337,7 @@ class History:
             for had in self.had(int(user)):
                 sha.update(_text(had.item_id) + _numbers(had.time_ms, had.type_index))
         for item in self.items.sorted_indices():
-            sha.update(_text(self.items.ids[item]))
+            sha.update(_text(self.items.ids[item]) + self.item_since[item].tobytes())
 
 
 def _text(id_: Hashable) -> bytes:

@@ -118,6 +118,7 @@ class Ids:
         if n > self.capacity:
             raise ValueError(f"{n} ids do not fit a capacity of {self.capacity}")
         self.generation[:n] = state["generation"]
+        self.n_removed = int(self.generation[:n].sum())
         self.touched[:n] = state["touched"]
         live = [index for index, id_ in enumerate(self.ids) if id_ is not None]
         for index in sorted(live, key=lambda index: int(self.touched[index])):

@@ -36,6 +36,7 @@ SKETCH_STRIPE = 64
 BIN_SHIFT = np.int64(49)  # leaves three bits of a float's mantissa
 FACTOR_SPREAD = 0.2
 FACTOR_BOUND = 4.0
+BURST_MS, VISIT_MS, DAY_MS = 20_000, 1_800_000, 86_400_000
 LOG2_E = 1.4426950408889634
 
 _DECIMALS = Context(prec=30)
@@ -77,12 +78,19 @@ class Decayed(NamedTuple):
 
 
 class Accumulator(NamedTuple):
-    """Buffers in which a source adds up scores; no state survives in them."""
+    """A hash table in which a source adds up scores; no state survives in it.
 
-    stamp: I64  # [items] request in which the item was last touched
-    score: F64  # [items]
-    touched: I32  # [items] indices touched in this request
-    value: F64  # [items] the score of each touched one, side by side
+    Of the size of what one request can touch, so that it stays in the processor's caches, however
+    many items there are.
+    """
+
+    key: I64  # [2^b] (request << 32) | index of the item
+    score: F64  # [2^b]
+    touched: I32  # [2^b / 2] indices touched in this request
+    place: I32  # [2^b / 2] where in the table each touched one is
+    value: F64  # [2^b / 2] the score of each touched one, side by side
+    work: F64  # [2^b / 2]
+    bins: I32  # of `promising`
 
 
 class Filter(NamedTuple):
@@ -176,10 +184,11 @@ def unpack_rows(packed: Any, size: Any, rows: Any) -> None:
 
 @njit(cache=True)
 def profile_of(
-    ring_handle: I64,
-    ring_reward: F32,
-    ring_time: I64,
-    n_events: int,
+    ring_handles: I64,
+    ring_rewards: F32,
+    ring_times: I64,
+    n_events_of: I64,
+    user: int,
     generation: I32,
     items: I32,
     weights: F64,
@@ -189,7 +198,8 @@ def profile_of(
     """Write the last positive items (newest first), weights 1/recency rank, and times; and the last
     refused ones, but for those had again since. Return how many of each.
     """
-    capacity, n, n_refused = len(ring_handle), 0, 0
+    ring_handle, ring_reward, ring_time = ring_handles[user], ring_rewards[user], ring_times[user]
+    n_events, capacity, n, n_refused = n_events_of[user], len(ring_handle), 0, 0
     for back in range(min(n_events, capacity)):
         place = (n_events - 1 - back) % capacity
         if not is_live(ring_handle[place], generation):
@@ -227,18 +237,19 @@ def find_had(
 
 @njit(cache=True)
 def mark_had(
-    first: int,
-    start: int,
-    count: int,
+    first: I32,
+    start: I32,
+    count: I32,
+    user: int,
     next_block: I32,
     block_handle: I64,
     generation: I32,
     mark: I64,
     tick: int,
 ) -> None:
-    """Exclude every live item of a had-set from the request `tick`."""
-    block, offset = first, start
-    for _ in range(count):
+    """Exclude every live item of a user's had-set from the request `tick`."""
+    block, offset = first[user], start[user]
+    for _ in range(count[user]):
         handle = block_handle[block, offset]
         if is_live(handle, generation):
             mark[handle & INDEX_MASK] = tick
@@ -319,8 +330,6 @@ def promising(value: F64, n: int, wanted: int, count: I32) -> float:
 def nominate_best(
     sums: Accumulator,
     n_touched: int,
-    work: F64,
-    count: I32,
     allowed: Filter,
     tick: int,
     pooled: I64,
@@ -330,11 +339,12 @@ def nominate_best(
 ) -> int:
     """Add a source's `most` best eligible items to the pool; return the pool's new size.
 
-    Of items level with the last one, those touched first go in. `work` and `count` are buffers.
+    Of items level with the last one, those touched first go in.
     """
+    work = sums.work
     # Whether an item is eligible costs cache misses: first ask the best, and all only if they are
     # too few.
-    bound = promising(sums.value, n_touched, 2 * most, count)
+    bound = promising(sums.value, n_touched, 2 * most, sums.bins)
     n_eligible = 0
     while True:
         n_eligible = 0
@@ -558,10 +568,25 @@ def sequence_learn(
 
 
 @njit(cache=True)
+def _find_sum(key: I64, first: Any, item: Any) -> Any:
+    """Return where in an accumulator an item is, or belongs. `first`: the request's first key."""
+    # Indices as they are: they lie too well apart for a hash to be better. Unsigned, so that
+    # nothing has to look whether they count from the end.
+    mask = np.uint64(len(key) - 1)
+    place = np.uint64(item) & mask
+    found = key[place]
+    while found != first | item and found >= first:
+        place = (place + np.uint64(1)) & mask
+        found = key[place]
+    return place
+
+
+@njit(cache=True)
 def neighbours_score(
     rows: Neighbours,
     slots: I32,
     generation: I32,
+    all_live: bool,
     items: I32,
     weights: F64,
     n: int,
@@ -570,37 +595,42 @@ def neighbours_score(
     both_ways: bool,
 ) -> int:
     """Add w_h weight(h, j) inv_norm(h) to each neighbour j, and where counts go both ways multiply
-    by inv_norm(j); return how many were touched.
+    by inv_norm(j); return how many were touched. `all_live`: no item was ever removed.
     """
-    n_touched = 0
+    n_touched, key, score, first = 0, sums.key, sums.score, np.int64(tick) << 32
     for r in range(n):
         slot = slots[items[r]]
         factor = weights[r] * rows.inv_norm[slot]
         for j in range(rows.size[slot]):
             handle = rows.handle[slot, j]
-            if not is_live(handle, generation):
+            if not (all_live or is_live(handle, generation)):
                 continue
             other = handle & INDEX_MASK
-            if sums.stamp[other] != tick:
-                sums.stamp[other] = tick
-                sums.score[other] = 0.0
+            place = _find_sum(key, first, other)
+            if key[place] == first | other:
+                score[place] += factor * rows.weight[slot, j]
+            else:
+                key[place] = first | other
+                score[place] = factor * rows.weight[slot, j]
                 sums.touched[n_touched] = other
+                sums.place[n_touched] = place
                 n_touched += 1
-            sums.score[other] += factor * rows.weight[slot, j]
     for c in range(n_touched):
-        other = sums.touched[c]
+        place = np.uint64(sums.place[c])
         if both_ways:
-            sums.score[other] *= rows.inv_norm[slots[other]]
-        sums.value[c] = sums.score[other]
+            score[place] *= rows.inv_norm[slots[np.uint64(sums.touched[c])]]
+        sums.value[c] = score[place]
     return n_touched
 
 
 @njit(cache=True)
 def read_sums(sums: Accumulator, tick: int, pool: I32, n: int, column: F64) -> None:
     """Write what each pooled item was given in the request `tick`, 0 for nothing."""
+    first = np.int64(tick) << 32
     for c in range(n):
-        item = pool[c]
-        column[c] = sums.score[item] if sums.stamp[item] == tick else 0.0
+        item = np.int64(pool[c])
+        place = _find_sum(sums.key, first, item)
+        column[c] = sums.score[place] if sums.key[place] == first | item else 0.0
 
 
 @njit(cache=True)
@@ -943,13 +973,16 @@ def blend_features(
     pool: I32,
     items: I32,
     n_items: int,
+    since: I64,
+    now_ms: int,
     features: F64,
 ) -> None:
     """Write the features of each pooled item; raw: [columns, pool], features: [features, pool].
 
     A source's score over the largest, v, gives sqrt(v) and v / (v + 0.1): one tells the best
     apart, the other the weak. Row `factors` is a product around 0 to 1, no share of a largest.
-    The last three say how much an item has been had, and how far that is from the history's mean.
+    Then three that say how much an item has been had, and how far that is from the history's mean;
+    and two that say how long ago its first event was.
     """
     n_columns = len(raw)
     for s in range(n_columns):
@@ -978,13 +1011,147 @@ def blend_features(
         features[2 * n_columns, c] = often
         features[2 * n_columns + 1, c] = 1.0 / (1.0 + rewards / 3.0)
         features[2 * n_columns + 2, c] = 4.0 * away * away
+        days = max(0.0, (now_ms - min(since[pool[c]], now_ms)) / 86_400_000.0)
+        features[2 * n_columns + 3, c] = 1.0 / (1.0 + days)
+        features[2 * n_columns + 4, c] = 7.0 / (7.0 + days)
+
+
+@njit(cache=True)
+def blend_candidates(
+    covisit: Neighbours,
+    covisit_slots: I32,
+    sums: Accumulator,
+    covisit_tick: int,
+    n_covisit: int,
+    sequence: Neighbours,
+    sequence_slots: I32,
+    sequence_key: I64,
+    sequence_score: F64,
+    sequence_tick: int,
+    n_sequence: int,
+    factors: F32,
+    factors_slots: I32,
+    vector: F32,
+    decayed: Decayed,
+    decayed_slots: I32,
+    top: I64,
+    top_size: I64,
+    generation: I32,
+    all_live: bool,
+    items: I32,
+    weights: F64,
+    n_items: int,
+    since: I64,
+    now_ms: int,
+    allowed: Filter,
+    tick: int,
+    most: tuple[int, int, int],
+    given: I32,
+    pooled: I64,
+    pool: I32,
+    raw: F64,
+    features: F64,
+) -> int:
+    """Let every source of the blend prepare, name and rate; write the features; return how many.
+
+    What the sources do by themselves, step by step, in one call: a call costs microseconds.
+    `given` are pooled in any case, after what the sources name.
+    """
+    n_touched = neighbours_score(
+        covisit,
+        covisit_slots,
+        generation,
+        all_live,
+        items,
+        weights,
+        n_covisit,
+        sums,
+        covisit_tick,
+        True,
+    )
+    n = nominate_best(sums, n_touched, allowed, tick, pooled, pool, 0, most[0])
+    others = Accumulator(
+        sequence_key,
+        sequence_score,
+        sums.touched,
+        sums.place,
+        sums.value,
+        sums.work,
+        sums.bins,
+    )
+    n_touched = neighbours_score(
+        sequence,
+        sequence_slots,
+        generation,
+        all_live,
+        items,
+        weights,
+        n_sequence,
+        others,
+        sequence_tick,
+        False,
+    )
+    n = nominate_best(others, n_touched, allowed, tick, pooled, pool, n, most[1])
+    n = trending_nominate(top, top_size, allowed, tick, pooled, pool, n, most[2])
+    for item in given:
+        if pooled[item] != tick:
+            pooled[item] = tick
+            pool[n] = item
+            n += 1
+    read_sums(sums, covisit_tick, pool, n, raw[0])
+    read_sums(others, sequence_tick, pool, n, raw[1])
+    user_vector(factors, factors_slots, items, weights, n_items, vector)
+    factors_score(factors, factors_slots, vector, pool, n, raw[2])
+    trending_score(decayed, decayed_slots, top, top_size, pool, n, raw[3:])
+    blend_features(
+        raw,
+        n,
+        2,
+        covisit.mass,
+        covisit_slots,
+        pool,
+        items,
+        n_items,
+        since,
+        now_ms,
+        features,
+    )
+    return n
+
+
+@njit(cache=True)
+def situation_of(n_items: int, away_ms: int, context: F64) -> None:
+    """Write which situations hold (1.0 or 0.0): see `combiner.CONTEXTS`."""
+    context[0] = 1.0
+    context[1] = n_items == 0
+    context[2] = 0 < n_items <= 2
+    context[3] = n_items >= 20
+    context[4] = n_items > 0 and away_ms <= BURST_MS
+    context[5] = n_items > 0 and VISIT_MS < away_ms <= DAY_MS
+    context[6] = n_items > 0 and away_ms > DAY_MS
 
 
 @njit(cache=True)
 def blend_totals(
-    weights: F64, context: F64, features: F64, n: int, combined: F64, total: F64
+    weights: F64,
+    version: int,
+    n_items: int,
+    times: I64,
+    now_ms: int,
+    context: F64,
+    features: F64,
+    n: int,
+    combined: F64,
+    total: F64,
 ) -> None:
     """Write sum_f w_f x_f for each pooled item, with w = context . weights (in `combined`)."""
+    situation_of(n_items, now_ms - times[0], context)
+    weigh(weights[version], context, features, n, combined, total)
+
+
+@njit(cache=True)
+def weigh(weights: F64, context: F64, features: F64, n: int, combined: F64, total: F64) -> None:
+    """Do that for a context that is there."""
     total[:n] = 0.0
     for f in range(weights.shape[1]):
         weight = 0.0
@@ -1056,6 +1223,24 @@ def parts_of(features: F64, combined: F64, group: I32, places: I32, n: int, part
     for i in range(n):
         for f in range(len(combined)):
             parts[i, group[f]] += combined[f] * features[f, places[i]]
+
+
+@njit(cache=True)
+def named_by(features: F64, combined: F64, group: I32, places: I32, n_groups: int) -> I32:
+    """Return for the pooled items at some places which of the first groups add to their totals.
+
+    As a number: the bit 2^g stands for group g.
+    """
+    named = np.zeros(len(places), np.int32)
+    for i in range(len(places)):
+        for g in range(n_groups):
+            part = 0.0
+            for f in range(len(combined)):
+                if group[f] == g:
+                    part += combined[f] * features[f, places[i]]
+            if part > 0.0:
+                named[i] |= 1 << g
+    return named
 
 
 @njit(cache=True)

@@ -7,19 +7,20 @@ from typing import Any
 import numpy as np
 
 from learners import kernels
-from learners.base import SHADOW, Learner, RowPool, remap_handles
+from learners.base import SHADOW, RowPool, Source, remap_handles
 from learners.candidates import Candidates
 from learners.history import Profile
 from learners.ids import State
 from learners.kernels import I32, I64, MISS, Accumulator, Neighbours
 
 _HASH_CHUNK = 1_024
+_LAST_TICK = 2**31 - 1
 
 SKETCH_PER_ITEM = 128
 """Counters of the sketch per item of capacity, 2 bytes each; up to the next power of two."""
 
 
-class NeighbourLists(Learner):
+class NeighbourLists(Source):
     """Keeps, per item, at most `max_neighbours` others with weights, and scores by their sums.
 
     A full row takes a newcomer only once a Count-Min sketch, shared by all rows, has counted more
@@ -48,14 +49,17 @@ class NeighbourLists(Learner):
         counters = 1 << (SKETCH_PER_ITEM * items - 1).bit_length()
         self.sketch = np.zeros(counters, np.uint16)
         self.sketch_place = np.zeros(1, np.int64)
-        self._sums = Accumulator(
-            stamp=np.zeros(items, np.int64),
-            score=np.zeros(items, np.float64),
-            touched=np.zeros(items, np.int32),
-            value=np.zeros(items, np.float64),
+        most = self.look_back * width
+        bins = 1 << (2 * most - 1).bit_length()
+        self.sums = Accumulator(
+            key=np.zeros(bins, np.int64),
+            score=np.zeros(bins, np.float64),
+            touched=np.zeros(most, np.int32),
+            place=np.zeros(most, np.int32),
+            value=np.zeros(most, np.float64),
+            work=np.zeros(most, np.float64),
+            bins=np.zeros(256, np.int32),
         )
-        self._work = np.zeros(items, np.float64)
-        self._count = np.zeros(256, np.int32)
         self._tick = self._n_touched = 0
 
     @property
@@ -71,28 +75,34 @@ class NeighbourLists(Learner):
 
     # -- scores -------------------------------------------------------------------------------
 
+    def next_tick(self) -> int:
+        """Return the number of a request, by which its sums are known from older ones."""
+        if self._tick == _LAST_TICK:
+            self.sums.key[:] = 0
+            self._tick = 0
+        self._tick += 1
+        return self._tick
+
     def prepare(self, version: int, profile: Profile) -> None:
         """Sum up the neighbours of the profile's items."""
-        self._tick += 1
         self._n_touched = kernels.neighbours_score(
             self.neighbours,
             self._pool.slots[version],
             self.personal.items.generation,
+            self.personal.items.n_removed == 0,
             profile.items,
             profile.weights,
             self.n_used(profile),
-            self._sums,
-            self._tick,
+            self.sums,
+            self.next_tick(),
             self.both_ways,
         )
 
     def nominate(self, pool: Candidates, most: int) -> None:
         """Name the items with the largest sums."""
         pool.n = kernels.nominate_best(
-            self._sums,
+            self.sums,
             self._n_touched,
-            self._work,
-            self._count,
             pool.allowed,
             pool.tick,
             pool.pooled,
@@ -103,11 +113,16 @@ class NeighbourLists(Learner):
 
     def rate(self, pool: Candidates, column: int) -> None:
         """Write the sums of the pooled items."""
-        kernels.read_sums(self._sums, self._tick, pool.item, pool.n, pool.raw[column])
+        kernels.read_sums(self.sums, self._tick, pool.item, pool.n, pool.raw[column])
+
+    @property
+    def look_back(self) -> int:
+        """Return how many of a profile's items count at most."""
+        return self.personal.scored_history
 
     def n_used(self, profile: Profile) -> int:
         """Return how many items of a profile count."""
-        return min(profile.n, self.personal.scored_history)
+        return min(profile.n, self.look_back)
 
     def contribution(self, version: int, history_item: int, weight: float, item: int) -> float:
         """Return what one item of the history adds to the score of another (both by index)."""

@@ -47,7 +47,7 @@ def adapt(
 ) -> Combiner:
     """Return a combiner that totals by a River model; raise ValueError if it is of no such kind."""
     if isinstance(model, Ranker):
-        return RankerCombiner(model, history, seed)
+        return RankerCombiner(model, features, history, seed)
     return ModelCombiner(model, features, seed)
 
 
@@ -58,8 +58,10 @@ def _last_step(model: base.Estimator) -> Any:
 class _RiverCombiner(Combiner):
     """Versions of a River model."""
 
-    def __init__(self, model: base.Estimator, seed: int) -> None:
+    def __init__(self, model: base.Estimator, features: tuple[str, ...], seed: int) -> None:
         self.seed = seed
+        self.features = features
+        self.combined = np.ones(len(features), np.float64)
         self.models: list[Any] = [copy.deepcopy(model) for _ in range(N_VERSIONS)]
         self.n_learned = 0
 
@@ -107,14 +109,13 @@ class ModelCombiner(_RiverCombiner):
     """
 
     def __init__(self, model: base.Estimator, features: tuple[str, ...], seed: int) -> None:
-        super().__init__(model, seed)
+        super().__init__(model, features, seed)
         last = _last_step(model)
         self.is_classifier = isinstance(last, base.Classifier)
         if not (self.is_classifier or isinstance(last, base.Regressor)):
             raise ValueError(
                 f"{type(last).__name__} is no classifier, no regressor and no ranker of river.reco"
             )
-        self.features = features
         self._situation: Features = {}
         self._context = np.zeros(len(CONTEXTS), np.float64)
 
@@ -160,8 +161,10 @@ class RankerCombiner(_RiverCombiner):
     hash with 0.
     """
 
-    def __init__(self, model: Ranker, history: History, seed: int) -> None:
-        super().__init__(model, seed)
+    def __init__(
+        self, model: Ranker, features: tuple[str, ...], history: History, seed: int
+    ) -> None:
+        super().__init__(model, features, seed)
         self.history = history
         self.known: list[set[str]] = [set() for _ in range(N_VERSIONS)]
         self.items: list[str] = []  # to draw from

@@ -67,9 +67,10 @@ class Sequence(NeighbourLists):
         self.gap_s = gap_s
         super().__init__(history=history, seed=seed)
 
-    def n_used(self, profile: Profile) -> int:
-        """Return how many items of a profile count."""
-        return min(profile.n, self.n_last)
+    @property
+    def look_back(self) -> int:
+        """Return how many of a profile's items count at most."""
+        return self.n_last
 
     def learn(self, profile: Profile, item: int, reward: float, time_ms: int) -> None:
         """Count the item as a follower of the last items of the profile."""

@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 
 from learners import kernels
-from learners.base import N_VERSIONS, SHADOW, Learner, RowPool, remap_handles
+from learners.base import N_VERSIONS, SHADOW, RowPool, Source, remap_handles
 from learners.candidates import Candidates
 from learners.history import History, Profile
 from learners.ids import State
 from learners.kernels import I32, I64, Decayed
 
 
-class Trending(Learner):
+class Trending(Source):
     r"""Recommend what is popular now, to everybody alike.
 
     An event at time $t$ with reward $y$ adds $y\,2^{t/H}$ to its item, for each half-life $H$:

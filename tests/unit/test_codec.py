@@ -19,7 +19,7 @@ MODELS: list[Callable[[], Any]] = [
     linear_model.LogisticRegression,
     lambda: linear_model.LogisticRegression(optim.Adam()),
     lambda: preprocessing.StandardScaler() | linear_model.PAClassifier(),
-    tree.HoeffdingAdaptiveTreeClassifier,
+    lambda: tree.HoeffdingAdaptiveTreeClassifier(seed=1),
     lambda: forest.ARFClassifier(seed=1, n_models=3),
     lambda: facto.FMClassifier(seed=1),
     naive_bayes.GaussianNB,

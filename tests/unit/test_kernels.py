@@ -90,10 +90,13 @@ def test_nominees_are_the_best_eligible_ones(seed: int) -> None:
     touched = chance.sample(range(N_ITEMS), chance.randint(0, N_ITEMS))
     score = [chance.choice([0.0, 1e-30, 0.25, 0.5, 0.51, 1.0]) for _ in range(N_ITEMS)]
     sums = Accumulator(
-        stamp=np.ones(N_ITEMS, np.int64),
-        score=np.array(score),
+        key=np.zeros(1, np.int64),
+        score=np.zeros(1),
         touched=np.array(touched, np.int32),
+        place=np.zeros(1, np.int32),
         value=np.array([score[item] for item in touched], np.float64),
+        work=np.zeros(N_ITEMS),
+        bins=np.zeros(256, np.int32),
     )
     already = [item for item in chance.sample(range(N_ITEMS), 3) if pool.is_eligible(item)]
     pool.add(already)
@@ -110,8 +113,6 @@ def test_nominees_are_the_best_eligible_ones(seed: int) -> None:
     n = kernels.nominate_best(
         sums,
         len(touched),
-        np.zeros(N_ITEMS),
-        np.zeros(256, np.int32),
         pool.allowed,
         pool.tick,
         pool.pooled,

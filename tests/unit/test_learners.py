@@ -12,6 +12,7 @@ import river.checks
 
 from learners import Blend, Covisit, Factors, History, LinearCombiner, Sequence, Trending
 from learners.base import ANCHOR, CHAMPION, SHADOW, Learner
+from learners.blend import MOST
 from learners.checks import check_learner, checkerboard, content_hash
 from learners.checks import yield_checks as yield_our_checks
 from learners.combiner import CONTEXTS, context_of
@@ -394,3 +395,42 @@ def test_params_are_the_constructors() -> None:
     params = Blend(max_neighbours=7, history=History(**SIZES)).params()
     assert params["max_neighbours"] == 7
     assert "history" not in params
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_one_call_does_what_the_sources_do(seed: int) -> None:
+    """The blend's one kernel names and rates as its sources do step by step."""
+    chance = random.Random(seed)
+    model = Blend(max_neighbours=10, history=History(**SIZES))
+    for n in range(400):
+        item, time_ms = f"i{chance.randrange(150)}", n * 60_000
+        model.learn_one(f"u{chance.randrange(70)}", item, 1.0, {"time_ms": time_ms})
+    personal = model.personal
+    for user in list(personal.users.index.values())[:10]:
+        profile = personal.profile(user, Profile(8))
+        most, given = chance.randint(1, 5), np.array([0, 1], np.int32)
+        pool, steps = model.new_pool(200), model.new_pool(200)
+        pool.begin()
+        steps.begin()
+        model.pool_candidates(SHADOW, profile, pool, 0, most=most, given=given)
+        for source, least in zip([model.covisit, model.sequence, model.trending], MOST):
+            source.prepare(SHADOW, profile)
+            source.nominate(steps, max(most, least))
+        steps.add(given.tolist())
+        column = 0
+        for source in model.sources.values():
+            source.prepare(SHADOW, profile)
+            source.rate(steps, column)
+            column += source.n_columns
+        assert pool.item[: pool.n].tolist() == steps.item[: steps.n].tolist()
+        assert np.array_equal(pool.raw[:, : pool.n], steps.raw[:, : pool.n])
+
+
+def test_an_accumulator_survives_its_last_number() -> None:
+    """Requests are numbered within 31 bits; when the numbers begin anew, nothing old is left."""
+    model = Covisit()
+    for item in "abcabd":
+        model.learn_one("u", item, 1.0)
+    before = model.predict_one("u", "d")
+    model._tick = 2**31 - 2
+    assert [model.predict_one("u", "d") for _ in range(3)] == [before] * 3
