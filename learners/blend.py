@@ -37,10 +37,10 @@ class Blend(Learner):
 
     Each source names its best candidates: `Covisit`, `Sequence`, and `Trending` at several
     half-lives; then each source, `Factors` too, rates every candidate named. A rating $v$ over the
-    largest in the pool becomes the features $\sqrt{v}$ and $v / (v + 0.1)$; two more say how much
-    an item has been had. `LinearCombiner` turns them into a total, with weights for newcomers,
-    regulars, and those back after a while, learned from what was chosen. A River model can take its
-    place (see `river_adapter`).
+    largest in the pool becomes the features $\sqrt{v}$ and $v / (v + 0.1)$; more say how much an
+    item has been had, and how new it is. `LinearCombiner` turns them into a total, with weights for
+    newcomers, regulars, and those back after a while, learned from what was chosen. A River model
+    can take its place (see `river_adapter`).
 
     Parameters
     ----------

@@ -223,8 +223,7 @@ class _Decoder:
     def decode(self) -> Any:
         """Return the value."""
         root = self.value(self.root)
-        while self.to_fill:
-            self.fill(*self.to_fill.pop())
+        self.fill_all()
         return root
 
     def value(self, reference: Any) -> Any:

@@ -1094,6 +1094,8 @@ def blend_candidates(
     n = nominate_best(others, n_touched, allowed, tick, pooled, pool, n, most[1])
     n = trending_nominate(top, top_size, allowed, tick, pooled, pool, n, most[2])
     for item in given:
+        if n == len(pool):
+            break
         if pooled[item] != tick:
             pooled[item] = tick
             pool[n] = item
