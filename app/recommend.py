@@ -20,8 +20,8 @@ from learners.history import History, Profile
 from learners.kernels import I32, MISS
 
 OVERLAP_K = 10
-# 200 of each of five kinds of candidate, the most that a request may ask for; or what sources name
-# anyhow, and 1,000 that a request names.
+# 200 of each of five kinds of candidate, the most that a request may ask for, and five times as many
+# of the categories that it wants; or what sources name anyhow, and 1,000 that a request names.
 MOST_POOLED = 2_000
 # A label that no item has: what an unknown category asks for.
 _NOTHING = np.array([-1], np.int32)
@@ -59,7 +59,9 @@ class Recommender:
         self.catalogue = catalogue
         self.blend = blend
         self.exclude_had = exclude_had
-        self._pool = blend.new_pool(MOST_POOLED, hidden=catalogue.hidden, labels=catalogue.labels)
+        self._pool = blend.new_pool(
+            MOST_POOLED, hidden=catalogue.hidden, labels=history.categories.labels
+        )
         self._profile = Profile(history.history_length)
         self._best: I32 = np.zeros(MOST_POOLED, np.int32)
 
@@ -121,7 +123,7 @@ class Recommender:
         """Begin a pool from which all is excluded that the request must not be answered with."""
         pool = self._pool
         if request.categories:
-            wanted = self.catalogue.wanted(list(request.categories))
+            wanted = self.history.categories.wanted(request.categories)
             pool.begin(wanted if len(wanted) else _NOTHING)
         else:
             pool.begin()
@@ -163,8 +165,8 @@ class Recommender:
     def _fill(self, request: Request, n: int, score: float) -> list[Scored]:
         """Return items that no source named, so that a list is short only if nothing is left."""
         if request.categories:
-            wanted = self.catalogue.wanted(list(request.categories))
-            others: Iterable[int] = self.catalogue.members(wanted)
+            wanted = self.history.categories.wanted(request.categories)
+            others: Iterable[int] = self.history.categories.members(wanted)
         else:
             index = self.history.items.index
             others = (index[item_id] for item_id in self.history.items.newest())

@@ -24,7 +24,7 @@ from app.errors import SettingsError
 from learners import river_adapter
 from learners.combiner import feature_names
 
-SEMANTICS = 3
+SEMANTICS = 4
 """Version of what the engine computes from a log; hashes compare only within one."""
 
 PREFIX = "SLUICE_"

@@ -145,7 +145,7 @@ class Learner(Ranker):
         """
 
     def new_pool(self, capacity: int, **arrays: Any) -> Candidates:
-        """Return a pool that `rate` fits; `arrays` may be the catalogue's hidden and labels."""
+        """Return a pool that `rate` fits; `arrays` may be the arrays `hidden` and `labels`."""
         return Candidates(
             self.personal.max_items, capacity=capacity, n_columns=self.n_columns, **arrays
         )

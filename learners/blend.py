@@ -11,6 +11,7 @@ from river import base
 from learners import kernels
 from learners.base import NOTHING, SHADOW, Learner, RowPool, Source
 from learners.candidates import Candidates
+from learners.categories import MAX_LISTED
 from learners.combiner import OF_ITEM, Combiner, LinearCombiner, feature_names
 from learners.covisit import Covisit
 from learners.factors import Factors
@@ -24,8 +25,9 @@ from learners.trending import Trending
 # Candidates of each kind: of co-visitation, of sequence, of each half-life of trending.
 MOST = (60, 20, 15)
 
-# What a total is made of: the sources, how much an item has been had, and what a River model says.
-PARTS = ("covisit", "sequence", "factors", "trending", "item", "model")
+# What a total is made of: the sources, how much an item has been had and how new it is, the
+# categories that it shares, and what a River model says.
+PARTS = ("covisit", "sequence", "factors", "trending", "item", "categories", "model")
 
 # Where a combiner begins, before it has learned: about the weights that it found on two streams.
 _INITIAL = {"covisit": 5.0, "sequence": 1.0, "factors": 0.2}
@@ -38,9 +40,10 @@ class Blend(Learner):
     Each source names its best candidates: `Covisit`, `Sequence`, and `Trending` at several
     half-lives; then each source, `Factors` too, rates every candidate named. A rating $v$ over the
     largest in the pool becomes the features $\sqrt{v}$ and $v / (v + 0.1)$; more say how much an
-    item has been had, and how new it is. `LinearCombiner` turns them into a total, with weights for
-    newcomers, regulars, and those back after a while, learned from what was chosen. A River model
-    can take its place (see `river_adapter`).
+    item has been had, how new it is, and how much of the history shares its categories.
+    `LinearCombiner` turns them into a total, with weights for newcomers, regulars, and those back
+    after a while, learned from what was chosen. A River model can take its place (see
+    `river_adapter`).
 
     Parameters
     ----------
@@ -106,8 +109,10 @@ class Blend(Learner):
         # The name of each column's source.
         self.columns = [name for name, s in self.sources.items() for _ in range(s.n_columns)]
         self.n_columns = len(self.columns)
+        self._taste = np.zeros(MAX_LISTED, np.float64)
         features = feature_names(self.half_lives_s)
-        named = [*self.columns, *self.columns, *(["item"] * len(OF_ITEM))]
+        of_item = ["categories" if name == "shared_categories" else "item" for name in OF_ITEM]
+        named = [*self.columns, *self.columns, *of_item]
         self._part_of = np.array([PARTS.index(name) for name in named], np.int32)
         names = list(self.sources)
         self._names = [
@@ -209,6 +214,10 @@ class Blend(Learner):
             trending.rows.slots[version],
             trending.top[version],
             trending.top_size[version],
+            trending.lists,
+            trending.list_slots(version),
+            self.personal.categories.labels,
+            self._taste,
             items.generation,
             items.n_removed == 0,
             profile.items,

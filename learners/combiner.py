@@ -24,8 +24,16 @@ CONTEXTS = (
     "later_that_day",  # last event over 30 minutes, at most a day ago
     "back_after_a_day",  # last event over a day ago
 )
-# Features of an item: how much it has been had, how little, how unlike the history; how new it is.
-OF_ITEM = ("had_often", "had_rarely", "had_unlike", "new_by_days", "new_by_weeks")
+# Features of an item: how much it has been had, how little, how unlike the history; how new it is;
+# how much of the history shares its categories.
+OF_ITEM = (
+    "had_often",
+    "had_rarely",
+    "had_unlike",
+    "new_by_days",
+    "new_by_weeks",
+    "shared_categories",
+)
 
 # What a weight's sum of squared gradients begins with: a first step has about the length `rate`.
 _FIRST_SQUARE = 0.01

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from learners import kernels
+from learners.categories import Categories
 from learners.ids import Ids, State
 from learners.kernels import BLOCK, F64, I32, I64, MISS
 
@@ -71,6 +72,7 @@ class History:
         self.had_length = had_length
         self.items = Ids(max_items)
         self.users = Ids(max_users)
+        self.categories = Categories(max_items)
         self.on_item_evicted: list[Callable[[int, int], None]] = []
         self.on_user_forgotten: list[Callable[[Hashable], None]] = []
         self._reserve()
@@ -113,6 +115,7 @@ class History:
         """Forget an item everywhere: learners drop its rows, handles to it go stale."""
         index = self.items.get(item_id)
         handle = self.items.handle(index)
+        self.categories.put(index, [])
         for drop in self.on_item_evicted:
             drop(index, handle)
         self.item_since[index] = NO_EVENT
@@ -305,6 +308,7 @@ class History:
         state: State = {name: getattr(self, name)[:n].copy() for name in self._PER_USER}
         state |= {name: getattr(self, name)[: self.n_blocks].copy() for name in self._PER_BLOCK}
         state |= {name: kernels.packed_rows(getattr(self, name), used) for name in self._RINGS}
+        state["categories"] = self.categories.state(self.items.n_indices)
         state["item_since"] = self.item_since[: self.items.n_indices].copy()
         state |= {"free_blocks": list(self.free_blocks), "n_blocks": self.n_blocks}
         return state | {"items": self.items.state(), "users": self.users.state()}
@@ -313,6 +317,7 @@ class History:
         """Become the history that `state` was taken from."""
         self.items.load_state(state["items"])
         self.users.load_state(state["users"])
+        self.categories.load_state(state["categories"])
         self._reserve()
         n = self.users.n_indices
         self.item_since[: self.items.n_indices] = state["item_since"]

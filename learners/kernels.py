@@ -77,6 +77,13 @@ class Decayed(NamedTuple):
     epoch: I64  # [slots, half-lives]
 
 
+class Lists(NamedTuple):
+    """Rows of the heaviest items of a category."""
+
+    handle: I64  # [slots, n] heaviest first
+    size: I64  # [slots] items in use
+
+
 class Accumulator(NamedTuple):
     """A hash table in which a source adds up scores; no state survives in it.
 
@@ -849,12 +856,17 @@ def trending_learn(
     key: U64,
     top: I64,
     top_size: I64,
+    labels: I32,
+    list_pool: Pool,
+    lists: Lists,
+    list_slots: I32,
     item: int,
     reward: float,
     time_ms: int,
     half_lives_ms: I64,
 ) -> None:
-    """Add one event to an item's decayed weights, and keep the sorted lists of the heaviest.
+    """Add one event to an item's decayed weights, and keep the sorted lists of the heaviest: one
+    for each half-life, and one for each category.
 
     All weights decay alike, so their order changes only where one grows: the lists stay exact, but
     for a place that an evicted item left, which the next event outside of the list takes.
@@ -870,30 +882,61 @@ def trending_learn(
             row_epoch = epoch
         rows.epoch[slot, h] = row_epoch
         rows.weight[slot, h] = weight + shift(gain, epoch - row_epoch)
-        _place(rows, slots, key, top[h], top_size, h, item, handle)
+        top_size[h] = _place(rows, slots, key, top[h], top_size[h], h, item, handle)
+    for label in labels[item]:
+        if label == 0:
+            break
+        list_in_category(list_pool, lists, list_slots, rows, slots, key, label, item, handle)
+
+
+@njit(cache=True)
+def list_in_category(
+    pool: Pool,
+    lists: Lists,
+    list_slots: I32,
+    rows: Decayed,
+    slots: I32,
+    key: U64,
+    label: Any,
+    item: int,
+    handle: Any,
+) -> None:
+    """Put an item where its weight of the last half-life belongs in a category's list."""
+    if label >= len(list_slots):
+        return
+    old, slot = own_slot(pool, list_slots, label)
+    if old != slot:
+        lists.size[slot] = lists.size[old]
+        for j in range(lists.size[old]):
+            lists.handle[slot, j] = lists.handle[old, j]
+    h, n = rows.weight.shape[1] - 1, lists.size[slot]
+    lists.size[slot] = _place(rows, slots, key, lists.handle[slot], n, h, item, handle)
 
 
 @njit(cache=True)
 def _place(
-    rows: Decayed, slots: I32, key: U64, top: I64, top_size: I64, h: int, item: int, handle: Any
-) -> None:
-    """Put an item where its weight belongs in a list of the heaviest, or leave it out."""
-    n = top_size[h]
+    rows: Decayed, slots: I32, key: U64, top: I64, n: int, h: int, item: int, handle: Any
+) -> int:
+    """Put an item where its weight belongs in a list of the n heaviest, or leave it out.
+
+    Return how many there are now.
+    """
     place = 0
     while place < n and top[place] != handle:
         place += 1
     if place == n:
         if n < len(top):
-            top_size[h] = n + 1
+            n += 1
         else:
             place = n - 1
             if not _is_heavier(rows, slots, h, key, item, top[place] & INDEX_MASK):
-                return
+                return n
         top[place] = handle
     while place > 0 and _is_heavier(rows, slots, h, key, item, top[place - 1] & INDEX_MASK):
         top[place] = top[place - 1]
         place -= 1
         top[place] = handle
+    return n
 
 
 @njit(cache=True)
@@ -918,9 +961,31 @@ def trending_drop(top: I64, top_size: I64, handle: int) -> None:
 
 
 @njit(cache=True)
+def _nominate_first(
+    top: I64, size: int, allowed: Filter, tick: int, pooled: I64, pool: I32, n: int, most: int
+) -> int:
+    """Add the first `most` eligible items of a list to the pool; return its new size."""
+    n_named = 0
+    for place in range(size):
+        if n_named == most or n == len(pool):
+            break
+        item = top[place] & INDEX_MASK
+        if not is_eligible(allowed, tick, item):
+            continue
+        n_named += 1
+        if pooled[item] != tick:
+            pooled[item] = tick
+            pool[n] = item
+            n += 1
+    return n
+
+
+@njit(cache=True)
 def trending_nominate(
     top: I64,
     top_size: I64,
+    lists: Lists,
+    list_slots: I32,
     allowed: Filter,
     tick: int,
     pooled: I64,
@@ -928,21 +993,62 @@ def trending_nominate(
     n: int,
     most: int,
 ) -> int:
-    """Add the `most` heaviest eligible items of each list to the pool; return its new size."""
+    """Add the `most` heaviest eligible items of each list to the pool; return its new size.
+
+    Of the categories that a request wants, too; of more than five, fewer of each.
+    """
     for h in range(len(top_size)):
-        n_named = 0
-        for place in range(top_size[h]):
-            if n_named == most or n == len(pool):
-                break
-            item = top[h, place] & INDEX_MASK
-            if not is_eligible(allowed, tick, item):
-                continue
-            n_named += 1
-            if pooled[item] != tick:
-                pooled[item] = tick
-                pool[n] = item
-                n += 1
+        n = _nominate_first(top[h], top_size[h], allowed, tick, pooled, pool, n, most)
+    each = max(1, most * 5 // max(5, len(allowed.wanted)))
+    for label in allowed.wanted:
+        if 0 < label < len(list_slots):
+            slot = list_slots[label]
+            top_of = lists.handle[slot]
+            n = _nominate_first(top_of, lists.size[slot], allowed, tick, pooled, pool, n, each)
     return n
+
+
+@njit(cache=True)
+def taste_of(labels: I32, items: I32, weights: F64, n_items: int, taste: F64) -> float:
+    """Add up for each label how much of a history carries it; return how much there is in all.
+
+    `taste` must be zero, and `forget_taste` makes it so again.
+    """
+    whole, is_any = 0.0, False
+    for r in range(n_items):
+        weight = np.sqrt(weights[r])
+        whole += weight
+        for label in labels[items[r]]:
+            if label == 0:
+                break
+            if label < len(taste):
+                taste[label] += weight
+                is_any = True
+    return whole if is_any else 0.0
+
+
+@njit(cache=True)
+def forget_taste(labels: I32, items: I32, n_items: int, taste: F64) -> None:
+    """Undo `taste_of`."""
+    for r in range(n_items):
+        for label in labels[items[r]]:
+            if label == 0:
+                break
+            if label < len(taste):
+                taste[label] = 0.0
+
+
+@njit(cache=True)
+def shared_categories(labels: I32, item: int, taste: F64, whole: float) -> float:
+    """Return how much of a history shares an item's categories, over the root of their number."""
+    shared, n_labels = 0.0, 0
+    for label in labels[item]:
+        if label == 0:
+            break
+        n_labels += 1
+        if label < len(taste):
+            shared += taste[label]
+    return shared / (whole * np.sqrt(n_labels)) if n_labels > 0 else 0.0
 
 
 @njit(cache=True)
@@ -972,9 +1078,12 @@ def blend_features(
     slots: I32,
     pool: I32,
     items: I32,
+    weights: F64,
     n_items: int,
     since: I64,
     now_ms: int,
+    labels: I32,
+    taste: F64,
     features: F64,
 ) -> None:
     """Write the features of each pooled item; raw: [columns, pool], features: [features, pool].
@@ -982,7 +1091,7 @@ def blend_features(
     A source's score over the largest, v, gives sqrt(v) and v / (v + 0.1): one tells the best
     apart, the other the weak. Row `factors` is a product around 0 to 1, no share of a largest.
     Then three that say how much an item has been had, and how far that is from the history's mean;
-    and two that say how long ago its first event was.
+    two that say how long ago its first event was; and one for the categories that it shares.
     """
     n_columns = len(raw)
     for s in range(n_columns):
@@ -1014,6 +1123,11 @@ def blend_features(
         days = max(0.0, (now_ms - min(since[pool[c]], now_ms)) / 86_400_000.0)
         features[2 * n_columns + 3, c] = 1.0 / (1.0 + days)
         features[2 * n_columns + 4, c] = 7.0 / (7.0 + days)
+    whole = taste_of(labels, items, weights, n_items, taste)
+    for c in range(n):
+        shared = shared_categories(labels, pool[c], taste, whole) if whole > 0.0 else 0.0
+        features[2 * n_columns + 5, c] = shared
+    forget_taste(labels, items, n_items, taste)
 
 
 @njit(cache=True)
@@ -1036,6 +1150,10 @@ def blend_candidates(
     decayed_slots: I32,
     top: I64,
     top_size: I64,
+    lists: Lists,
+    list_slots: I32,
+    labels: I32,
+    taste: F64,
     generation: I32,
     all_live: bool,
     items: I32,
@@ -1092,7 +1210,18 @@ def blend_candidates(
         False,
     )
     n = nominate_best(others, n_touched, allowed, tick, pooled, pool, n, most[1])
-    n = trending_nominate(top, top_size, allowed, tick, pooled, pool, n, most[2])
+    n = trending_nominate(
+        top,
+        top_size,
+        lists,
+        list_slots,
+        allowed,
+        tick,
+        pooled,
+        pool,
+        n,
+        most[2],
+    )
     for item in given:
         if n == len(pool):
             break
@@ -1113,9 +1242,12 @@ def blend_candidates(
         covisit_slots,
         pool,
         items,
+        weights,
         n_items,
         since,
         now_ms,
+        labels,
+        taste,
         features,
     )
     return n

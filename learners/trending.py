@@ -9,9 +9,13 @@ import numpy as np
 from learners import kernels
 from learners.base import N_VERSIONS, SHADOW, RowPool, Source, remap_handles
 from learners.candidates import Candidates
+from learners.categories import MAX_LISTED
 from learners.history import History, Profile
 from learners.ids import State
-from learners.kernels import I32, I64, Decayed
+from learners.kernels import I32, I64, Decayed, Lists
+
+# Items in the list of a category: the most that a request may ask for.
+N_LISTED = 200
 
 
 class Trending(Source):
@@ -22,13 +26,15 @@ class Trending(Source):
     $2^{e}$, $e$ the whole half-lives until its last event, and rescaled exactly as $e$ moves on.
 
     Only the `n_top` heaviest items of a half-life are candidates. Their list is exact as long as no
-    item is evicted from it, since weights decay alike and only ever grow. A refusal takes nothing
-    back: many who rate a film low have seen it because it is popular.
+    item is evicted from it, since weights decay alike and only ever grow. Each category has a list
+    of its own, by the last half-life, for requests that want it. A refusal takes nothing back:
+    many who rate a film low have seen it because it is popular.
 
     Parameters
     ----------
     half_lives_s
-        Seconds after which an event counts half; each makes a list and a column of scores.
+        Seconds after which an event counts half; each makes a list and a column of scores. The
+        lists of categories go by the last one.
     n_top
         Length of the list that recommendations come from.
     history
@@ -63,6 +69,7 @@ class Trending(Source):
         self.n_columns = len(half_lives_s)
         self.n_top = n_top
         super().__init__(history=history, seed=seed)
+        self.personal.categories.on_changed.append(self._recategorise)
 
     def _reserve(self) -> None:
         items = self.personal.max_items
@@ -73,6 +80,11 @@ class Trending(Source):
         n = self.n_columns
         self.top = [np.zeros((n, self.n_top), np.int64) for _ in range(N_VERSIONS)]
         self.top_size = [np.zeros(n, np.int64) for _ in range(N_VERSIONS)]
+        self._lists_pool = RowPool(N_VERSIONS * MAX_LISTED + 2, MAX_LISTED)
+        n_slots = self._lists_pool.n_slots
+        self.lists = Lists(
+            handle=np.zeros((n_slots, N_LISTED), np.int64), size=np.zeros(n_slots, np.int64)
+        )
         self._version = SHADOW
 
     @property
@@ -92,10 +104,44 @@ class Trending(Source):
             self.personal.items.key,
             self.top[SHADOW],
             self.top_size[SHADOW],
+            self.personal.categories.labels,
+            self._lists_pool.pool,
+            self.lists,
+            self._lists_pool.slots[SHADOW],
             item,
             reward,
             time_ms,
             self._half_lives_ms,
+        )
+
+    def _recategorise(self, index: int, lost: list[int], got: list[int]) -> None:
+        """Move an item between the lists of categories: out of every version's, into the shadow's.
+
+        What it is in is no matter of learning, and live at once; how heavy it is there passes the
+        gate.
+        """
+        items, lists, pool = self.personal.items, self.lists, self._lists_pool
+        handle = items.handle(index)
+        for label in lost:
+            if label < MAX_LISTED:
+                for slot in {int(slots[label]) for slots in pool.slots}:
+                    own = slice(slot, slot + 1)
+                    kernels.trending_drop(lists.handle[own], lists.size[own], handle)
+        if self._pool.slots[SHADOW][index]:
+            for label in got:
+                self._list(SHADOW, label, index, handle)
+
+    def _list(self, version: int, label: int, index: int, handle: int) -> None:
+        kernels.list_in_category(
+            self._lists_pool.pool,
+            self.lists,
+            self._lists_pool.slots[version],
+            self.decayed,
+            self._pool.slots[version],
+            self.personal.items.key,
+            label,
+            index,
+            handle,
         )
 
     def prepare(self, version: int, profile: Profile) -> None:
@@ -103,10 +149,12 @@ class Trending(Source):
         self._version = version
 
     def nominate(self, pool: Candidates, most: int) -> None:
-        """Name the heaviest items of each half-life."""
+        """Name the heaviest items of each half-life, and of the categories wanted."""
         pool.n = kernels.trending_nominate(
             self.top[self._version],
             self.top_size[self._version],
+            self.lists,
+            self.list_slots(self._version),
             pool.allowed,
             pool.tick,
             pool.pooled,
@@ -114,6 +162,10 @@ class Trending(Source):
             pool.n,
             most,
         )
+
+    def list_slots(self, version: int) -> I32:
+        """Return where a version has the lists of categories."""
+        return self._lists_pool.slots[version]
 
     def rate(self, pool: Candidates, column: int) -> None:
         """Write the weights of the pooled items, a row for each half-life."""
@@ -132,6 +184,7 @@ class Trending(Source):
         """Copy the version's lists along with its rows."""
         self.top[target][:] = self.top[source]
         self.top_size[target][:] = self.top_size[source]
+        self._lists_pool.assign(target, source, self._n_lists)
         return super().assign(target, source)
 
     def drop_item(self, index: int, handle: int) -> None:
@@ -140,14 +193,24 @@ class Trending(Source):
             kernels.trending_drop(top, size, handle)
         super().drop_item(index, handle)
 
+    @property
+    def _n_lists(self) -> int:
+        return min(self.personal.categories.n_labels, MAX_LISTED)
+
     def state(self) -> State:
-        """Return the pool and each version's list."""
+        """Return the pools and the lists."""
         used = self._pool.n_used
-        lists = {
+        lists: State = {
             f"top_{v}": kernels.packed_rows(self.top[v], self.top_size[v])
             for v in range(N_VERSIONS)
         }
         lists |= {f"top_size_{v}": self.top_size[v].copy() for v in range(N_VERSIONS)}
+        size = self.lists.size[: self._lists_pool.n_used].copy()
+        lists |= {
+            "categories": self._lists_pool.state(self._n_lists),
+            "listed": kernels.packed_rows(self.lists.handle, size),
+            "listed_size": size,
+        }
         return (
             self._pool.state(self.personal.items.n_indices)
             | lists
@@ -173,6 +236,21 @@ class Trending(Source):
                 kept = part[part >= 0]
                 self.top[version][h, : len(kept)] = kept
                 self.top_size[version][h] = len(kept)
+        if remap is None:
+            self._lists_pool.load_state(state["categories"])
+            size = np.asarray(state["listed_size"])
+            self.lists.size[: len(size)] = size
+            kernels.unpack_rows(np.asarray(state["listed"]), size, self.lists.handle)
+        else:
+            self._list_anew()
+
+    def _list_anew(self) -> None:
+        """Make the lists of categories: items may be in others now than when a state was taken."""
+        items, labels = self.personal.items, self.personal.categories.labels
+        for version, slots in enumerate(self._pool.slots):
+            for index in np.flatnonzero(slots):
+                for label in labels[index][labels[index] > 0]:
+                    self._list(version, int(label), int(index), items.handle(int(index)))
 
     def update_hash(self, version: int, order: I32, place: I64, sha: Any) -> None:
         """Hash weights in the order of the items' ids, and the lists."""
@@ -181,3 +259,8 @@ class Trending(Source):
         named = place[kernels.packed_rows(self.top[version], size) & int(kernels.INDEX_MASK)]
         for array in (self.decayed.weight[slots], self.decayed.epoch[slots], size, named):
             sha.update(np.ascontiguousarray(array).tobytes())
+        labels = self.personal.categories.sorted_labels()
+        rows = self.list_slots(version)[labels[labels < MAX_LISTED]]
+        size = self.lists.size[rows]
+        listed = kernels.packed_rows(self.lists.handle[rows], size)
+        sha.update(size.tobytes() + place[listed & int(kernels.INDEX_MASK)].tobytes())

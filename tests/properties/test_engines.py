@@ -234,7 +234,7 @@ def eligible(engine: Engine, request: Request) -> set[str]:
         and item_id not in request.exclude
         and not catalogue.hidden[index]
         and (given is None or item_id in given)
-        and (not request.categories or set(request.categories) & set(catalogue.categories(index)))
+        and (not request.categories or set(request.categories) & set(history.categories.of(index)))
     }
 
 
