@@ -20,8 +20,8 @@ from learners.history import History, Profile
 from learners.kernels import I32, MISS
 
 OVERLAP_K = 10
-# 200 of each of five kinds of candidate, the most that a request may ask for, and five times as many
-# of the categories that it wants; or what sources name anyhow, and 1,000 that a request names.
+# 200 of each of five kinds of candidate, the most that a request may ask for, and five times as
+# many of the categories that it wants; or what sources name anyhow, and 1,000 that it names.
 MOST_POOLED = 2_000
 # A label that no item has: what an unknown category asks for.
 _NOTHING = np.array([-1], np.int32)

@@ -124,7 +124,10 @@ class RecommendationsBody(Body):
 class Why(BaseModel):
     """A part of a score."""
 
-    because: str = Field(description="an item of the history, or `trending`")
+    because: str = Field(
+        description="an item of the history; or `trending`, `factors`, `item` (how often it was"
+        " had, how new it is), `categories` (those it shares with the history), `model`"
+    )
     weight: float
 
 

@@ -86,6 +86,8 @@ def filled_engine(n_items: int) -> Engine:
         rows.mass[own] = 50.0
         rows.inv_norm[own] = 1.0 / np.sqrt(50.0 + lists.shrink)
     learner.factors.factors[own] = rng.random((n_items, 2 * learner.n_factors), np.float32) - 0.5
+    # Two categories of a hundred each, for what a request reads of them.
+    engine.history.categories.labels[:, :2] = rng.integers(1, 101, (n_items, 2))
     trending = learner.trending
     trending.decayed.weight[own] = rng.random((n_items, trending.n_columns))
     for version in range(N_VERSIONS):
