@@ -1,6 +1,6 @@
 """May this event teach? Decides per event, in a fixed order, and remembers what it admitted.
 
-Order: schema, duplicate, future, late. A duplicate is a duplicate even when it is late by now.
+Order: schema, duplicate, future, late, caps. A duplicate is one even when it is late by now.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from app.caps import Caps
 from app.events import Event, Feedback, Malformed, digest
 from app.settings import EngineSettings
 from learners.ids import State
@@ -37,12 +38,13 @@ class RewardError(ValueError):
 
 
 class Admission:
-    """The idempotency window, the watermark, and counters of what was refused and why."""
+    """The idempotency window, the watermark, caps, and counters of what was refused and why."""
 
     def __init__(self, settings: EngineSettings) -> None:
         self.settings = settings
         self.watermark_ms = 0
         self.counts: dict[str, int] = {}
+        self._caps = Caps()
         self._ids: set[bytes] = set()
         self._order: deque[bytes] = deque()
 
@@ -54,7 +56,7 @@ class Admission:
         `may_name_item` is False for an item that is unknown where feedback must not create items.
         """
         verdict = self._decide(event, arrival_ms)
-        if verdict.status == "learned":
+        if verdict.status == "learned" and isinstance(event, Feedback):
             if may_name_item:
                 self._remember(event, verdict.time_ms)
             else:
@@ -84,11 +86,17 @@ class Admission:
         if time_ms < self.watermark_ms - self.settings.lateness_s * 1_000:
             behind_s = (self.watermark_ms - time_ms) // 1_000
             return Verdict("late", "late", f"{behind_s} s behind the newest event")
+        cap = self._caps.refuse(event, max(time_ms, self.watermark_ms), self.settings)
+        if cap is not None:
+            window_s = self.settings.cap_window_s
+            most = getattr(self.settings, cap)
+            return Verdict("quarantined", cap, f"over {most} events in {window_s} s")
         return Verdict("learned", time_ms=time_ms, reward=reward)
 
-    def _remember(self, event: Event, time_ms: int) -> None:
+    def _remember(self, event: Feedback, time_ms: int) -> None:
         self.watermark_ms = max(self.watermark_ms, time_ms)
-        key = digest((str(event.event_id),))
+        self._caps.count(event, self.watermark_ms, self.settings)
+        key = digest((event.event_id,))
         self._ids.add(key)
         self._order.append(key)
         while len(self._order) > self.settings.dedupe_window:
@@ -98,10 +106,19 @@ class Admission:
         """Return the remembered ids (128 bits each), oldest first."""
         return b"".join(self._order)
 
+    def canonical(self) -> bytes:
+        """Return the window, and what the caps have counted: what is hashed."""
+        return self.window() + self._caps.canonical()
+
     def state(self) -> State:
         """Return what `load_state` continues from."""
         ids = np.frombuffer(self.window(), np.uint8)
-        return {"ids": ids, "watermark_ms": self.watermark_ms, "counts": dict(self.counts)}
+        return {
+            "ids": ids,
+            "watermark_ms": self.watermark_ms,
+            "counts": dict(self.counts),
+            "caps": self._caps.state(),
+        }
 
     def load_state(self, state: State) -> None:
         """Become the admission that `state` was taken from."""
@@ -111,6 +128,7 @@ class Admission:
         starts = range(0, len(packed), _DIGEST_BYTES)
         self._order = deque(packed[start : start + _DIGEST_BYTES] for start in starts)
         self._ids = set(self._order)
+        self._caps.load_state(state["caps"])
 
 
 def reward_of(event: Feedback, settings: EngineSettings) -> float:

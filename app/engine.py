@@ -45,7 +45,7 @@ Steps = Generator[None, None, T]
 TUNABLE = frozenset(
     name
     for name in EngineSettings.model_fields
-    if name.startswith(("promote_", "overlap_", "candidate_", "harm_", "ask_", "adwin_"))
+    if name.startswith(("promote_", "overlap_", "candidate_", "harm_", "ask_", "adwin_", "cap_"))
 ) | {"bless_judged", "lateness_s", "future_s", "rewards", "rating_positive", "create_unknown_items"}
 
 
@@ -468,7 +468,7 @@ class Engine:
         state = model.copy()
         for ids in (self.history.items, self.history.users):
             state.update(ids.touched[ids.sorted_indices()].tobytes())
-        state.update(self.admission.window())
+        state.update(self.admission.canonical())
         state.update(_canonical(self._canonical_rest()))
         return {"model_hash": model.hexdigest(), "state_hash": state.hexdigest()}
 

@@ -113,6 +113,17 @@ class EngineSettings(BaseModel):
         5, ge=0, le=86_400, description="seconds ahead of arrival that are believed"
     )
 
+    cap_window_s: Positive = Field(3_600, description="seconds of event time that caps count in")
+    cap_user: int = Field(
+        1_000, ge=0, le=10**9, description="events of one user in that time; 0: no cap"
+    )
+    cap_user_item: int = Field(
+        50, ge=0, le=10**9, description="events of one user on one item; 0: no cap"
+    )
+    cap_source_item: int = Field(
+        0, ge=0, le=10**9, description="events of one source on one item; 0: no cap"
+    )
+
     gate: Literal["on", "off"] = Field("on", description="off: the shadow serves, unguarded")
     warmup_events: Positive = Field(2_000, description="learned events before the first anchor")
     promote_events: Positive = Field(500, description="admitted events between promotions")

@@ -181,7 +181,9 @@ def test_a_deleted_item_is_forgotten() -> None:
 
 def test_memory_is_bounded() -> None:
     """Under an endless stream of new users, items, ids and attributes the state stops growing."""
-    engine = make_engine(max_items=100, max_users=100, dedupe_window=300, overlap_min=0)
+    engine = make_engine(
+        max_items=100, max_users=100, dedupe_window=300, overlap_min=0, cap_window_s=500
+    )
 
     def grow(start: int) -> int:
         for n in range(start, start + 2_000):

@@ -1,0 +1,92 @@
+"""How much one user, one user on one item, or one source on one item may teach in a window.
+
+Floods are cut off, not judged: what is past a cap is quarantined, whatever it says. Counts are of
+admitted events, by windows of event time that follow each other; ids are kept as digests alone.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from app.events import Feedback, digest
+from app.settings import EngineSettings
+from learners.ids import State
+
+MAX_COUNTED = 1_000_000
+"""Counters at most; past it a new window begins early, so a flood of new ids costs no memory."""
+
+_DIGEST_BYTES = 16
+
+
+class _Cap(NamedTuple):
+    reason: str
+    most: int
+    key: bytes
+
+
+class Caps:
+    """Counters of the present window. `refuse` asks, `count` remembers; caps of 0 are off."""
+
+    def __init__(self) -> None:
+        self._window = 0
+        self._counts: dict[bytes, int] = {}
+
+    def refuse(self, event: Feedback, now_ms: int, settings: EngineSettings) -> str | None:
+        """Return the cap that an event is past, or None. `now_ms` never goes back."""
+        if _window(now_ms, settings) != self._window:
+            return None
+        for cap in _caps(event, settings):
+            if self._counts.get(cap.key, 0) >= cap.most:
+                return cap.reason
+        return None
+
+    def count(self, event: Feedback, now_ms: int, settings: EngineSettings) -> None:
+        """Count an admitted event."""
+        window = _window(now_ms, settings)
+        if window != self._window:
+            self._window, self._counts = window, {}
+        for cap in _caps(event, settings):
+            self._counts[cap.key] = self._counts.get(cap.key, 0) + 1
+        if len(self._counts) > MAX_COUNTED:
+            self._counts = {}
+
+    def canonical(self) -> bytes:
+        """Return the content in an order that does not depend on how it came about."""
+        counts = sorted(self._counts.items())
+        return b"".join(key + n.to_bytes(8, "little") for key, n in [(b"", self._window), *counts])
+
+    def state(self) -> State:
+        """Return what `load_state` continues from."""
+        return {
+            "window": self._window,
+            "keys": np.frombuffer(b"".join(self._counts), np.uint8),
+            "counts": np.array(list(self._counts.values()), np.int64),
+        }
+
+    def load_state(self, state: State) -> None:
+        """Become the counters that `state` was taken from."""
+        packed = np.asarray(state["keys"], np.uint8).tobytes()
+        starts = range(0, len(packed), _DIGEST_BYTES)
+        keys = [packed[start : start + _DIGEST_BYTES] for start in starts]
+        counts = np.asarray(state["counts"], np.int64).tolist()
+        self._window, self._counts = int(state["window"]), dict(zip(keys, counts, strict=True))
+
+
+def _window(now_ms: int, settings: EngineSettings) -> int:
+    return now_ms // (settings.cap_window_s * 1_000)
+
+
+def _caps(event: Feedback, settings: EngineSettings) -> list[_Cap]:
+    user, item, source = event.user_id, event.item_id, event.source
+    caps = []
+    if settings.cap_user:
+        caps.append(_Cap("cap_user", settings.cap_user, digest(("user", user))))
+    if settings.cap_user_item:
+        key = digest(("user", user, item))
+        caps.append(_Cap("cap_user_item", settings.cap_user_item, key))
+    if settings.cap_source_item and source is not None:
+        key = digest(("source", source, item))
+        caps.append(_Cap("cap_source_item", settings.cap_source_item, key))
+    return caps
