@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from app.admission import Admission
 from app.engine import Engine
 from app.events import Configure, Entry, Feedback
 from app.gate_data import Decision
@@ -89,6 +90,13 @@ def test_the_gate_costs_half_a_percent_at_most(name: str) -> None:
     assert decisions["bless"] > 0
     for alarm in ("hold", "rollback", "promotion_refused", "shadow_reset"):
         assert decisions[alarm] == 0
+
+
+@pytest.mark.parametrize("name", BARS)
+def test_nothing_of_a_clean_stream_is_capped(name: str) -> None:
+    """Every event of a clean stream is learned: no user there is a flood."""
+    admission = Admission(EngineSettings())
+    assert {admission.decide(event, None).status for event in stream(name)} == {"learned"}
 
 
 def permuted(events: list[Feedback]) -> Change:
