@@ -46,7 +46,15 @@ TUNABLE = frozenset(
     name
     for name in EngineSettings.model_fields
     if name.startswith(("promote_", "overlap_", "candidate_", "harm_", "ask_", "adwin_", "cap_"))
-) | {"bless_judged", "lateness_s", "future_s", "rewards", "rating_positive", "create_unknown_items"}
+) | {
+    "bless_judged",
+    "judge_share",
+    "lateness_s",
+    "future_s",
+    "rewards",
+    "rating_positive",
+    "create_unknown_items",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +211,9 @@ class Engine:
         history, reward, time_ms = self.history, verdict.reward, verdict.time_ms
         user, item = history.users.get(event.user_id), history.items.get(event.item_id)
         profile = history.profile(user, self._profile)
-        losses = self._judge(profile, user, item, reward, time_ms)
+        losses = None
+        if is_chosen(event.event_id, self.settings.judge_share):
+            losses = self._judge(profile, user, item, reward, time_ms)
         self.n_events += 1
         self.tick += 1
         n_removed = history.items.n_removed
@@ -485,6 +495,13 @@ class Engine:
             "gate": gate,
             "prequential": {name: p.state() for name, p in self.prequential.items()},
         }
+
+
+def is_chosen(event_id: str, share: float) -> bool:
+    """Tell whether an event is among a share of all: by a hash of its id, the same everywhere."""
+    if share >= 1.0:
+        return True
+    return int.from_bytes(events.digest(("judge", event_id))[:6], "little") < share * 2.0**48
 
 
 def changed_fields(old: EngineSettings, new: EngineSettings) -> list[str]:

@@ -125,6 +125,9 @@ class EngineSettings(BaseModel):
     )
 
     gate: Literal["on", "off"] = Field("on", description="off: the shadow serves, unguarded")
+    judge_share: float = Field(
+        1.0, gt=0, le=1, description="share of the events that versions are ranked on"
+    )
     warmup_events: Positive = Field(2_000, description="learned events before the first anchor")
     promote_events: Positive = Field(500, description="admitted events between promotions")
     promote_s: Positive = Field(60, description="or seconds of event time, if anything came")

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from app.engine import TUNABLE, Engine
+from app.engine import TUNABLE, Engine, is_chosen
 from app.errors import LogStopped
 from app.events import (
     Command,
@@ -116,6 +116,21 @@ def test_quality_is_measured_before_learning() -> None:
     assert engine.prequential["champion"].n == 4
     apply(engine, click("v", "c", at_s=9, type="skip"))
     assert engine.prequential["champion"].n == 4
+
+
+def test_a_share_of_the_events_is_judged() -> None:
+    """Which events are judged is a matter of their ids; all of them are learned."""
+    sent = sessions(1_000)
+    whole = feed(make_engine(gate="off"), sent)
+    some = feed(make_engine(gate="off", judge_share=0.25), sent)
+    n = whole.prequential["shadow"].n
+    assert 0.2 * n < some.prequential["shadow"].n < 0.3 * n
+    assert some.n_learned == whole.n_learned == 1_000
+    for engine in (whole, some):
+        assert engine.recommend(Request("stranger", k=5)).items
+    chosen = [is_chosen(event.event_id, 0.25) for event in sent]
+    assert [is_chosen(event.event_id, 0.25) for event in reversed(sent)] == chosen[::-1]
+    assert all(is_chosen(e.event_id, 0.5) for e, was in zip(sent, chosen, strict=True) if was)
 
 
 def test_unknown_items_are_refused_where_the_settings_say_so() -> None:
