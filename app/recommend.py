@@ -77,13 +77,10 @@ class Recommender:
             places = self._best_places(request.k)
         else:
             places = self._rank_given(request, request.candidates, version, profile, now_ms)
-        ids, named = self.history.items.ids, self.blend.named_by(pool, places)
-        items, totals = pool.item[places].tolist(), pool.total[places].tolist()
+        ids = self.history.items.ids
+        items, totals, named = self.blend.read(pool, places)
         whys = self._whys(places, profile, version) if request.explain else [None] * len(items)
-        slate = [
-            Scored(str(ids[item]), total, names, why)
-            for item, total, names, why in zip(items, totals, named, whys)
-        ]
+        slate = list(map(Scored, [str(ids[item]) for item in items], totals, named, whys))
         if len(slate) < request.k and request.candidates is None:
             score = min(0.0, slate[-1].score if slate else 0.0)
             slate += self._fill(request, request.k - len(slate), score)

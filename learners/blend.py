@@ -242,12 +242,21 @@ class Blend(Learner):
         self.combiner.parts(pool, places, self._part_of, parts)
         return parts
 
-    def named_by(self, pool: Candidates, places: I32) -> list[list[str]]:
-        """Return for pooled items the names of the sources that speak for them."""
-        bits = kernels.named_by(
-            pool.features, self.combiner.combined, self._part_of, places, len(self.sources)
+    def read(self, pool: Candidates, places: I32) -> tuple[list[int], list[float], list[list[str]]]:
+        """Return items and totals at some places, and the names of the sources that speak for them.
+
+        In one kernel, as every answer ends with it.
+        """
+        items, totals, bits = kernels.read_places(
+            pool.item,
+            pool.total,
+            pool.features,
+            self.combiner.combined,
+            self._part_of,
+            places,
+            len(self.sources),
         )
-        return [self._names[number] for number in bits.tolist()]
+        return items.tolist(), totals.tolist(), [self._names[n] for n in bits.tolist()]
 
     # -- versions and state -------------------------------------------------------------------
 

@@ -1360,13 +1360,17 @@ def parts_of(features: F64, combined: F64, group: I32, places: I32, n: int, part
 
 
 @njit(cache=True)
-def named_by(features: F64, combined: F64, group: I32, places: I32, n_groups: int) -> I32:
-    """Return for the pooled items at some places which of the first groups add to their totals.
+def read_places(
+    pool: I32, total: F64, features: F64, combined: F64, group: I32, places: I32, n_groups: int
+) -> tuple[I32, F64, I32]:
+    """Return the items at some places of the pool, their totals, and what adds to these.
 
-    As a number: the bit 2^g stands for group g.
+    As a number: the bit 2^g stands for group g, of the first so many.
     """
-    named = np.zeros(len(places), np.int32)
-    for i in range(len(places)):
+    n = len(places)
+    items, totals, named = np.zeros(n, np.int32), np.zeros(n), np.zeros(n, np.int32)
+    for i in range(n):
+        items[i], totals[i] = pool[places[i]], total[places[i]]
         for g in range(n_groups):
             part = 0.0
             for f in range(len(combined)):
@@ -1374,7 +1378,7 @@ def named_by(features: F64, combined: F64, group: I32, places: I32, n_groups: in
                     part += combined[f] * features[f, places[i]]
             if part > 0.0:
                 named[i] |= 1 << g
-    return named
+    return items, totals, named
 
 
 @njit(cache=True)
