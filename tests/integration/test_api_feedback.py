@@ -225,7 +225,8 @@ def test_unknown_fields_and_types_of_content_do_no_harm(api: Service) -> None:
 def test_a_batch_of_10_000_is_answered_in_its_order(api: Service) -> None:
     """The largest POST is learned whole, and says of each event what became of it."""
     body = [
-        event("big", event_id=f"big-{n % 9_000}", item_id=f"big-{n % 50}") for n in range(10_000)
+        event(f"big-{n % 12}", event_id=f"big-{n % 9_000}", item_id=f"big-{n % 50}")
+        for n in range(10_000)
     ]
     begin = time.monotonic()
     answer = api.post(PATH, body)
