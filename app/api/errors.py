@@ -58,7 +58,8 @@ async def _sluice_error(request: Request, error: Exception) -> Response:
 
 async def _validation_error(request: Request, error: Exception) -> Response:
     problems = cast("RequestValidationError", error).errors()
-    details = [_explain(problem) for problem in problems]
+    # Where a body may have one of several forms, the form that it nearly has gives the deepest.
+    details = [_explain(p) for p in sorted(problems, key=lambda p: -len(p["loc"]))]
     message = details[0] if details else "the request cannot be read"
     has_body = any(problem["loc"][:1] == ("body",) for problem in problems)
     if has_body and "json" not in request.headers.get("content-type", ""):

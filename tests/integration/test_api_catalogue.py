@@ -107,6 +107,14 @@ def test_many_items_are_upserted_at_once(api: Service) -> None:
     error_of(api.client.get("/v1/items/bulk-9"), 404)
 
 
+def test_a_bad_item_of_a_list_is_named(api: Service) -> None:
+    """The message says which field of which item is wrong, whatever other form a body may have."""
+    for wrap in (lambda items: items, lambda items: {"items": items}):
+        body = wrap([{"item_id": "good"}, {"item_id": "bad", "categories": "kitchen"}])
+        error = error_of(api.client.post("/v1/items", json=body), 422)
+        assert ".1.categories: Input should be a valid list (given 'kitchen')" in error["message"]
+
+
 def test_items_come_page_by_page(api: Service) -> None:
     """Following `next` shows every item once, and ends with null."""
     api.post("/v1/items", [{"item_id": f"page-{n}"} for n in range(25)])
