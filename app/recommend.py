@@ -74,11 +74,12 @@ class Recommender:
         self._begin(request, user, profile)
         if request.candidates is None:
             self.blend.pool_candidates(version, profile, pool, now_ms, most=request.k)
-            places = self._best_places(request.k)
+            items, totals, named = self.blend.read_best(pool, self._best, request.k)
+            places = self._best[: len(items)]
         else:
             places = self._rank_given(request, request.candidates, version, profile, now_ms)
+            items, totals, named = self.blend.read(pool, places)
         ids = self.history.items.ids
-        items, totals, named = self.blend.read(pool, places)
         whys = self._whys(places, profile, version) if request.explain else [None] * len(items)
         slate = list(map(Scored, [str(ids[item]) for item in items], totals, named, whys))
         if len(slate) < request.k and request.candidates is None:

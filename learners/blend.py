@@ -29,6 +29,9 @@ MOST = (60, 20, 15)
 # categories that it shares, and what a River model says.
 PARTS = ("covisit", "sequence", "factors", "trending", "item", "categories", "model")
 
+# Items, their totals, and the names of the sources that speak for each.
+Read = tuple[list[int], list[float], list[list[str]]]
+
 # Where a combiner begins, before it has learned: about the weights that it found on two streams.
 _INITIAL = {"covisit": 5.0, "sequence": 1.0, "factors": 0.2}
 _INITIAL_TRENDING = 0.1
@@ -242,12 +245,12 @@ class Blend(Learner):
         self.combiner.parts(pool, places, self._part_of, parts)
         return parts
 
-    def read(self, pool: Candidates, places: I32) -> tuple[list[int], list[float], list[list[str]]]:
+    def read(self, pool: Candidates, places: I32) -> Read:
         """Return items and totals at some places, and the names of the sources that speak for them.
 
         In one kernel, as every answer ends with it.
         """
-        items, totals, bits = kernels.read_places(
+        found = kernels.read_places(
             pool.item,
             pool.total,
             pool.features,
@@ -256,6 +259,25 @@ class Blend(Learner):
             places,
             len(self.sources),
         )
+        return self._named(*found)
+
+    def read_best(self, pool: Candidates, best: I32, k: int) -> Read:
+        """Write the places of the k best into `best`, best first, and return what is there."""
+        found = kernels.read_best(
+            pool.total,
+            pool.item,
+            pool.n,
+            self.personal.items.key,
+            best,
+            k,
+            pool.features,
+            self.combiner.combined,
+            self._part_of,
+            len(self.sources),
+        )
+        return self._named(*found)
+
+    def _named(self, items: I32, totals: F64, bits: I32) -> Read:
         return items.tolist(), totals.tolist(), [self._names[n] for n in bits.tolist()]
 
     # -- versions and state -------------------------------------------------------------------

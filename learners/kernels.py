@@ -1416,6 +1416,24 @@ def select_top(total: F64, pool: I32, n_pooled: int, key: U64, best: I32, k: int
     return n
 
 
+@njit(cache=True)
+def read_best(
+    total: F64,
+    pool: I32,
+    n_pooled: int,
+    key: U64,
+    best: I32,
+    k: int,
+    features: F64,
+    combined: F64,
+    group: I32,
+    n_groups: int,
+) -> tuple[I32, F64, I32]:
+    """Write the places of the k best like `select_top`, and return what `read_places` says."""
+    found = select_top(total, pool, n_pooled, key, best, k)
+    return read_places(pool, total, features, combined, group, best[:found], n_groups)
+
+
 def packed_rows(rows: NDArray[Any], size: NDArray[Any]) -> NDArray[Any]:
     """Return the first size[i] values of each row i in one array; other threads run meanwhile."""
     packed = np.empty(int(size.sum()), rows.dtype)
