@@ -1,4 +1,7 @@
-"""The gate's statistics: a harm detector (e-detector) and River's ADWIN, kept without pickle."""
+"""The gate's statistics, twenty lines each: e-detectors, e-processes, and River's ADWIN.
+
+None knows what it watches. Each keeps its state without pickle, and refuses a state that is damaged.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +12,23 @@ from river.drift import ADWIN
 
 from learners.ids import State
 
-_K = 10
-_LAMBDAS = tuple(2.0**-k for k in range(1, _K + 1))
+N_DETECTOR_BETS = 10
+N_PROOF_BETS = 12
 
 ADWIN_LIFE = 20_000
 """Updates after which ADWIN is made anew, so that a snapshot can keep all values it has seen."""
 
+# Far above any threshold; bets that went on winning would end at infinity, which is no number.
+_MOST = 1e300
 
-class HarmDetector:
-    r"""Shiryaev-Roberts e-detector for a mean difference of losses above a margin.
+
+def scaled(difference: float, margin: float) -> float:
+    """Return (D - m) / (1 + m): in [-1, 1] for D in [-1, 1], with mean <= 0 where D has mean <= m."""
+    return (difference - margin) / (1.0 + margin)
+
+
+class EDetector:
+    r"""Shiryaev-Roberts e-detector: has a mean risen above a margin?
 
     $M_k \leftarrow (M_k + 1/K)(1 + \lambda_k x)$ with $x = (D - m)/(1 + m)$ and
     $\lambda_k = 2^{-k}$; an alarm is due when $\sum_k M_k \ge A$. The mean time between false
@@ -25,7 +36,7 @@ class HarmDetector:
     """
 
     def __init__(self) -> None:
-        self._m = [0.0] * _K
+        self._m = [0.0] * N_DETECTOR_BETS
 
     @property
     def statistic(self) -> float:
@@ -36,10 +47,12 @@ class HarmDetector:
         return total
 
     def update(self, difference: float, margin: float) -> None:
-        """Take one difference of losses, in [-1, 1]."""
-        x = (difference - margin) / (1.0 + margin)
-        for k, weight in enumerate(_LAMBDAS):
-            self._m[k] = (self._m[k] + 1.0 / _K) * (1.0 + weight * x)
+        """Take one difference, in [-1, 1]."""
+        x = scaled(difference, margin)
+        weight = 1.0
+        for k, m in enumerate(self._m):
+            weight *= 0.5
+            self._m[k] = min((m + 1.0 / N_DETECTOR_BETS) * (1.0 + weight * x), _MOST)
 
     def state(self) -> list[float]:
         """Return the M_k."""
@@ -47,48 +60,128 @@ class HarmDetector:
 
     def load_state(self, state: list[float]) -> None:
         """Take over M_k; raise ValueError if they could not have come from here."""
-        values = [float(value) for value in state]
-        if len(values) != _K or not all(math.isfinite(v) and v >= 0 for v in values):
-            raise ValueError("a harm detector's state is damaged")
-        self._m = values
+        self._m = _checked(state, N_DETECTOR_BETS, "an e-detector")
 
 
-class LossDrift:
-    """River's ADWIN on a loss in [0, 1], made anew after 20,000 updates.
+class Superiority:
+    r"""Betting e-process: is a mean above a margin? It may be looked at after every event.
+
+    $E = \frac1K \sum_k \prod (1 + \lambda_k x)$, with $x$ and $\lambda_k$ as in `EDetector`. Where
+    the mean is at most $m$, E ever reaches $1/\alpha$ with a chance of at most $\alpha$ (Ville's
+    inequality; Waudby-Smith and Ramdas 2024).
+    """
+
+    def __init__(self) -> None:
+        self.n = 0
+        self.total = 0.0
+        self._products = [1.0] * N_PROOF_BETS
+
+    @property
+    def statistic(self) -> float:
+        """Return E."""
+        total = 0.0
+        for product in self._products:
+            total += product
+        return total / N_PROOF_BETS
+
+    @property
+    def mean(self) -> float:
+        """Return the mean difference so far."""
+        return self.total / self.n if self.n else 0.0
+
+    def update(self, difference: float, margin: float) -> None:
+        """Take one difference, in [-1, 1]."""
+        self.n += 1
+        self.total += difference
+        x = scaled(difference, margin)
+        weight = 1.0
+        for k, product in enumerate(self._products):
+            weight *= 0.5
+            self._products[k] = min(product * (1.0 + weight * x), _MOST)
+
+    def is_proven(self, alpha: float) -> bool:
+        """Tell whether the mean is shown to be above the margin, and is above 0 so far."""
+        return self.statistic >= 1.0 / alpha and self.mean > 0.0
+
+    def evidence(self, alpha: float) -> dict[str, float]:
+        """Return the numbers that a verdict can be computed from again."""
+        shown = {"n": self.n, "mean": self.mean, "statistic": self.statistic}
+        return shown | {"threshold": 1.0 / alpha}
+
+    def state(self) -> State:
+        """Return what `load_state` continues from."""
+        return {"n": self.n, "total": self.total, "products": list(self._products)}
+
+    def load_state(self, state: State) -> None:
+        """Become the process that `state` was taken from; raise ValueError if it is damaged."""
+        n, total = int(state["n"]), float(state["total"])
+        if n < 0 or not abs(total) <= n:
+            raise ValueError("an e-process's state is damaged")
+        self._products = _checked(state["products"], N_PROOF_BETS, "an e-process")
+        self.n, self.total = n, total
+
+
+def _checked(values: list[float], n: int, whose: str) -> list[float]:
+    found = [float(value) for value in values]
+    if len(found) != n or not all(math.isfinite(v) and v >= 0 for v in found):
+        raise ValueError(f"{whose}'s state is damaged")
+    return found
+
+
+class Drift:
+    """River's ADWIN on values in [0, 1], made anew after 20,000 updates.
 
     River offers no way to store ADWIN but pickle; so the values since it was made are kept, and
-    fed again on restore, which gives the same detector exactly.
+    fed again on restore, which gives the same detector exactly. Should ADWIN itself fail (it is
+    compiled code, and a panic in it is no `Exception`), it is made anew as well.
     """
 
     def __init__(self, delta: float) -> None:
         self.delta = delta
+        self.n_failures = 0
+        self._renew()
+
+    def _renew(self) -> None:
         self._values: list[float] = []
-        self._adwin = ADWIN(delta=delta)
+        self._adwin = ADWIN(delta=self.delta)
 
     @property
     def mean(self) -> float:
-        """Return the mean loss over ADWIN's present window."""
+        """Return the mean over ADWIN's present window."""
         return float(self._adwin.estimation)
 
     def update(self, value: float) -> tuple[float, float] | None:
-        """Take one loss; return (mean before, mean after) where a change is detected."""
+        """Take one value; return (mean before, mean after) where a change is detected."""
         if len(self._values) >= ADWIN_LIFE:
-            self._values = []
-            self._adwin = ADWIN(delta=self.delta)
+            self._renew()
         before = self.mean
         self._values.append(value)
-        self._adwin.update(value)
+        try:
+            self._adwin.update(value)
+        except (KeyboardInterrupt, SystemExit, GeneratorExit):
+            raise
+        except BaseException:  # noqa: BLE001  a Rust panic derives from BaseException alone
+            self.n_failures += 1
+            self._renew()
+            return None
         return (before, self.mean) if self._adwin.drift_detected else None
 
     def state(self) -> State:
         """Return the values since the detector was made."""
-        return {"delta": self.delta, "values": np.array(self._values, np.float64)}
+        return {
+            "delta": self.delta,
+            "n_failures": self.n_failures,
+            "values": np.array(self._values, np.float64),
+        }
 
     def load_state(self, state: State) -> None:
-        """Feed the values again; raise ValueError on values that are no losses."""
-        values = np.asarray(state["values"], np.float64)
+        """Feed the values again; raise ValueError on values that are none."""
+        values, delta = np.asarray(state["values"], np.float64), float(state["delta"])
         if len(values) > ADWIN_LIFE or not np.all((values >= 0) & (values <= 1)):
             raise ValueError("a drift detector's state is damaged")
-        self.__init__(float(state["delta"]))  # type: ignore[misc]
+        if not 0.0 < delta < 1.0:
+            raise ValueError("a drift detector's significance is damaged")
+        self.delta, self.n_failures = delta, int(state["n_failures"])
+        self._renew()
         for value in values.tolist():
             self.update(value)

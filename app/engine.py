@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Generator
 from copy import copy
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 import numpy as np
@@ -19,10 +19,11 @@ import orjson
 from app import events
 from app.admission import Admission, Verdict
 from app.catalogue import Catalogue
+from app.drafts import Team, team_draft
 from app.errors import LogStopped
 from app.events import Entry, Feedback, Malformed
 from app.gate import Gate, Refusal
-from app.gate_data import Clock, Decision, Losses, Version
+from app.gate_data import Clock, Decision, Losses, Rival, Version
 from app.judge import Prequential, loss_of
 from app.recommend import Recommender, Request, Scored, mean_overlap
 from app.settings import SEMANTICS, EngineSettings
@@ -78,12 +79,23 @@ class Outcome:
     quarantined: list[tuple[int, bytes]] = field(default_factory=list)
 
 
+class Draft(NamedTuple):
+    """Who filled a slate of two versions: `name` says what for, `teams` who drafted each place.
+
+    Feedback on an item brings `<name>:<team>` back (`Feedback.draft`).
+    """
+
+    name: str
+    teams: list[Team]
+
+
 @dataclass(frozen=True)
 class Slate:
-    """The list returned, and which model made it."""
+    """The list returned, and which model made it; `draft` where two versions filled it."""
 
     items: list[Scored]
     model: dict[str, Any]
+    draft: Draft | None = None
 
 
 class Engine:
@@ -184,6 +196,8 @@ class Engine:
             if verdict.status in ("late", "quarantined"):
                 outcome.quarantined.append((index, _quarantine_record(record, verdict)))
             return
+        if isinstance(record, events.Impression):
+            return  # judged from the next commit on
         if isinstance(record, events.Command):
             refused = yield from self._command(record, snapshot)
             if record.name == "restore" and record.snapshot_id and refused is None:
@@ -212,7 +226,7 @@ class Engine:
         user, item = history.users.get(event.user_id), history.items.get(event.item_id)
         profile = history.profile(user, self._profile)
         losses = None
-        if is_chosen(event.event_id, self.settings.judge_share):
+        if is_chosen(event.event_id, self.settings.judge_share, "judge"):
             losses = self._judge(profile, user, item, reward, time_ms)
         self.n_events += 1
         self.tick += 1
@@ -370,10 +384,47 @@ class Engine:
 
     # -- requests -----------------------------------------------------------------------------
 
-    def recommend(self, request: Request) -> Slate:
-        """Answer a request from the served version. Changes no state."""
-        slate = self.recommender.slate(request, self.gate.served, self.admission.watermark_ms)
-        return Slate(slate, self.model_info())
+    def recommend(self, request: Request, recommendation_id: str = "") -> Slate:
+        """Answer a request from the served version. Changes no state.
+
+        A share of the slates, chosen by a hash of `recommendation_id`, is drafted by two versions
+        where these are being compared; without an id, none is.
+        """
+        rival = self.gate.rival if recommendation_id else None
+        if rival is not None and self._may_draft(request, rival, recommendation_id):
+            return self._drafted(request, rival, recommendation_id)
+        return Slate(self._slate(request, self.gate.served), self.model_info())
+
+    def _slate(self, request: Request, version: int) -> list[Scored]:
+        return self.recommender.slate(request, version, self.admission.watermark_ms)
+
+    def _may_draft(self, request: Request, rival: Rival, recommendation_id: str) -> bool:
+        return (
+            request.history is None
+            and request.candidates is None
+            and is_chosen(recommendation_id, rival.share, "draft")
+            and self.is_trusted(request.user_id)
+        )
+
+    def is_trusted(self, user_id: str | None) -> bool:
+        """Tell whether a user had enough before the anchor was made to be taken for a real one."""
+        user = MISS if user_id is None else self.history.users.get(user_id)
+        if user == MISS:
+            return False
+        anchor_ms = self.gate.data.anchor.time_ms
+        return self.history.n_had_by(user, anchor_ms) >= self.settings.trusted_history
+
+    def _drafted(self, request: Request, rival: Rival, recommendation_id: str) -> Slate:
+        ours = self._slate(request, self.gate.served)
+        theirs = self._slate(request, rival.version)
+        coins = int.from_bytes(events.digest(("coins", recommendation_id)), "little")
+        ranked = {"a": ours, "b": theirs}
+        ids = {team: [scored.item_id for scored in slate] for team, slate in ranked.items()}
+        picks = team_draft(ids["a"], ids["b"], request.k, coins)
+        slate = [
+            ranked[pick.team][pick.index]._replace(propensity=pick.propensity) for pick in picks
+        ]
+        return Slate(slate, self.model_info(), Draft(rival.name, [pick.team for pick in picks]))
 
     def similar(self, item_id: str, k: int) -> Slate:
         """Return what goes with an item, from the served version."""
@@ -497,11 +548,11 @@ class Engine:
         }
 
 
-def is_chosen(event_id: str, share: float) -> bool:
-    """Tell whether an event is among a share of all: by a hash of its id, the same everywhere."""
+def is_chosen(id_: str, share: float, what_for: str) -> bool:
+    """Tell whether an id is among a share of all: by a hash of it, the same everywhere."""
     if share >= 1.0:
         return True
-    return int.from_bytes(events.digest(("judge", event_id))[:6], "little") < share * 2.0**48
+    return int.from_bytes(events.digest((what_for, id_))[:6], "little") < share * 2.0**48
 
 
 def changed_fields(old: EngineSettings, new: EngineSettings) -> list[str]:

@@ -20,10 +20,18 @@ MAX_ID_BYTES = 256
 MAX_EXCERPT_CHARS = 512
 # 1970-01-01 and 9999-12-31T23:59:59Z: outside of these a time cannot be written as RFC 3339.
 MIN_TIME_MS, MAX_TIME_MS = 0, 253_402_300_799_000
+VALID = "valid"
+"""The verdict on a token whose signature, user, item and age are right."""
 
 
 class Feedback(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", tag="feedback"):
-    """One feedback event. `time_ms` is event time (Unix ms), None for "when it arrived"."""
+    """One feedback event. `time_ms` is event time (Unix ms), None for "when it arrived".
+
+    Where recommendation ids are signed tokens, whoever logs an event has verified its token:
+    `token` is the verdict (VALID, or what is wrong), and `recommendation_id` the slate's id, which
+    is no secret. `draft` names the team that drafted the item, where two versions filled the slate
+    (see `Draft`). `released` marks what an operator let out of quarantine.
+    """
 
     event_id: str
     user_id: str
@@ -33,6 +41,22 @@ class Feedback(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", t
     time_ms: int | None = None
     source: str | None = None
     recommendation_id: str | None = None
+    token: str | None = None
+    draft: str | None = None
+    released: bool = False
+
+
+class Impression(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", tag="impression"):
+    """One slate that a known user was shown, logged when its answers have had time to come.
+
+    `scores` are those it was served with, best first; `time_ms` when it was served.
+    """
+
+    recommendation_id: str
+    user_id: str
+    items: list[str]
+    scores: list[float]
+    time_ms: int
 
 
 class Malformed(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", tag="malformed"):
@@ -77,7 +101,7 @@ class UserDelete(msgspec.Struct, frozen=True, array_like=True, tag_field="kind",
 class Command(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", tag="command"):
     """An operator's act on the gate. `snapshot_id` is for restore alone."""
 
-    name: Literal["promote", "rollback", "freeze", "resume", "shadow_only", "restore"]
+    name: Literal["promote", "rollback", "freeze", "resume", "shadow_only", "restore", "requeue"]
     reason: str
     asked_by: str
     force: bool = False
@@ -94,7 +118,15 @@ class Configure(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", 
 
 Event = Feedback | Malformed
 Record = (
-    Feedback | Malformed | ItemUpsert | ItemDelete | UserUpsert | UserDelete | Command | Configure
+    Feedback
+    | Impression
+    | Malformed
+    | ItemUpsert
+    | ItemDelete
+    | UserUpsert
+    | UserDelete
+    | Command
+    | Configure
 )
 
 

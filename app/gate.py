@@ -12,8 +12,8 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-from app.detectors import HarmDetector, LossDrift
-from app.gate_data import Clock, Decision, GateData, Losses, Mode, Trial, Version, load_data
+from app.detectors import Drift, EDetector
+from app.gate_data import Clock, Decision, GateData, Losses, Mode, Rival, Trial, Version, load_data
 from app.settings import EngineSettings
 from learners.base import ANCHOR, CANDIDATE, CHAMPION, SHADOW
 from learners.ids import State
@@ -38,16 +38,16 @@ class Gate:
         self.data = GateData()
         self.now = Clock()
         self.decisions: list[Decision] = []
-        self.harm = HarmDetector()
-        self.harm_outside = HarmDetector()
-        self.ask_harm = HarmDetector()
-        self.drift = LossDrift(settings.adwin_delta)
+        self.harm = EDetector()
+        self.harm_outside = EDetector()
+        self.ask_harm = EDetector()
+        self.drift = Drift(settings.adwin_delta)
 
     def use(self, settings: EngineSettings) -> None:
         """Go on under other settings; a drift detector of another significance starts anew."""
         self.settings = settings
         if settings.adwin_delta != self.drift.delta:
-            self.drift = LossDrift(settings.adwin_delta)
+            self.drift = Drift(settings.adwin_delta)
 
     # -- what is served -----------------------------------------------------------------------
 
@@ -69,6 +69,14 @@ class Gate:
         if not self.data.has_anchor:
             return "warming"
         return self.data.ask_trial.reason if self.data.ask_trial else None
+
+    @property
+    def rival(self) -> Rival | None:
+        """Return the version that fills slates by turns with the one served, if one does."""
+        if self.data.state != "hold":
+            return None
+        name = f"hold:{self.data.n_decisions}"
+        return Rival(SHADOW, self.settings.arbiter_share, name)
 
     # -- events -------------------------------------------------------------------------------
 
@@ -215,7 +223,7 @@ class Gate:
         self._drop_candidate("an alarm came first")
         self.data.state = "ask"
         self.data.ask_trial = Trial(self.now.event, self.now.time_ms, reason)
-        self.ask_harm = HarmDetector()
+        self.ask_harm = EDetector()
         self.record("ask", reason, evidence)
 
     def _try_to_leave_ask(self, trial: Trial) -> None:
@@ -270,8 +278,8 @@ class Gate:
         self.record("rollback", reason, evidence, asked_by)
 
     def _reset_detectors(self) -> None:
-        self.harm, self.harm_outside, self.ask_harm = (HarmDetector() for _ in range(3))
-        self.drift = LossDrift(self.settings.adwin_delta)
+        self.harm, self.harm_outside, self.ask_harm = (EDetector() for _ in range(3))
+        self.drift = Drift(self.settings.adwin_delta)
 
     # -- operators ----------------------------------------------------------------------------
 

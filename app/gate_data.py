@@ -18,6 +18,14 @@ class Losses(NamedTuple):
     in_top10: bool
 
 
+class Rival(NamedTuple):
+    """A version that fills a share of the slates by turns with the one served; `name` says why."""
+
+    version: int
+    share: float
+    name: str
+
+
 @dataclass
 class Decision:
     """One act of the gate, with the evidence for it. `cursor` is stamped by the log, not state."""

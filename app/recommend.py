@@ -47,6 +47,7 @@ class Scored(NamedTuple):
     score: float
     sources: list[str]
     why: list[dict[str, Any]] | None
+    propensity: float = 1.0
 
 
 class Recommender:

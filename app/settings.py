@@ -151,6 +151,41 @@ class EngineSettings(BaseModel):
     ask_min_judged: Positive = Field(100, description="... and this many judged events")
     adwin_delta: float = Field(0.002, gt=0, lt=1, description="ADWIN's significance")
 
+    tokens: Literal["off", "check", "require"] = Field(
+        "off",
+        description="check: a recommendation_id must be one of ours and name the user and item;"
+        " require: and every event must have one. Needs token_keys",
+    )
+    calibration_margin: float = Field(
+        0.03, ge=0, le=0.5, description="clicks over or under expectation that are no harm"
+    )
+    item_margin: float = Field(0.10, ge=0, le=0.5, description="the same for a single item")
+    item_armed: Positive = Field(100, description="times shown before an item is watched")
+    arbiter_share: float = Field(
+        0.05,
+        ge=0,
+        le=1,
+        description="in HOLD, share of trusted users' slates that branch and anchor fill by turns",
+    )
+    arbiter_alpha: float = Field(
+        1e-3, gt=0, lt=1, description="chance that a branch that is no better is adopted"
+    )
+    arbiter_credits: Positive = Field(100, description="clicks on these that a verdict needs")
+    trusted_history: Positive = Field(
+        10, description="items that a user had before the anchor, to be trusted"
+    )
+    hold_events: Positive = Field(50_000, description="admitted events that HOLD lasts at most")
+    hold_s: Positive = Field(21_600, description="or seconds of event time")
+    hold_quiet: Positive = Field(
+        2_000, description="judged events without the alarm after which a fault counts as past"
+    )
+    probation_judged: Positive = Field(
+        2_000, description="judged events before the first promotion after a rollback"
+    )
+    relearn_events: int = Field(
+        100_000, ge=0, le=10**8, description="learned events kept, to be learned again after HOLD"
+    )
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.scored_history > self.history_length:

@@ -226,6 +226,11 @@ class History:
         """Tell whether a user had an item (both by index)."""
         return self._find_had(user, self.items.handle(item)) != MISS
 
+    def n_had_by(self, user: int, time_ms: int) -> int:
+        """Return how many of the items in a user's had-set they last had by some time."""
+        places = (divmod(where, BLOCK) for where in self._had_places(user))
+        return sum(int(self.block_time[block, offset]) <= time_ms for block, offset in places)
+
     def mark_had(self, user: int, mark: kernels.I64, tick: int) -> None:
         """Write `tick` into mark[item] for every item that a user had."""
         kernels.mark_had(

@@ -6,12 +6,12 @@ import random
 import numpy as np
 import pytest
 
-from app.detectors import ADWIN_LIFE, HarmDetector, LossDrift
+from app.detectors import ADWIN_LIFE, EDetector, Drift
 
 
 def events_to_alarm(chance: random.Random, mean: float, threshold: float, limit: int) -> int | None:
     """Return after how many differences of -1 or 1 with some mean the alarm came, if it did."""
-    detector = HarmDetector()
+    detector = EDetector()
     for n in range(1, limit + 1):
         detector.update(1.0 if chance.random() < (1 + mean) / 2 else -1.0, 0.0)
         if detector.statistic >= threshold:
@@ -37,7 +37,7 @@ def test_the_mean_time_between_false_alarms_is_at_least_the_threshold() -> None:
 
 def test_a_margin_is_no_harm() -> None:
     """A difference that stays at the margin never alarms more than none would."""
-    detector = HarmDetector()
+    detector = EDetector()
     for _ in range(1_000):
         detector.update(0.05, 0.05)
     assert detector.statistic == pytest.approx(1_000)
@@ -49,7 +49,7 @@ def test_harm_is_found_within_the_law(harm: float, law: int) -> None:
     chance = random.Random(3)
     delays = []
     for _ in range(7):
-        detector, n = HarmDetector(), 0
+        detector, n = EDetector(), 0
         while detector.statistic < 5e6:
             n += 1
             ours, theirs = chance.random() < 0.5 + harm / 2, chance.random() < 0.5 - harm / 2
@@ -61,7 +61,7 @@ def test_harm_is_found_within_the_law(harm: float, law: int) -> None:
 
 def test_the_worst_differences_stay_finite() -> None:
     """Losses at their bounds leave the statistic finite and not negative."""
-    detector = HarmDetector()
+    detector = EDetector()
     for _ in range(5_000):
         detector.update(-1.0, 0.5)
     assert detector.statistic >= 0
@@ -72,7 +72,7 @@ def test_the_worst_differences_stay_finite() -> None:
 
 def test_harm_state_continues_exactly() -> None:
     """A detector made from a state has the same statistic after the same differences."""
-    chance, detector, twin = random.Random(4), HarmDetector(), HarmDetector()
+    chance, detector, twin = random.Random(4), EDetector(), EDetector()
     for _ in range(100):
         detector.update(chance.uniform(-1, 1), 0.01)
     twin.load_state(detector.state())
@@ -88,7 +88,7 @@ def test_harm_state_continues_exactly() -> None:
 )
 def test_a_damaged_harm_state_is_refused(state: list[float]) -> None:
     """What no detector could have said is refused, and changes nothing."""
-    detector = HarmDetector()
+    detector = EDetector()
     detector.update(0.5, 0.0)
     before = detector.state()
     with pytest.raises(ValueError, match="damaged"):
@@ -98,7 +98,7 @@ def test_a_damaged_harm_state_is_refused(state: list[float]) -> None:
 
 def test_drift_tells_before_and_after() -> None:
     """A loss that jumps is noticed within some hundred events, with the means on both sides."""
-    chance, drift = random.Random(5), LossDrift(0.002)
+    chance, drift = random.Random(5), Drift(0.002)
     for _ in range(2_000):
         assert drift.update(float(chance.random() < 0.2)) is None
     changes = [drift.update(float(chance.random() < 0.6)) for _ in range(500)]
@@ -111,14 +111,14 @@ def test_drift_tells_before_and_after() -> None:
 
 def test_a_steady_loss_is_no_drift() -> None:
     """At a strict significance a stationary loss is left alone."""
-    chance, drift = random.Random(6), LossDrift(1e-8)
+    chance, drift = random.Random(6), Drift(1e-8)
     assert all(drift.update(float(chance.random() < 0.4)) is None for _ in range(5_000))
 
 
 @pytest.mark.parametrize("n", [0, 1, 333, 2_500])
 def test_drift_state_continues_exactly(n: int) -> None:
     """Fed again, the values give the same window, to the last bit, then and later."""
-    chance, drift, twin = random.Random(n), LossDrift(0.01), LossDrift(0.5)
+    chance, drift, twin = random.Random(n), Drift(0.01), Drift(0.5)
     for number in range(n):
         drift.update(chance.random() * (0.3 if number < n / 2 else 1.0))
     twin.load_state(drift.state())
@@ -131,7 +131,7 @@ def test_drift_state_continues_exactly(n: int) -> None:
 
 def test_drift_is_made_anew_after_its_life() -> None:
     """A snapshot never holds more than one life of values, and the edge is no seam."""
-    drift, twin = LossDrift(0.002), LossDrift(0.002)
+    drift, twin = Drift(0.002), Drift(0.002)
     for _ in range(ADWIN_LIFE):
         drift.update(0.5)
     assert len(drift.state()["values"]) == ADWIN_LIFE
@@ -147,7 +147,7 @@ def test_drift_is_made_anew_after_its_life() -> None:
 )
 def test_a_damaged_drift_state_is_refused(values: list[float]) -> None:
     """Values that are no losses, or too many, are refused, and change nothing."""
-    drift = LossDrift(0.002)
+    drift = Drift(0.002)
     drift.update(0.5)
     with pytest.raises(ValueError, match="damaged"):
         drift.load_state({"delta": 0.002, "values": np.array(values)})

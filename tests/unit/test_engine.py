@@ -128,9 +128,11 @@ def test_a_share_of_the_events_is_judged() -> None:
     assert some.n_learned == whole.n_learned == 1_000
     for engine in (whole, some):
         assert engine.recommend(Request("stranger", k=5)).items
-    chosen = [is_chosen(event.event_id, 0.25) for event in sent]
-    assert [is_chosen(event.event_id, 0.25) for event in reversed(sent)] == chosen[::-1]
-    assert all(is_chosen(e.event_id, 0.5) for e, was in zip(sent, chosen, strict=True) if was)
+    chosen = [is_chosen(event.event_id, 0.25, "judge") for event in sent]
+    assert [is_chosen(event.event_id, 0.25, "judge") for event in reversed(sent)] == chosen[::-1]
+    assert all(
+        is_chosen(e.event_id, 0.5, "judge") for e, was in zip(sent, chosen, strict=True) if was
+    )
 
 
 def test_unknown_items_are_refused_where_the_settings_say_so() -> None:

@@ -1,0 +1,57 @@
+"""Team-draft interleaving: one slate that two versions fill in turns, so that clicks compare them.
+
+Users see one list; each place remembers which team drafted it. Pure: the coins come in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+Team = Literal["a", "b"]
+
+
+class Pick(NamedTuple):
+    """One place of an interleaved slate.
+
+    `index` is the place in the list of the `team` that drafted the item; `propensity` how likely
+    the item was to come here, given the places above it.
+    """
+
+    item_id: str
+    team: Team
+    index: int
+    propensity: float
+
+
+def team_draft(a: Sequence[str], b: Sequence[str], k: int, coins: int) -> list[Pick]:
+    """Let two rankings draft at most k distinct items, in rounds of one each.
+
+    A coin (a bit of `coins`, the lowest first) says who begins a round; each team drafts its best
+    item that is not taken yet (Radlinski, Kurup, Joachims 2008).
+    """
+    picks: list[Pick] = []
+    taken: set[str] = set()
+    at = {"a": 0, "b": 0}
+    lists = {"a": a, "b": b}
+
+    def best(team: Team) -> str | None:
+        ranked = lists[team]
+        while at[team] < len(ranked) and ranked[at[team]] in taken:
+            at[team] += 1
+        return ranked[at[team]] if at[team] < len(ranked) else None
+
+    def draft(team: Team, propensity: float) -> None:
+        item = best(team)
+        if item is not None and len(picks) < k:
+            picks.append(Pick(item, team, at[team], propensity))
+            taken.add(item)
+
+    while len(picks) < k and (best("a") is not None or best("b") is not None):
+        coin, coins = coins & 1, coins >> 1
+        # Where both want the same item, or one has none left, the coin decides nothing.
+        wanted = {item for item in (best("a"), best("b")) if item is not None}
+        first: Team = "b" if coin else "a"
+        draft(first, 1.0 / len(wanted))
+        draft("a" if first == "b" else "b", 1.0)
+    return picks
