@@ -14,13 +14,13 @@ Team = Literal["a", "b"]
 class Pick(NamedTuple):
     """One place of an interleaved slate.
 
-    `index` is the place in the list of the `team` that drafted the item; `propensity` how likely
+    `place` is where it was in the list of the `team` that drafted the item; `propensity` how likely
     the item was to come here, given the places above it.
     """
 
     item_id: str
     team: Team
-    index: int
+    place: int
     propensity: float
 
 

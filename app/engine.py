@@ -422,7 +422,7 @@ class Engine:
         ids = {team: [scored.item_id for scored in slate] for team, slate in ranked.items()}
         picks = team_draft(ids["a"], ids["b"], request.k, coins)
         slate = [
-            ranked[pick.team][pick.index]._replace(propensity=pick.propensity) for pick in picks
+            ranked[pick.team][pick.place]._replace(propensity=pick.propensity) for pick in picks
         ]
         return Slate(slate, self.model_info(), Draft(rival.name, [pick.team for pick in picks]))
 
