@@ -49,18 +49,18 @@ class Admission:
         self._order: deque[bytes] = deque()
 
     def decide(
-        self, event: Event, arrival_ms: int | None, *, may_name_item: bool = True
+        self, event: Event, arrival_ms: int | None, *, barred: tuple[str, str] | None = None
     ) -> Verdict:
         """Judge one event, and remember it if it is admitted.
 
-        `may_name_item` is False for an item that is unknown where feedback must not create items.
+        `barred` is a reason and a message where its item may not be taught, whatever it says.
         """
         verdict = self._decide(event, arrival_ms)
         if verdict.status == "learned" and isinstance(event, Feedback):
-            if may_name_item:
+            if barred is None:
                 self._remember(event, verdict.time_ms)
             else:
-                verdict = Verdict("quarantined", "unknown_item", "there is no such item")
+                verdict = Verdict("quarantined", *barred)
         label = verdict.status if verdict.reason is None else f"{verdict.status}:{verdict.reason}"
         self.counts[label] = self.counts.get(label, 0) + 1
         return verdict

@@ -1,6 +1,6 @@
 """The gate's statistics, twenty lines each: e-detectors, e-processes, and River's ADWIN.
 
-None knows what it watches. Each keeps its state without pickle, and refuses a state that is damaged.
+None knows what it watches. Each keeps its state without pickle, and refuses one that is damaged.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import math
 import numpy as np
 from river.drift import ADWIN
 
+from learners import kernels
 from learners.ids import State
 
 N_DETECTOR_BETS = 10
@@ -23,12 +24,12 @@ _MOST = 1e300
 
 
 def scaled(difference: float, margin: float) -> float:
-    """Return (D - m) / (1 + m): in [-1, 1] for D in [-1, 1], with mean <= 0 where D has mean <= m."""
+    """Return (D - m) / (1 + m), in [-1, 1]; its mean is above 0 where that of D is above m."""
     return (difference - margin) / (1.0 + margin)
 
 
 class EDetector:
-    r"""Shiryaev-Roberts e-detector: has a mean risen above a margin?
+    r"""Shiryaev-Roberts e-detector of a mean that has risen above a margin.
 
     $M_k \leftarrow (M_k + 1/K)(1 + \lambda_k x)$ with $x = (D - m)/(1 + m)$ and
     $\lambda_k = 2^{-k}$; an alarm is due when $\sum_k M_k \ge A$. The mean time between false
@@ -36,35 +37,25 @@ class EDetector:
     """
 
     def __init__(self) -> None:
-        self._m = [0.0] * N_DETECTOR_BETS
-
-    @property
-    def statistic(self) -> float:
-        """Return the sum of the M_k."""
-        total = 0.0
-        for m in self._m:
-            total += m
-        return total
+        self._m = np.zeros(N_DETECTOR_BETS)
+        self.statistic = 0.0
 
     def update(self, difference: float, margin: float) -> None:
-        """Take one difference, in [-1, 1]."""
-        x = scaled(difference, margin)
-        weight = 1.0
-        for k, m in enumerate(self._m):
-            weight *= 0.5
-            self._m[k] = min((m + 1.0 / N_DETECTOR_BETS) * (1.0 + weight * x), _MOST)
+        """Take one difference, in [-1, 1]; `statistic` is then the sum of the M_k."""
+        self.statistic = float(kernels.detect(self._m, difference, margin))
 
     def state(self) -> list[float]:
-        """Return the M_k."""
-        return list(self._m)
+        """Return the M_k, and the statistic."""
+        return [*self._m.tolist(), self.statistic]
 
     def load_state(self, state: list[float]) -> None:
         """Take over M_k; raise ValueError if they could not have come from here."""
-        self._m = _checked(state, N_DETECTOR_BETS, "an e-detector")
+        *m, self.statistic = _checked(state, N_DETECTOR_BETS + 1, "an e-detector")
+        self._m[:] = m
 
 
 class Superiority:
-    r"""Betting e-process: is a mean above a margin? It may be looked at after every event.
+    r"""Betting e-process for a mean above a margin; it may be looked at after every event.
 
     $E = \frac1K \sum_k \prod (1 + \lambda_k x)$, with $x$ and $\lambda_k$ as in `EDetector`. Where
     the mean is at most $m$, E ever reaches $1/\alpha$ with a chance of at most $\alpha$ (Ville's
@@ -160,7 +151,7 @@ class Drift:
             self._adwin.update(value)
         except (KeyboardInterrupt, SystemExit, GeneratorExit):
             raise
-        except BaseException:  # noqa: BLE001  a Rust panic derives from BaseException alone
+        except BaseException:
             self.n_failures += 1
             self._renew()
             return None

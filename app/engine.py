@@ -18,17 +18,20 @@ import orjson
 
 from app import events
 from app.admission import Admission, Verdict
+from app.answers import Answers
 from app.catalogue import Catalogue
 from app.drafts import Team, team_draft
 from app.errors import LogStopped
-from app.events import Entry, Feedback, Malformed
+from app.events import VALID, Entry, Feedback, Malformed
 from app.gate import Gate, Refusal
-from app.gate_data import Clock, Decision, Losses, Rival, Version
+from app.gate_data import Clock, Decision, Losses, Relearn, Rival, Version
 from app.judge import Prequential, loss_of
 from app.recommend import Recommender, Request, Scored, mean_overlap
 from app.settings import SEMANTICS, EngineSettings
+from app.window import Window
 from learners.base import ANCHOR, CHAMPION, N_VERSIONS, SHADOW
 from learners.blend import Blend
+from learners.clicks import MOST_PLACES, ClickModel
 from learners.history import History, Profile
 from learners.ids import State
 from learners.kernels import MISS
@@ -46,8 +49,27 @@ Steps = Generator[None, None, T]
 TUNABLE = frozenset(
     name
     for name in EngineSettings.model_fields
-    if name.startswith(("promote_", "overlap_", "candidate_", "harm_", "ask_", "adwin_", "cap_"))
+    if name.startswith(
+        (
+            "promote_",
+            "overlap_",
+            "candidate_",
+            "harm_",
+            "ask_",
+            "cap_",
+            "item_",
+            "arbiter_",
+            "hold_",
+        )
+    )
 ) | {
+    "adwin_delta",
+    "traffic_delta",
+    "tokens",
+    "calibration_margin",
+    "trusted_history",
+    "probation_judged",
+    "suspect_s",
     "bless_judged",
     "judge_share",
     "lateness_s",
@@ -107,6 +129,7 @@ class Engine:
         self.cursor = "0-0"
         self.n_events = 0
         self.n_learned = 0
+        self.n_impressions = 0
         self.tick = 0
         # snapshot id -> cursor of the command that restored it: retention must keep it so long.
         self.restored: dict[str, str] = {}
@@ -133,7 +156,10 @@ class Engine:
             self.history, self.catalogue, self.learner, exclude_had=settings.exclude_had
         )
         self.admission = Admission(settings)
-        self.gate = Gate(settings, self._assign)
+        self.clicks = ClickModel()
+        self.answers = Answers()
+        self.window = Window(settings.relearn_events, self.history)
+        self.gate = Gate(settings, self._assign, self.clicks.assign)
         self.prequential = {name: Prequential() for name in ("champion", "shadow", "anchor")}
         self._profile = Profile(settings.history_length)
         # Had-sets name types by their place here, so it only ever grows.
@@ -197,7 +223,9 @@ class Engine:
                 outcome.quarantined.append((index, _quarantine_record(record, verdict)))
             return
         if isinstance(record, events.Impression):
-            return  # judged from the next commit on
+            self._impression(record)
+            yield from self._settle()
+            return
         if isinstance(record, events.Command):
             refused = yield from self._command(record, snapshot)
             if record.name == "restore" and record.snapshot_id and refused is None:
@@ -207,24 +235,66 @@ class Engine:
         outcome.results.append(Result(None, "refused" if refused else "applied", refused))
 
     def _feedback(self, event: Feedback | Malformed, arrival_ms: int | None) -> Steps[Verdict]:
-        may_name = isinstance(event, Malformed) or self._may_name(event.item_id)
-        verdict = self.admission.decide(event, arrival_ms, may_name_item=may_name)
+        barred = None if isinstance(event, Malformed) else self._barred(event)
+        verdict = self.admission.decide(event, arrival_ms, barred=barred)
+        if verdict.status != "duplicate":
+            self.gate.after_admission(is_quarantined=verdict.status == "quarantined")
         if isinstance(event, Feedback) and verdict.status == "learned":
             self._learn(event, verdict)
-            if self.gate.is_promotion_due:
-                is_asked = self.settings.overlap_min > 0
-                overlap = (yield from self._overlap()) if is_asked else None
-                self.gate.promote_if_alike(overlap)
+            yield from self._settle()
         return verdict
 
-    def _may_name(self, item_id: str) -> bool:
-        return self.settings.create_unknown_items or item_id in self.history.items
+    def _barred(self, event: Feedback) -> tuple[str, str] | None:
+        """Return why nothing may be learned about an event's item, if it may not."""
+        if not (self.settings.create_unknown_items or event.item_id in self.history.items):
+            return "unknown_item", "there is no such item"
+        if self.gate.is_suspect(event.item_id) and not event.released:
+            return "suspect_item", "it was clicked far more than was expected of it"
+        return None
+
+    def _settle(self) -> Steps[None]:
+        """Do what the gate has found to be due: learn again, then promote."""
+        job = self.gate.take_relearn()
+        if job is not None:
+            yield from self._relearn(job)
+        if self.gate.is_promotion_due:
+            is_asked = self.settings.overlap_min > 0
+            overlap = (yield from self._overlap()) if is_asked else None
+            self.gate.promote_if_alike(overlap)
+
+    def _relearn(self, job: Relearn) -> Steps[None]:
+        """Teach the shadow again what it learned since the anchor, but for what is left out."""
+        without = {self.history.items.get(item_id) for item_id in job.without} - {MISS}
+        n = n_known = 0
+        for first, last in job.windows:
+            for learned in self.window.events(first, last, without):
+                n_known += 1
+                if learned is not None:
+                    n += 1
+                    self.learner.make_room(learned.item)
+                    self.learner.learn(*learned)
+                    yield
+        self.gate.relearned(job, n, n_known)
+
+    def _impression(self, shown: events.Impression) -> None:
+        """Compare what was clicked on a slate with what was expected, then learn from it."""
+        items = shown.items[:MOST_PLACES]
+        answered = self.answers.take(shown.recommendation_id)
+        if not items or len(shown.scores) != len(shown.items):
+            return
+        clicked = np.array([item in answered for item in items], np.float64)
+        expected = self.clicks.expected(CHAMPION, shown.scores)
+        n_learned = int(self.clicks.n_learned[CHAMPION])
+        self.n_impressions += 1
+        self.gate.after_slate(items, expected, clicked, n_learned)
+        self.clicks.learn(shown.scores, clicked.tolist())
 
     def _learn(self, event: Feedback, verdict: Verdict) -> None:
         """Judge, teach the shadow, update personal state, tell the gate: in this order."""
         history, reward, time_ms = self.history, verdict.reward, verdict.time_ms
         user, item = history.users.get(event.user_id), history.items.get(event.item_id)
         profile = history.profile(user, self._profile)
+        self.gate.before_event(event.item_id, self.admission.watermark_ms, is_known=item != MISS)
         losses = None
         if is_chosen(event.event_id, self.settings.judge_share, "judge"):
             losses = self._judge(profile, user, item, reward, time_ms)
@@ -238,6 +308,7 @@ class Engine:
             profile = history.profile(user, self._profile)
         profile.user = user  # who may be new
         self.learner.learn(profile, item, reward, time_ms)
+        self.window.add(self.n_events, user, item, reward=reward, time_ms=time_ms)
         self.n_learned += reward > 0
         history.append(
             user,
@@ -246,8 +317,16 @@ class Engine:
             reward=reward,
             type_index=self._type_index[event.type],
         )
+        if reward > 0 and event.token == VALID and event.recommendation_id:
+            self._note_answer(event, event.recommendation_id)
         clock = Clock(self.n_events, self.n_learned, self.admission.watermark_ms)
         self.gate.after_event(clock, losses)
+
+    def _note_answer(self, event: Feedback, recommendation_id: str) -> None:
+        """Remember a click on a slate; the first one counts, if two versions filled it."""
+        is_first = self.answers.note(recommendation_id, event.item_id)
+        if is_first and event.draft is not None and self.is_trusted(event.user_id):
+            self.gate.credit(event.draft)
 
     def _judge(
         self, profile: Profile, user: int, item: int, reward: float, time_ms: int
@@ -342,7 +421,9 @@ class Engine:
                     record.asked_by,
                     force=record.force,
                     overlap=overlap,
+                    without=record.without,
                 )
+                yield from self._settle()
         except Refusal as refusal:
             return str(refusal)
         return None
@@ -355,6 +436,7 @@ class Engine:
         remap = self._remap(snapshot["history"]["items"]["ids"])
         generation = np.asarray(snapshot["history"]["items"]["generation"])
         self.learner.load_state(snapshot["learner"] | {"generation": generation}, remap)
+        self.clicks.load_state(snapshot["clicks"])
         self.gate.load_state(snapshot["gate"], keep_record=True)
         after = self.recommender.tops(self.gate.served, self.settings.overlap_histories, now_ms)
         overlap = mean_overlap(before, after)
@@ -482,7 +564,16 @@ class Engine:
 
     # -- state --------------------------------------------------------------------------------
 
-    _PLAIN = ("n_events", "n_learned", "tick", "cursor", "champion_cursor", "restored", "types")
+    _PLAIN = (
+        "n_events",
+        "n_learned",
+        "n_impressions",
+        "tick",
+        "cursor",
+        "champion_cursor",
+        "restored",
+        "types",
+    )
 
     def state(self) -> State:
         """Return everything as plain data and arrays: what a snapshot holds."""
@@ -494,6 +585,9 @@ class Engine:
             "catalogue": self.catalogue.state(),
             "learner": self.learner.state(),
             "admission": self.admission.state(),
+            "clicks": self.clicks.state(),
+            "answers": self.answers.state(),
+            "window": self.window.state(),
             "gate": self.gate.state(),
             "prequential": {name: p.state() for name, p in self.prequential.items()},
         }
@@ -510,6 +604,9 @@ class Engine:
         engine.catalogue.load_state(state["catalogue"])
         engine.learner.load_state(state["learner"])
         engine.admission.load_state(state["admission"])
+        engine.clicks.load_state(state["clicks"])
+        engine.answers.load_state(state["answers"])
+        engine.window.load_state(state["window"])
         engine.gate.load_state(state["gate"])
         for name, prequential in engine.prequential.items():
             prequential.load_state(state["prequential"][name])
@@ -524,12 +621,13 @@ class Engine:
         for version in range(N_VERSIONS):
             self.learner.update_hash(version, order, place, model)
         self.learner.hash_learning(place, model)
+        self.clicks.update_hash(model)
         self.history.update_hash(model)
         model.update(_canonical(self.catalogue.canonical()))
         state = model.copy()
         for ids in (self.history.items, self.history.users):
             state.update(ids.touched[ids.sorted_indices()].tobytes())
-        state.update(self.admission.canonical())
+        state.update(self.admission.canonical() + self.window.canonical())
         state.update(_canonical(self._canonical_rest()))
         return {"model_hash": model.hexdigest(), "state_hash": state.hexdigest()}
 
@@ -541,6 +639,8 @@ class Engine:
         return {
             "settings": self.settings.model_dump(),
             "plain": [self.n_events, self.n_learned, self.tick, self.admission.watermark_ms],
+            "impressions": self.n_impressions,
+            "answers": self.answers.state(),
             "types": self.types,
             "counts": counts,
             "gate": gate,

@@ -99,13 +99,17 @@ class UserDelete(msgspec.Struct, frozen=True, array_like=True, tag_field="kind",
 
 
 class Command(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", tag="command"):
-    """An operator's act on the gate. `snapshot_id` is for restore alone."""
+    """An operator's act on the gate.
+
+    `snapshot_id` is for restore alone, `without` (item ids) for requeue.
+    """
 
     name: Literal["promote", "rollback", "freeze", "resume", "shadow_only", "restore", "requeue"]
     reason: str
     asked_by: str
     force: bool = False
     snapshot_id: str | None = None
+    without: list[str] = []
 
 
 class Configure(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", tag="configure"):

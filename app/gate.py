@@ -12,13 +12,46 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-from app.detectors import Drift, EDetector
-from app.gate_data import Clock, Decision, GateData, Losses, Mode, Rival, Trial, Version, load_data
+from app.detectors import EDetector
+from app.gate_data import (
+    Clock,
+    Decision,
+    GateData,
+    Losses,
+    Mode,
+    Relearn,
+    Rival,
+    Trial,
+    Version,
+    load_data,
+    merge,
+    remaining,
+)
+from app.hold import Arbiter, Verdict
 from app.settings import EngineSettings
+from app.watch import CLICKS, ITEM, LOSS, Alarm, Watch, is_bad_news
 from learners.base import ANCHOR, CANDIDATE, CHAMPION, SHADOW
 from learners.ids import State
+from learners.kernels import F64
 
 MAX_DECISIONS = 10_000
+MAX_SET_ASIDE = 20
+DAY_MS = 86_400_000
+# Slates that the click model must have learned before clicks are held against it.
+ARMED_SLATES = 500
+# This many items suspected within a day are no attack on an item: something has changed for all.
+MANY_SUSPECTS = 3
+PROBATION = "probation"
+
+
+_ALARMS = {
+    "harm": "the champion is shown worse than the anchor",
+    "harm_outside": "the champion is shown worse than the anchor, outside of what both show",
+    "clicks_over": "more is clicked than is expected",
+    "clicks_under": "less is clicked than is expected",
+    ITEM: "one item is clicked more than is expected of it",
+}
+_OPENING = ("first_anchor", "ask_resolved", "shadow_reset", "rollback", "restore", "adopt")
 
 
 class Refusal(Exception):
@@ -32,22 +65,28 @@ class Gate:
         self,
         settings: EngineSettings,
         assign: Callable[[int, int], int],
+        assign_clicks: Callable[[int, int], None] = lambda target, source: None,
     ) -> None:
         self.settings = settings
-        self._assign = assign
+        self._assign_rows = assign
+        self._assign_clicks = assign_clicks
         self.data = GateData()
         self.now = Clock()
         self.decisions: list[Decision] = []
-        self.harm = EDetector()
-        self.harm_outside = EDetector()
+        self.watch = Watch(settings)
+        self.arbiter = Arbiter()
         self.ask_harm = EDetector()
-        self.drift = Drift(settings.adwin_delta)
+        # Carried out before the next event, so never in a snapshot.
+        self._relearn: Relearn | None = None
 
     def use(self, settings: EngineSettings) -> None:
         """Go on under other settings; a drift detector of another significance starts anew."""
         self.settings = settings
-        if settings.adwin_delta != self.drift.delta:
-            self.drift = Drift(settings.adwin_delta)
+        self.watch.use(settings)
+
+    def _assign(self, target: int, source: int) -> int:
+        self._assign_clicks(target, source)
+        return self._assign_rows(target, source)
 
     # -- what is served -----------------------------------------------------------------------
 
@@ -73,10 +112,15 @@ class Gate:
     @property
     def rival(self) -> Rival | None:
         """Return the version that fills slates by turns with the one served, if one does."""
-        if self.data.state != "hold":
+        hold = self.arbiter.hold
+        if hold is None:
             return None
-        name = f"hold:{self.data.n_decisions}"
-        return Rival(SHADOW, self.settings.arbiter_share, name)
+        return Rival(SHADOW, self.settings.arbiter_share, f"hold:{hold.number}")
+
+    def is_suspect(self, item_id: str) -> bool:
+        """Tell whether an item may not teach for now."""
+        until_ms = self.data.suspects.get(item_id)
+        return until_ms is not None and self.now.time_ms < until_ms
 
     # -- events -------------------------------------------------------------------------------
 
@@ -96,6 +140,7 @@ class Gate:
             return
         if self.data.ask_trial is not None:
             self._try_to_leave_ask(self.data.ask_trial)
+        self._try_to_leave_hold()
         if self.data.state == "open" and self.data.mode == "normal":
             self._put_candidate_aside_if_due()
 
@@ -114,24 +159,51 @@ class Gate:
         return Version(self.now.event, self.now.time_ms)
 
     def _watch(self, losses: Losses) -> bool:
-        """Feed every detector; return True when an alarm replaced what is served."""
+        """Feed what watches judged events; return True when an alarm replaced what is served."""
         difference = losses.champion - losses.anchor
-        margin, threshold = self.settings.harm_margin, self.settings.harm_alarm
-        self.harm.update(difference, margin)
-        if not losses.in_top10:
-            self.harm_outside.update(difference, margin)
-        for name, detector in (("harm", self.harm), ("harm_outside", self.harm_outside)):
-            if detector.statistic >= threshold:
-                self._hold(name, {name: detector.statistic, "threshold": threshold})
+        alarm = self.watch.judged(losses)
+        if alarm is not None:
+            if alarm.acts:
+                self._act(alarm)
                 return True
-        self._watch_drift(losses.champion)
+            self._ask_about(alarm)
         if self.data.candidate_trial is not None:
             self._try_candidate(self.data.candidate_trial, difference)
         if self.data.ask_trial is not None:
             self.data.ask_trial.n += 1
             self.data.ask_trial.total += losses.shadow - losses.champion
-            self.ask_harm.update(losses.shadow - losses.champion, margin)
+            self.ask_harm.update(losses.shadow - losses.champion, self.settings.harm_margin)
         return False
+
+    def after_slate(self, items: list[str], expected: F64, clicked: F64, n_learned: int) -> None:
+        """Take note of a slate: what the champion expected of each place, and what came of it.
+
+        `n_learned` slates have taught the champion what to expect.
+        """
+        if self.is_following or n_learned < ARMED_SLATES:
+            return
+        alarm = self.watch.slate(items, expected, clicked)
+        if self.data.state == "hold":
+            self.arbiter.slate(is_heard=alarm is not None)
+            if alarm is not None:
+                self.watch.restart()
+        elif alarm is not None:
+            self._act(alarm)
+
+    def after_admission(self, *, is_quarantined: bool) -> None:
+        """Take note of whether an event that is no duplicate was quarantined."""
+        if self.settings.gate != "off":
+            self._ask_about(self.watch.decided(is_quarantined=is_quarantined))
+
+    def before_event(self, item_id: str, time_ms: int, *, is_known: bool) -> None:
+        """Take note of what an admitted event names, and when it came."""
+        if self.settings.gate != "off":
+            self._ask_about(self.watch.admitted(item_id, time_ms, is_known=is_known))
+
+    def credit(self, draft: str) -> None:
+        """Take note of a trusted user's first click on a slate that two versions filled."""
+        name, _, team = draft.rpartition(":")
+        self.arbiter.credit(name, "b" if team == "b" else "a")
 
     # -- promotion ----------------------------------------------------------------------------
 
@@ -193,6 +265,7 @@ class Gate:
             self.data.anchor = self.data.candidate
             self.data.is_blessed = True
             self.data.n_blessings += 1
+            self.watch.items.bless(self.settings.item_armed)
             self.record("bless", "no worse than the anchor, no alarm", evidence)
         else:
             self._assign(CANDIDATE, ANCHOR)
@@ -206,25 +279,31 @@ class Gate:
 
     # -- alarms -------------------------------------------------------------------------------
 
-    def _watch_drift(self, loss: float) -> None:
-        change = self.drift.update(loss)
-        if change is None or not self.data.is_blessed:
+    def _ask_about(self, alarm: Alarm | None) -> None:
+        """Answer a drift alarm, once there was a blessing; one that is good news is only noted."""
+        if alarm is None or not self.data.is_blessed:
             return
-        before, after = change
-        evidence = {"mean_before": before, "mean_after": after, "delta": self.settings.adwin_delta}
-        # A loss that falls is learning at work, and asks nothing.
-        if after <= before:
-            self.record("drift", "the champion's loss fell", evidence)
+        numbers = alarm.evidence | {"detector": alarm.detector}
+        if not is_bad_news(alarm):
+            if alarm.detector == LOSS:  # learning at work
+                self.record("drift", f"{alarm.detector} fell", numbers)
         elif self.data.state == "open":
-            self.record("alarm", "the champion's loss rose", evidence | {"detector": "adwin"})
-            self._ask("drift", evidence)
+            self.record("alarm", f"{alarm.detector} changed", numbers)
+            self._ask(alarm.detector, numbers)
 
-    def _ask(self, reason: str, evidence: dict[str, Any]) -> None:
+    def _ask(self, reason: str, evidence: dict[str, Any], wanted: int | None = None) -> None:
         self._drop_candidate("an alarm came first")
         self.data.state = "ask"
-        self.data.ask_trial = Trial(self.now.event, self.now.time_ms, reason)
+        self.data.ask_trial = Trial(self.now.event, self.now.time_ms, reason, wanted=wanted)
         self.ask_harm = EDetector()
         self.record("ask", reason, evidence)
+
+    def _probation(self) -> None:
+        """Promote nothing for a while after a rollback: longer with every alarm of the last day."""
+        n_alarms = max(1, len(self.data.alarms_ms))
+        wanted = self.settings.probation_judged * 2 ** min(n_alarms - 1, 20)
+        wanted = min(wanted, self.settings.hold_events)
+        self._ask(PROBATION, {"judged_wanted": wanted, "alarms_in_a_day": n_alarms}, wanted)
 
     def _try_to_leave_ask(self, trial: Trial) -> None:
         settings, threshold = self.settings, self.settings.ask_alarm
@@ -236,14 +315,20 @@ class Gate:
             "threshold": threshold,
         }
         if self.ask_harm.statistic >= threshold:
-            window = {"set_aside": [self.data.champion.event + 1, self.now.event]}
+            window = [self.data.champion.event + 1, self.now.event]
             self._assign(SHADOW, CHAMPION)
-            self._open("shadow_reset", "the shadow is shown worse", evidence | window)
+            self._set_aside(window)
+            numbers = evidence | {"set_aside": window}
+            self._open("shadow_reset", "the shadow is shown worse", numbers)
+            if trial.reason == PROBATION:
+                self._probation()
             return
         elapsed_ms = self.now.time_ms - trial.time_ms
         # What was refused for its slates is promoted at the end: that takes the longer look.
-        may_be_short = trial.reason != "overlap" and elapsed_ms >= settings.ask_s * 1_000
-        if trial.n >= (settings.ask_min_judged if may_be_short else settings.ask_judged):
+        takes_longer = trial.reason in ("overlap", PROBATION)
+        may_be_short = not takes_longer and elapsed_ms >= settings.ask_s * 1_000
+        wanted = settings.ask_judged if trial.wanted is None else trial.wanted
+        if trial.n >= (settings.ask_min_judged if may_be_short else wanted):
             self._open("ask_resolved", "the shadow is not shown worse", evidence)
             if trial.reason == "overlap" and self.data.mode == "normal":
                 # The slates still differ; asking the same again would starve the champion.
@@ -254,51 +339,182 @@ class Gate:
         self.data.ask_trial = None
         self.record(kind, reason, evidence)
 
-    def _hold(self, reason: str, evidence: dict[str, Any]) -> None:
-        """Answer a harm alarm: without an arbiter, HOLD rolls back at once."""
+    def _act(self, alarm: Alarm) -> None:
+        """Answer a harm alarm: what is served is the anchor from here on."""
         self._drop_candidate("an alarm came first")
-        self.record("alarm", "the champion is shown worse than the anchor", evidence)
-        self.data.state = "hold"
-        self.record("hold", reason, {"champion_was": asdict(self.data.champion)})
-        self._roll_back(reason, "gate", evidence)
+        data, now_ms = self.data, self.now.time_ms
+        numbers = alarm.evidence | {"detector": alarm.detector}
+        if alarm.item_id is not None:
+            numbers["item_id"] = alarm.item_id
+        self.record("alarm", _ALARMS[alarm.detector], numbers)
+        data.alarms_ms = [at for at in data.alarms_ms if at > now_ms - DAY_MS] + [now_ms]
+        if alarm.item_id is not None:
+            data.suspects = {i: until for i, until in data.suspects.items() if until > now_ms}
+            data.suspects[alarm.item_id] = now_ms + self.settings.suspect_s * 1_000
+        if alarm.detector in CLICKS or len(data.suspects) >= MANY_SUSPECTS:
+            data.suspects = {} if alarm.detector == ITEM else data.suspects
+            self._hold(alarm.detector)
+        else:
+            # It is shown that the champion is worse, or which item is at fault: no more to ask.
+            self._roll_back(alarm.detector, "gate", {}, relearn=True)
+            self._probation()
 
-    def _roll_back(self, reason: str, asked_by: str, evidence: dict[str, Any]) -> None:
+    def _hold(self, detector: str) -> None:
+        """Serve the anchor, and find out whether the branch is right: see `Arbiter`."""
+        data = self.data
+        evidence = {
+            "champion_was": asdict(data.champion),
+            "rows": self._assign(CHAMPION, ANCHOR),
+        }
+        data.version += 1
+        data.champion = data.anchor
+        data.promoted = self.now
+        data.ask_trial = None
+        data.state = "hold"
+        self.watch.restart()
+        self.record("hold", detector, evidence)
+        self.arbiter.begin(data.n_decisions, self.now, detector)
+
+    def _try_to_leave_hold(self) -> None:
+        arbiter, settings = self.arbiter, self.settings
+        if arbiter.is_hopeless(self.now, settings):
+            evidence = arbiter.evidence(self.now, settings)
+            self.record("no_proof", "trusted credits come too slowly for a verdict", evidence)
+        verdict = arbiter.verdict(self.now, settings)
+        if verdict is None:
+            return
+        if verdict.name == "branch_better":
+            if self.data.mode == "normal":
+                self._adopt(verdict)
+        else:
+            self._leave_hold(verdict)
+
+    def _adopt(self, verdict: Verdict) -> None:
+        """Serve the branch: what it learned under suspicion was right."""
+        self.arbiter.end()
+        rows = self._assign(CHAMPION, SHADOW)
+        self._assign(ANCHOR, SHADOW)
+        data = self.data
+        data.version += 1
+        data.champion = data.anchor = self._here()
+        data.promoted = data.put_aside = self.now
+        self._start_anew()
+        self._open("adopt", "the branch is proven better: it was drift", verdict.evidence)
+        self.decisions[-1].evidence["rows"] = rows
+
+    def _leave_hold(self, verdict: Verdict) -> None:
+        """Roll back. Without a proof in time, what was learned is taken for drift after all."""
+        is_drift = verdict.name == "hold_max"
+        numbers = verdict.evidence
+        self._roll_back(verdict.name, "gate", numbers, relearn=is_drift, keep_clicks=is_drift)
+        if not is_drift:
+            self._probation()
+
+    def _start_anew(self) -> None:
+        """Compare from here on: the versions are others, and so is what items are expected."""
+        self.watch.restart()
+        self.watch.items.bless(self.settings.item_armed)
+        self.ask_harm = EDetector()
+
+    def _roll_back(
+        self,
+        reason: str,
+        asked_by: str,
+        evidence: dict[str, Any],
+        *,
+        relearn: bool = False,
+        keep_clicks: bool = False,
+    ) -> None:
+        """Make champion and shadow the anchor again; set aside, or learn again, what came since."""
         self._drop_candidate("a rollback came first")
+        self.arbiter.end()
         data = self.data
         data.ask_trial = None
         rows = self._assign(CHAMPION, ANCHOR)
-        self._assign(SHADOW, ANCHOR)
+        (self._assign_rows if keep_clicks else self._assign)(SHADOW, ANCHOR)
         window = [data.anchor.event + 1, self.now.event]
+        windows = remaining(window[0], window[1], data.set_aside)
         data.version += 1
         data.champion = data.anchor
         data.promoted = data.put_aside = self.now
         data.state = "open"
-        self._reset_detectors()
-        evidence = evidence | {"rows": rows, "set_aside": window}
-        self.record("rollback", reason, evidence, asked_by)
+        self.watch.restart()
+        self.ask_harm = EDetector()
+        if relearn:
+            self._relearn = Relearn(windows, sorted(data.suspects), then_promote=keep_clicks)
+        else:
+            self._set_aside(window)
+        about = {"rows": rows, "learned_again" if relearn else "set_aside": window}
+        self.record("rollback", reason, evidence | about, asked_by)
 
-    def _reset_detectors(self) -> None:
-        self.harm, self.harm_outside, self.ask_harm = (EDetector() for _ in range(3))
-        self.drift = Drift(self.settings.adwin_delta)
+    def _set_aside(self, window: list[int]) -> None:
+        if window[0] <= window[1]:
+            self.data.set_aside = [*self.data.set_aside, window][-MAX_SET_ASIDE:]
+
+    # -- learning again -----------------------------------------------------------------------
+
+    def take_relearn(self) -> Relearn | None:
+        """Return what the shadow is to learn again now, once."""
+        job, self._relearn = self._relearn, None
+        return job
+
+    def relearned(self, job: Relearn, n: int, n_known: int) -> None:
+        """Take note of how many events the shadow learned again, of how many still known."""
+        evidence = {
+            "windows": job.windows,
+            "learned": n,
+            "left_out": n_known - n,
+            "forgotten": sum(b - a + 1 for a, b in job.windows) - n_known,
+            "without": job.without,
+        }
+        self.record("relearn", "the shadow learned again what was set aside", evidence)
+        if job.then_promote and self.data.mode == "normal":
+            self._start_anew()
+            self._promote("nothing was proven in time: taken for drift", "gate", None)
+
+    def _requeue(self, reason: str, asked_by: str, without: list[str]) -> None:
+        if not self.data.set_aside:
+            raise Refusal("nothing is set aside")
+        if self.data.state == "hold":
+            raise Refusal("the gate is in HOLD: what it suspects is not set aside yet")
+        windows, self.data.set_aside = self.data.set_aside, []
+        # One window may lie in another: each event is learned once.
+        merged = merge(windows)
+        self._relearn = Relearn(merged, sorted({*without, *self.data.suspects}))
+        self.record("requeue", reason, {"windows": merged, "without": without}, asked_by)
 
     # -- operators ----------------------------------------------------------------------------
 
     def command(
-        self, name: str, reason: str, asked_by: str, *, force: bool, overlap: float = 1.0
+        self,
+        name: str,
+        reason: str,
+        asked_by: str,
+        *,
+        force: bool,
+        overlap: float = 1.0,
+        without: list[str] | None = None,
     ) -> None:
         """Do what an operator asks; raise Refusal where the state forbids it.
 
-        `overlap` of champion and shadow counts for a promotion alone.
+        `overlap` of champion and shadow counts for a promotion alone, items to learn `without` for
+        a requeue.
         """
         if name == "promote":
             self._promote_by_hand(reason, asked_by, force=force, overlap=overlap)
         elif name == "rollback":
             self._require_anchor("roll back to")
             self._roll_back(reason, asked_by, {"champion_was": asdict(self.data.champion)})
+        elif name == "requeue":
+            self._requeue(reason, asked_by, without or [])
         else:
             modes: dict[str, Mode] = {"freeze": "frozen", "resume": "normal"}
             was, self.data.mode = self.data.mode, modes.get(name, "shadow_only")
-            self.record(name, reason, {"mode_was": was}, asked_by)
+            evidence: dict[str, Any] = {"mode_was": was}
+            if name == "resume" and self.data.suspects:
+                evidence["cleared"] = sorted(self.data.suspects)
+                self.data.suspects = {}
+            self.record(name, reason, evidence, asked_by)
 
     def _require_anchor(self, what: str) -> None:
         if self.is_following:
@@ -318,6 +534,11 @@ class Gate:
             )
         if self.data.ask_trial is not None:
             self._open("ask_resolved", "promoted by force", {"judged": self.data.ask_trial.n})
+        if self.arbiter.hold is not None:
+            numbers = self.arbiter.evidence(self.now, self.settings)
+            self.arbiter.end()
+            self._start_anew()
+            self._open("hold_ended", "promoted by force", numbers)
         self._promote(reason, asked_by, overlap)
 
     def after_restore(self, snapshot_id: str, reason: str, asked_by: str, overlap: float) -> None:
@@ -359,11 +580,10 @@ class Gate:
 
     def describe(self) -> dict[str, Any]:
         """Return state, mode, reason and since when, and what was decided last."""
-        opened = ("first_anchor", "ask_resolved", "shadow_reset", "rollback", "restore")
-        ask = self.data.ask_trial
-        since = ask.event if ask else 0
-        if ask is None:
-            since = next((d.event for d in reversed(self.decisions) if d.kind in opened), 0)
+        began = self.data.ask_trial or self.arbiter.hold
+        since = began.event if began else 0
+        if began is None:
+            since = next((d.event for d in reversed(self.decisions) if d.kind in _OPENING), 0)
         return {
             "state": self.data.state,
             "mode": self.data.mode,
@@ -372,33 +592,30 @@ class Gate:
             "version": self.data.version,
             "blessings": self.data.n_blessings,
             "decisions": self.data.n_decisions,
+            "hold": self.arbiter.evidence(self.now, self.settings) or None,
+            "suspects": sorted(i for i in self.data.suspects if self.is_suspect(i)),
+            "set_aside": self.data.set_aside,
         }
 
     def detectors(self) -> list[dict[str, Any]]:
         """Return each detector's statistic, threshold, and whether it is armed."""
         armed = not self.is_following
-        threshold = self.settings.harm_alarm
-        return [
-            _shown("harm", self.harm.statistic, threshold, is_armed=armed),
-            _shown("harm_outside", self.harm_outside.statistic, threshold, is_armed=armed),
-            _shown(
-                "ask",
-                self.ask_harm.statistic,
-                self.settings.ask_alarm,
-                is_armed=self.data.ask_trial is not None,
-            ),
-            _shown("adwin", self.drift.mean, None, is_armed=armed and self.data.is_blessed),
-        ]
+        ask = {
+            "name": "ask",
+            "statistic": self.ask_harm.statistic,
+            "threshold": self.settings.ask_alarm,
+            "armed": self.data.ask_trial is not None,
+        }
+        return [*self.watch.view(is_armed=armed, is_blessed=self.data.is_blessed), ask]
 
     def state(self) -> State:
         """Return what `load_state` continues from."""
         return {
             "data": asdict(self.data),
             "now": asdict(self.now),
-            "harm": self.harm.state(),
-            "harm_outside": self.harm_outside.state(),
+            "watch": self.watch.state(),
+            "arbiter": self.arbiter.state(),
             "ask_harm": self.ask_harm.state(),
-            "drift": self.drift.state(),
             "decisions": [asdict(decision) for decision in self.decisions],
         }
 
@@ -411,19 +628,12 @@ class Gate:
         kept = self.data, self.now, self.decisions
         self.data = load_data(state["data"])
         self.now = Clock(**state["now"])
-        self.harm.load_state(state["harm"])
-        self.harm_outside.load_state(state["harm_outside"])
+        self.watch.load_state(state["watch"])
+        self.arbiter.load_state(state["arbiter"])
         self.ask_harm.load_state(state["ask_harm"])
-        self.drift.load_state(state["drift"])
         self.decisions = [Decision(**decision) for decision in state["decisions"]]
         if keep_record:
             data, self.now, self.decisions = kept
             for name in ("mode", "version", "n_decisions"):
                 setattr(self.data, name, getattr(data, name))
             self.use(self.settings)
-
-
-def _shown(
-    name: str, statistic: float, threshold: float | None, *, is_armed: bool
-) -> dict[str, Any]:
-    return {"name": name, "statistic": statistic, "threshold": threshold, "armed": is_armed}

@@ -50,13 +50,25 @@ class Version:
 
 @dataclass
 class Trial:
-    """Judged differences since something began: a candidate put aside, or ASK."""
+    """Judged differences since something began: a candidate put aside, or ASK.
+
+    `wanted` are the judged events that end it, where that is not the usual number.
+    """
 
     event: int
     time_ms: int
     reason: str = ""
     n: int = 0
     total: float = 0.0
+    wanted: int | None = None
+
+
+class Relearn(NamedTuple):
+    """Events that the shadow is to learn again: windows of numbers, but not of some items."""
+
+    windows: list[list[int]]
+    without: list[str]
+    then_promote: bool = False
 
 
 @dataclass
@@ -86,6 +98,11 @@ class GateData:
     candidate: Version = field(default_factory=Version)
     candidate_trial: Trial | None = None
     ask_trial: Trial | None = None
+    # When harm alarms came, in the last day; what was set aside and not learned again, as windows
+    # of event numbers; until when an item may not teach.
+    alarms_ms: list[int] = field(default_factory=list)
+    set_aside: list[list[int]] = field(default_factory=list)
+    suspects: dict[str, int] = field(default_factory=dict)
 
 
 def load_data(saved: dict[str, Any]) -> GateData:
@@ -97,4 +114,32 @@ def load_data(saved: dict[str, Any]) -> GateData:
         made[name] = Version(**saved[name])
     for name in ("candidate_trial", "ask_trial"):
         made[name] = None if saved[name] is None else Trial(**saved[name])
+    made["alarms_ms"] = list(saved["alarms_ms"])
+    made["set_aside"] = [list(window) for window in saved["set_aside"]]
+    made["suspects"] = dict(saved["suspects"])
     return GateData(**made)
+
+
+def remaining(first: int, last: int, aside: list[list[int]]) -> list[list[int]]:
+    """Return the window first..last without those that were set aside, as windows in order."""
+    windows, at = [], first
+    for begin, end in sorted(aside):
+        if begin > last or end < at:
+            continue
+        if begin > at:
+            windows.append([at, begin - 1])
+        at = max(at, end + 1)
+    if at <= last:
+        windows.append([at, last])
+    return windows
+
+
+def merge(windows: list[list[int]]) -> list[list[int]]:
+    """Return windows that overlap as one, in order."""
+    merged: list[list[int]] = []
+    for first, last in sorted(windows):
+        if merged and first <= merged[-1][1] + 1:
+            merged[-1][1] = max(merged[-1][1], last)
+        else:
+            merged.append([first, last])
+    return merged

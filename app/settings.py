@@ -24,7 +24,7 @@ from app.errors import SettingsError
 from learners import river_adapter
 from learners.combiner import feature_names
 
-SEMANTICS = 4
+SEMANTICS = 5
 """Version of what the engine computes from a log; hashes compare only within one."""
 
 PREFIX = "SLUICE_"
@@ -151,6 +151,9 @@ class EngineSettings(BaseModel):
     ask_min_judged: Positive = Field(100, description="... and this many judged events")
     adwin_delta: float = Field(0.002, gt=0, lt=1, description="ADWIN's significance")
 
+    traffic_delta: float = Field(
+        1e-5, gt=0, lt=1, description="ADWIN's significance on the rate and shares of traffic"
+    )
     tokens: Literal["off", "check", "require"] = Field(
         "off",
         description="check: a recommendation_id must be one of ours and name the user and item;"
@@ -181,6 +184,9 @@ class EngineSettings(BaseModel):
     )
     probation_judged: Positive = Field(
         2_000, description="judged events before the first promotion after a rollback"
+    )
+    suspect_s: Positive = Field(
+        86_400, description="seconds of event time that a suspect item is kept from teaching"
     )
     relearn_events: int = Field(
         100_000, ge=0, le=10**8, description="learned events kept, to be learned again after HOLD"

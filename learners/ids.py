@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from learners.kernels import I32, MISS
+from learners.kernels import I32, I64, INDEX_MASK, MISS, U64
 
 State = dict[str, Any]
 
@@ -93,6 +93,17 @@ class Ids:
     def handle(self, index: int) -> int:
         """Return the handle of a live index."""
         return handle_of(index, int(self.generation[index]))
+
+    def live(self, handle: int) -> int:
+        """Return the index that a handle names, or MISS if it is stale."""
+        index, generation = handle & int(INDEX_MASK), handle >> 32
+        return index if self.generation[index] == generation else MISS
+
+    def keys_of(self, handles: I64) -> U64:
+        """Return the keys of what handles name, 0 for those that are stale."""
+        index = handles & INDEX_MASK
+        is_live = self.generation[index] == handles >> 32
+        return np.where(is_live, self.key[index], np.uint64(0))
 
     def sorted_indices(self) -> I32:
         """Return the live indices in the order of their ids: what is hashed never sees indices."""

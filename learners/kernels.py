@@ -228,6 +228,63 @@ def profile_of(
 
 
 @njit(cache=True)
+def profile_before(
+    seq: int,
+    oldest: int,
+    capacity: int,
+    nth: I64,
+    before: I64,
+    window_items: I64,
+    window_rewards: F32,
+    window_times: I64,
+    ring_handle: I64,
+    ring_reward: F32,
+    ring_time: I64,
+    n_events: int,
+    generation: I32,
+    items: I32,
+    weights: F64,
+    times: I64,
+    refused: I32,
+) -> tuple[int, int]:
+    """Write the profile that a user had before an event of the window (see `profile_of`).
+
+    The events before it come from the window, linked by `before`; those that have left it, or
+    never taught, from the ring, as far as that goes back.
+    """
+    length = len(ring_handle)
+    handles, rewards = np.zeros((1, length), np.int64), np.zeros((1, length), np.float32)
+    at, count = np.zeros((1, length), np.int64), np.zeros(1, np.int64)
+    wanted = nth[seq % capacity]
+    link = before[seq % capacity]
+    found = 0
+    for back in range(min(wanted, length)):
+        number = wanted - 1 - back
+        while link >= oldest and nth[link % capacity] > number:
+            link = before[link % capacity]
+        place = length - 1 - back
+        if link >= oldest and nth[link % capacity] == number:
+            from_window = link % capacity
+            handles[0, place] = window_items[from_window]
+            rewards[0, place] = window_rewards[from_window]
+            at[0, place] = window_times[from_window]
+        elif number >= n_events - length:
+            handles[0, place] = ring_handle[number % length]
+            rewards[0, place] = ring_reward[number % length]
+            at[0, place] = ring_time[number % length]
+        else:
+            break
+        found += 1
+    if found == 0:
+        return 0, 0
+    # The newest stands last: a ring that has been filled exactly once, the rest of it unused.
+    count[0] = length
+    for unused in range(length - found):
+        handles[0, unused] = np.int64(-1) << 32
+    return profile_of(handles, rewards, at, count, 0, generation, items, weights, times, refused)
+
+
+@njit(cache=True)
 def find_had(
     first: int, start: int, count: int, next_block: I32, block_handle: I64, handle: int
 ) -> int:
@@ -1439,3 +1496,103 @@ def packed_rows(rows: NDArray[Any], size: NDArray[Any]) -> NDArray[Any]:
     packed = np.empty(int(size.sum()), rows.dtype)
     pack_rows(rows, size, packed)
     return packed
+
+
+@njit(cache=True)
+def sigmoid(x: float) -> float:
+    """Return 1 / (1 + e^-x), the same bytes on every processor."""
+    if x >= 0.0:
+        return 1.0 / (1.0 + exp(-x))
+    small = exp(x)
+    return small / (1.0 + small)
+
+
+@njit(cache=True)
+def clicks_expected(weights: F64, scores: F64, n: int, expected: F64) -> None:
+    """Write how likely a click is on each of n places; the last two weights are the score's."""
+    n_places = len(weights) - 2
+    for place in range(n):
+        total = weights[min(place, n_places - 1)]
+        score = scores[place]
+        total += weights[n_places] * score + weights[n_places + 1] * abs(score)
+        expected[place] = sigmoid(total)
+
+
+@njit(cache=True)
+def clicks_learn(
+    weights: F64, squares: F64, scores: F64, clicked: F64, n: int, rate: float, kept: float
+) -> None:
+    """Take an AdaGrad step on the log-likelihood of each place's outcome; old squares fade."""
+    n_places = len(weights) - 2
+    expected = np.zeros(n)
+    clicks_expected(weights, scores, n, expected)
+    for f in range(len(squares)):
+        squares[f] *= kept
+    for place in range(n):
+        error = clicked[place] - expected[place]
+        own = min(place, n_places - 1)
+        score = scores[place]
+        for f, x in ((own, 1.0), (n_places, score), (n_places + 1, abs(score))):
+            gradient = error * x
+            squares[f] += gradient * gradient
+            weights[f] += rate * gradient / np.sqrt(squares[f])
+
+
+@njit(cache=True)
+def detect(m: F64, difference: float, margin: float) -> float:
+    """Take one difference into an e-detector (see `EDetector`); return its statistic."""
+    x = (difference - margin) / (1.0 + margin)
+    weight, total = 1.0, 0.0
+    for k in range(len(m)):
+        weight *= 0.5
+        m[k] = min((m[k] + 1.0 / len(m)) * (1.0 + weight * x), 1e300)
+        total += m[k]
+    return total
+
+
+@njit(cache=True)
+def watch_outcomes(
+    places: I32,
+    expected: F64,
+    clicked: F64,
+    n_shown: I64,
+    surplus: F64,
+    baseline: F64,
+    m: F64,
+    armed: int,
+    margin: float,
+    statistics: F64,
+) -> None:
+    """Take a slate's outcomes into the detectors of the items shown, by their rows.
+
+    An item's surplus is the sum of (outcome - expectation). What counts is what goes beyond its
+    baseline, taken when it has been shown `armed` times, and at every blessing (see `baselines`).
+    """
+    for i in range(len(places)):
+        row = places[i]
+        difference = clicked[i] - expected[i]
+        statistics[i] = 0.0
+        if n_shown[row] >= armed:
+            beyond = min(max(difference - baseline[row], -1.0), 1.0)
+            statistics[i] = detect(m[row], beyond, margin)
+        n_shown[row] += 1
+        surplus[row] += difference
+        if n_shown[row] == armed:
+            baseline[row] = baseline_of(n_shown[row], surplus[row])
+
+
+@njit(cache=True)
+def baseline_of(n_shown: int, surplus: float) -> float:
+    """Return a mean surplus, and two standard errors of a yes or no on top of it."""
+    return surplus / n_shown + 1.0 / np.sqrt(n_shown)
+
+
+@njit(cache=True)
+def baselines(n_shown: I64, surplus: F64, baseline: F64, armed: int, most: int) -> None:
+    """Take the baselines of the armed items anew; of the oft shown, let half be forgotten."""
+    for row in range(len(n_shown)):
+        if n_shown[row] >= armed:
+            baseline[row] = baseline_of(n_shown[row], surplus[row])
+            if n_shown[row] > most:
+                n_shown[row] //= 2
+                surplus[row] *= 0.5

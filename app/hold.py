@@ -1,0 +1,136 @@
+"""HOLD: was it a fault or drift? An arbiter between the anchor and the branch under suspicion.
+
+The stream itself cannot say: a branch that learned corrupt labels is better at corrupt labels. So
+the two fill a share of trusted users' slates by turns, and the clicks on these are counted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, NamedTuple
+
+from app.detectors import Superiority
+from app.drafts import Team
+from app.gate_data import Clock
+from app.settings import EngineSettings
+from learners.ids import State
+
+# Of the longest HOLD, the part after which it is said that credits come too slowly for a proof.
+_TOLD_AFTER = 0.1
+
+
+class Verdict(NamedTuple):
+    """How HOLD ends, and the numbers for it."""
+
+    name: Literal["branch_better", "anchor_better", "quiet", "hold_max"]
+    evidence: dict[str, Any]
+
+
+@dataclass
+class Hold:
+    """One HOLD: since when, by which detector, and what came since."""
+
+    number: int
+    event: int
+    time_ms: int
+    detector: str
+    slates: int = 0
+    heard_at: int = 0
+    n_heard: int = 0
+    is_told: bool = False
+
+
+class Arbiter:
+    """Counts what HOLD is decided by. `hold` is None outside of HOLD."""
+
+    def __init__(self) -> None:
+        self.hold: Hold | None = None
+        self.branch = Superiority()
+        self.anchor = Superiority()
+
+    def begin(self, number: int, now: Clock, detector: str) -> None:
+        """Begin a HOLD with nothing counted."""
+        self.__init__()  # type: ignore[misc]
+        self.hold = Hold(number, now.event, now.time_ms, detector)
+
+    def end(self) -> None:
+        """Forget the HOLD."""
+        self.hold = None
+
+    def credit(self, name: str, team: Team) -> None:
+        """Count a trusted click on a slate that both filled; those of another HOLD do not count."""
+        if self.hold is not None and name == f"hold:{self.hold.number}":
+            win = 1.0 if team == "b" else -1.0
+            self.branch.update(win, 0.0)
+            self.anchor.update(-win, 0.0)
+
+    def slate(self, *, is_heard: bool) -> None:
+        """Count a judged slate; `is_heard` where the alarm that led here came again."""
+        if self.hold is not None:
+            self.hold.slates += 1
+            if is_heard:
+                self.hold.heard_at = self.hold.slates
+                self.hold.n_heard += 1
+
+    def verdict(self, now: Clock, settings: EngineSettings) -> Verdict | None:
+        """Return how HOLD ends, if it does now."""
+        hold, alpha = self.hold, settings.arbiter_alpha
+        if hold is None:
+            return None
+        if self.branch.n >= settings.arbiter_credits:
+            if self.branch.is_proven(alpha):
+                return Verdict("branch_better", self.evidence(now, settings))
+            if self.anchor.is_proven(alpha):
+                return Verdict("anchor_better", self.evidence(now, settings))
+        if hold.slates - hold.heard_at >= settings.hold_quiet:
+            return Verdict("quiet", self.evidence(now, settings))
+        if self.elapsed(now, settings) >= 1.0:
+            return Verdict("hold_max", self.evidence(now, settings))
+        return None
+
+    def elapsed(self, now: Clock, settings: EngineSettings) -> float:
+        """Return how much of the longest HOLD is over: 1 at its end."""
+        if self.hold is None:
+            return 0.0
+        by_events = (now.event - self.hold.event) / settings.hold_events
+        by_time = (now.time_ms - self.hold.time_ms) / (settings.hold_s * 1_000)
+        return max(by_events, by_time)
+
+    def is_hopeless(self, now: Clock, settings: EngineSettings) -> bool:
+        """Tell, once, that credits come too slowly for a proof before HOLD must end."""
+        elapsed = self.elapsed(now, settings)
+        if self.hold is None or self.hold.is_told or elapsed < _TOLD_AFTER:
+            return False
+        self.hold.is_told = self.branch.n < elapsed * settings.arbiter_credits
+        return self.hold.is_told
+
+    def evidence(self, now: Clock, settings: EngineSettings) -> dict[str, Any]:
+        """Return the numbers that the verdict can be computed from again."""
+        hold = self.hold
+        if hold is None:
+            return {}
+        n = self.branch.n
+        wins = round((n + self.branch.total) / 2)
+        return {
+            "credits": n,
+            "branch_wins": wins,
+            "anchor_wins": n - wins,
+            "branch_statistic": self.branch.statistic,
+            "anchor_statistic": self.anchor.statistic,
+            "threshold": 1.0 / settings.arbiter_alpha,
+            "events": now.event - hold.event,
+            "slates": hold.slates,
+            "slates_since_alarm": hold.slates - hold.heard_at,
+            "alarms": hold.n_heard + 1,
+        }
+
+    def state(self) -> State:
+        """Return what `load_state` continues from."""
+        hold = None if self.hold is None else asdict(self.hold)
+        return {"hold": hold, "branch": self.branch.state(), "anchor": self.anchor.state()}
+
+    def load_state(self, state: State) -> None:
+        """Become the arbiter that `state` was taken from."""
+        self.hold = None if state["hold"] is None else Hold(**state["hold"])
+        self.branch.load_state(state["branch"])
+        self.anchor.load_state(state["anchor"])

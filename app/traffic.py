@@ -1,0 +1,86 @@
+"""Two signs of how traffic is, as values in [0, 1] for a drift detector: its rate, its breadth."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Iterator
+
+from learners.ids import State
+
+_MINUTE_MS = 60_000
+# A longer silence is no more news than this.
+_MOST_SILENT = 60
+_DAY = 1_440
+_LOOKS_BACK = 256
+
+
+class Rate:
+    """Events a minute of event time, over what is usual there: c / (c + mean)."""
+
+    def __init__(self) -> None:
+        self.minute = 0
+        self.count = 0
+        self.n = 0
+        self.mean = 0.0
+
+    def add(self, time_ms: int) -> Iterator[float]:
+        """Take an event; yield a value for each minute that is over. Time never goes back."""
+        minute = time_ms // _MINUTE_MS
+        if self.count or self.n:
+            for _ in range(min(minute - self.minute, _MOST_SILENT)):
+                yield self._finish()
+        self.minute = minute
+        self.count += 1
+
+    def _finish(self) -> float:
+        count, self.count = self.count, 0
+        self.n += 1
+        self.mean += (count - self.mean) / min(self.n, _DAY)
+        whole = count + self.mean
+        return count / whole if whole > 0.0 else 0.5
+
+    def state(self) -> State:
+        """Return what `load_state` continues from."""
+        return {"minute": self.minute, "count": self.count, "n": self.n, "mean": self.mean}
+
+    def load_state(self, state: State) -> None:
+        """Become the rate that `state` was taken from; raise ValueError if it is damaged."""
+        self.minute, self.count = int(state["minute"]), int(state["count"])
+        self.n, self.mean = int(state["n"]), float(state["mean"])
+        if self.count < 0 or self.n < 0 or not 0.0 <= self.mean < 1e12:
+            raise ValueError("the rate of events is damaged")
+
+
+class Concentration:
+    r"""How often events name an item that the last 256 named, too.
+
+    Its mean is $\sum_i p_i^2 = e^{-H_2}$, where $H_2$ is Rényi's entropy of order 2 of the items:
+    a falling entropy is a rising concentration, and this one needs no logarithm.
+    """
+
+    def __init__(self) -> None:
+        self._last: deque[str] = deque()
+        self._counts: Counter[str] = Counter()
+
+    def add(self, item_id: str) -> float:
+        """Take an event's item; return the share of it among the last events."""
+        share = self._counts[item_id] / max(len(self._last), 1)
+        self._last.append(item_id)
+        self._counts[item_id] += 1
+        if len(self._last) > _LOOKS_BACK:
+            gone = self._last.popleft()
+            self._counts[gone] -= 1
+            if not self._counts[gone]:
+                del self._counts[gone]
+        return share
+
+    def state(self) -> list[str]:
+        """Return what `load_state` continues from."""
+        return list(self._last)
+
+    def load_state(self, state: list[str]) -> None:
+        """Become the concentration that `state` was taken from."""
+        if len(state) > _LOOKS_BACK:
+            raise ValueError("the concentration of items is damaged")
+        self._last = deque(map(str, state))
+        self._counts = Counter(self._last)

@@ -1,0 +1,181 @@
+"""All that the gate watches, and when each raises an alarm.
+
+A drift alarm asks: it is cheap to be wrong about. A harm alarm acts. What follows is the gate's.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from app.detectors import Drift, EDetector
+from app.gate_data import Losses
+from app.item_watch import ItemWatch
+from app.settings import EngineSettings
+from app.traffic import Concentration, Rate
+from learners.ids import State
+from learners.kernels import F64
+
+LOSS = "loss"
+QUARANTINED = "quarantined"
+UNKNOWN = "unknown_items"
+RATE = "rate"
+CONCENTRATION = "concentration"
+# Of traffic, a change in one direction means trouble; of its rate, in both.
+_SERIES = (LOSS, QUARANTINED, UNKNOWN, RATE, CONCENTRATION)
+
+HARM = ("harm", "harm_outside")
+CLICKS = ("clicks_over", "clicks_under")
+ITEM = "item"
+
+
+class Alarm(NamedTuple):
+    """What rang, and its numbers. `acts` where it is a harm alarm; `item_id` where it is of one."""
+
+    detector: str
+    evidence: dict[str, Any]
+    acts: bool
+    item_id: str | None = None
+
+
+class Watch:
+    """Harm, clicks over and under expectation, single items, and drift of loss and traffic."""
+
+    def __init__(self, settings: EngineSettings) -> None:
+        self.settings = settings
+        self.harm = {name: EDetector() for name in HARM}
+        self.clicks = {name: EDetector() for name in CLICKS}
+        self.items = ItemWatch()
+        self.rate = Rate()
+        self.concentration = Concentration()
+        self._make_drift()
+
+    def _make_drift(self) -> None:
+        self.drift = {name: Drift(self._delta(name)) for name in _SERIES}
+
+    def _delta(self, name: str) -> float:
+        settings = self.settings
+        return settings.adwin_delta if name == LOSS else settings.traffic_delta
+
+    def use(self, settings: EngineSettings) -> None:
+        """Go on under other settings; a drift detector of another significance starts anew."""
+        self.settings = settings
+        for name, drift in self.drift.items():
+            if drift.delta != self._delta(name):
+                self.drift[name] = Drift(self._delta(name))
+
+    def restart(self) -> None:
+        """Let all that compares versions with what comes start anew: what is served has changed."""
+        for detectors in (self.harm, self.clicks):
+            for name in detectors:
+                detectors[name] = EDetector()
+        self.items.quiet()
+        self.drift[LOSS] = Drift(self._delta(LOSS))
+
+    # -- what comes in ------------------------------------------------------------------------
+
+    def judged(self, losses: Losses) -> Alarm | None:
+        """Take one judged event."""
+        settings = self.settings
+        difference = losses.champion - losses.anchor
+        self.harm["harm"].update(difference, settings.harm_margin)
+        if not losses.in_top10:
+            self.harm["harm_outside"].update(difference, settings.harm_margin)
+        for name, detector in self.harm.items():
+            if detector.statistic >= settings.harm_alarm:
+                return self._harm(name, detector, settings.harm_margin)
+        return self._drifted(LOSS, losses.champion)
+
+    def slate(self, items: list[str], expected: F64, clicked: F64) -> Alarm | None:
+        """Take what was expected of a slate's places, and what came of them.
+
+        The alarm of a single item goes before that of all: it says more.
+        """
+        settings = self.settings
+        over, under = self.clicks["clicks_over"], self.clicks["clicks_under"]
+        for surplus in (clicked - expected).tolist():
+            over.update(surplus, settings.calibration_margin)
+            under.update(-surplus, settings.calibration_margin)
+        suspect = self.items.update(
+            items,
+            expected,
+            clicked,
+            armed=settings.item_armed,
+            margin=settings.item_margin,
+            threshold=settings.harm_alarm,
+        )
+        if suspect is not None:
+            numbers = suspect.evidence | {"margin": settings.item_margin}
+            return Alarm(ITEM, numbers, acts=True, item_id=suspect.item_id)
+        for name, detector in self.clicks.items():
+            if detector.statistic >= settings.harm_alarm:
+                return self._harm(name, detector, settings.calibration_margin)
+        return None
+
+    def _harm(self, name: str, detector: EDetector, margin: float) -> Alarm:
+        numbers = {"statistic": detector.statistic, "threshold": self.settings.harm_alarm}
+        return Alarm(name, numbers | {"margin": margin}, acts=True)
+
+    def admitted(self, item_id: str, time_ms: int, *, is_known: bool) -> Alarm | None:
+        """Take an admitted event: was its item known, and what is the time now."""
+        alarms = [self._drifted(RATE, value) for value in self.rate.add(time_ms)]
+        alarms.append(self._drifted(UNKNOWN, 0.0 if is_known else 1.0))
+        alarms.append(self._drifted(CONCENTRATION, self.concentration.add(item_id)))
+        return next((alarm for alarm in alarms if alarm is not None), None)
+
+    def decided(self, *, is_quarantined: bool) -> Alarm | None:
+        """Take whether an event was quarantined."""
+        return self._drifted(QUARANTINED, 1.0 if is_quarantined else 0.0)
+
+    def _drifted(self, name: str, value: float) -> Alarm | None:
+        drift = self.drift[name]
+        change = drift.update(value)
+        if change is None:
+            return None
+        before, after = change
+        numbers = {"mean_before": before, "mean_after": after, "delta": drift.delta}
+        return Alarm(name, numbers, acts=False)
+
+    # -- state --------------------------------------------------------------------------------
+
+    def view(self, *, is_armed: bool, is_blessed: bool) -> list[dict[str, Any]]:
+        """Return each detector's statistic, threshold, and whether it is armed."""
+        threshold = self.settings.harm_alarm
+        shown = [
+            {"name": name, "statistic": d.statistic, "threshold": threshold, "armed": is_armed}
+            for name, d in (self.harm | self.clicks).items()
+        ]
+        worst = float(self.items.m.sum(axis=1).max())
+        about = {"statistic": worst, "threshold": threshold, "armed": is_armed}
+        shown.append({"name": ITEM, **about, "watched": len(self.items)})
+        armed = is_armed and is_blessed
+        return shown + [
+            {"name": f"adwin_{name}", "statistic": d.mean, "threshold": None, "armed": armed}
+            for name, d in self.drift.items()
+        ]
+
+    def state(self) -> State:
+        """Return what `load_state` continues from."""
+        detectors = self.harm | self.clicks
+        return {
+            "detectors": {name: d.state() for name, d in detectors.items()},
+            "drift": {name: d.state() for name, d in self.drift.items()},
+            "items": self.items.state(),
+            "rate": self.rate.state(),
+            "concentration": self.concentration.state(),
+        }
+
+    def load_state(self, state: State) -> None:
+        """Become the watch that `state` was taken from; raise ValueError if it is damaged."""
+        for name, detector in (self.harm | self.clicks).items():
+            detector.load_state(state["detectors"][name])
+        for name, drift in self.drift.items():
+            drift.load_state(state["drift"][name])
+        self.items.load_state(state["items"])
+        self.rate.load_state(state["rate"])
+        self.concentration.load_state(state["concentration"])
+
+
+def is_bad_news(alarm: Alarm) -> bool:
+    """Tell whether a drift alarm is worth asking about: not a loss, or a share, that falls."""
+    rose = bool(alarm.evidence["mean_after"] > alarm.evidence["mean_before"])
+    return rose or alarm.detector == RATE

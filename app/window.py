@@ -1,0 +1,144 @@
+"""The last events that taught the shadow, kept so that some of them can be learned again.
+
+After HOLD the shadow begins anew from the anchor. What it learned since is learned again from
+here, each event with the history that its user had then, as far as that is still known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from learners import kernels
+from learners.history import History, Profile
+from learners.ids import State
+from learners.kernels import MISS
+
+
+class Learned(NamedTuple):
+    """One event of the window, by indices that are live, and its user's profile before it."""
+
+    profile: Profile
+    item: int
+    reward: float
+    time_ms: int
+
+
+class Window:
+    """A ring of learned events. `number` is the engine's count of admitted events."""
+
+    def __init__(self, capacity: int, history: History) -> None:
+        self.capacity = capacity
+        self.history = history
+        self.n = 0
+        self._last_of: dict[int, int] = {}
+        size = max(capacity, 1)
+        self.number = np.zeros(size, np.int64)
+        self.user = np.zeros(size, np.int64)
+        self.item = np.zeros(size, np.int64)
+        self.time_ms = np.zeros(size, np.int64)
+        self.reward = np.zeros(size, np.float32)
+        self.nth = np.zeros(size, np.int64)
+        self.before = np.full(size, MISS, np.int64)
+
+    def add(self, number: int, user: int, item: int, *, reward: float, time_ms: int) -> None:
+        """Keep an event that is about to enter its user's history."""
+        if not self.capacity:
+            return
+        place = self.n % self.capacity
+        handle = self.history.users.handle(user)
+        if self.n >= self.capacity:
+            gone = int(self.user[place])
+            if self._last_of.get(gone) == self.n - self.capacity:
+                del self._last_of[gone]
+        self.number[place] = number
+        self.user[place], self.item[place] = handle, self.history.items.handle(item)
+        self.time_ms[place], self.reward[place] = time_ms, reward
+        self.nth[place] = self.history.n_events[user]
+        self.before[place] = self._last_of.get(handle, MISS)
+        self._last_of[handle] = self.n
+        self.n += 1
+
+    @property
+    def first_number(self) -> int | None:
+        """Return the number of the oldest event that is kept."""
+        if not min(self.n, self.capacity):
+            return None
+        return int(self.number[max(0, self.n - self.capacity) % self.capacity])
+
+    def events(self, first: int, last: int, without: set[int]) -> Iterator[Learned | None]:
+        """Yield the events numbered `first` to `last`, oldest first; not on some items (indices).
+
+        What is of no use any more (its user or item is forgotten) comes as None.
+        """
+        profile = Profile(self.history.history_length)
+        for seq in range(max(0, self.n - self.capacity), self.n):
+            place = seq % self.capacity
+            if first <= self.number[place] <= last:
+                yield self._event(seq, place, profile, without)
+
+    def _event(self, seq: int, place: int, profile: Profile, without: set[int]) -> Learned | None:
+        users, items = self.history.users, self.history.items
+        user, item = users.live(int(self.user[place])), items.live(int(self.item[place]))
+        if MISS in (user, item) or item in without:
+            return None
+        self._profile_before(seq, user, profile)
+        return Learned(profile, item, float(self.reward[place]), int(self.time_ms[place]))
+
+    def _profile_before(self, seq: int, user: int, profile: Profile) -> None:
+        history = self.history
+        profile.clear()
+        profile.user = user
+        profile.n, profile.n_refused = kernels.profile_before(
+            seq,
+            max(0, self.n - self.capacity),
+            self.capacity,
+            self.nth,
+            self.before,
+            self.item,
+            self.reward,
+            self.time_ms,
+            history.ring_handle[user],
+            history.ring_reward[user],
+            history.ring_time[user],
+            history.n_events[user],
+            history.items.generation,
+            profile.items,
+            profile.weights,
+            profile.times,
+            profile.refused,
+        )
+
+    # -- state --------------------------------------------------------------------------------
+
+    _ARRAYS = ("number", "user", "item", "time_ms", "reward", "nth", "before")
+
+    def _kept(self) -> kernels.I64:
+        first = max(0, self.n - self.capacity)
+        return np.arange(first, self.n, dtype=np.int64) % max(self.capacity, 1)
+
+    def canonical(self) -> bytes:
+        """Return the content without indices: what is hashed."""
+        kept = self._kept()
+        history = self.history
+        keys = history.users.keys_of(self.user[kept]), history.items.keys_of(self.item[kept])
+        own = (self.number[kept], self.time_ms[kept], self.reward[kept], self.nth[kept])
+        return b"".join(array.tobytes() for array in (*own, *keys))
+
+    def state(self) -> State:
+        """Return what `load_state` continues from."""
+        kept = self._kept()
+        return {"n": self.n, **{name: getattr(self, name)[kept] for name in self._ARRAYS}}
+
+    def load_state(self, state: State) -> None:
+        """Become the window that `state` was taken from; the capacity must be the same."""
+        self.n = int(state["n"])
+        kept = self._kept()
+        for name in self._ARRAYS:
+            getattr(self, name)[kept] = state[name]
+        first = self.n - len(kept)
+        self._last_of = {
+            handle: first + back for back, handle in enumerate(self.user[kept].tolist())
+        }
