@@ -12,10 +12,15 @@ _MINUTE_MS = 60_000
 _MOST_SILENT = 60
 _DAY = 1_440
 _LOOKS_BACK = 256
+# With fewer events a minute their number says who happens to be there, not how traffic is.
+_LEAST_MEAN = 10.0
 
 
 class Rate:
-    """Events a minute of event time, over what is usual there: c / (c + mean)."""
+    """Events a minute of event time, over their mean in a day: c / (c + mean).
+
+    Where there are too few, nothing is yielded.
+    """
 
     def __init__(self) -> None:
         self.minute = 0
@@ -28,7 +33,9 @@ class Rate:
         minute = time_ms // _MINUTE_MS
         if self.count or self.n:
             for _ in range(min(minute - self.minute, _MOST_SILENT)):
-                yield self._finish()
+                value = self._finish()
+                if self.mean >= _LEAST_MEAN:
+                    yield value
         self.minute = minute
         self.count += 1
 
@@ -36,8 +43,7 @@ class Rate:
         count, self.count = self.count, 0
         self.n += 1
         self.mean += (count - self.mean) / min(self.n, _DAY)
-        whole = count + self.mean
-        return count / whole if whole > 0.0 else 0.5
+        return count / (count + self.mean) if count else 0.0
 
     def state(self) -> State:
         """Return what `load_state` continues from."""

@@ -1508,34 +1508,33 @@ def sigmoid(x: float) -> float:
 
 
 @njit(cache=True)
-def clicks_expected(weights: F64, scores: F64, n: int, expected: F64) -> None:
-    """Write how likely a click is on each of n places; the last two weights are the score's."""
-    n_places = len(weights) - 2
-    for place in range(n):
-        total = weights[min(place, n_places - 1)]
-        score = scores[place]
-        total += weights[n_places] * score + weights[n_places + 1] * abs(score)
-        expected[place] = sigmoid(total)
+def _squashed(score: float) -> float:
+    """Return a score on a scale of -1 to 1."""
+    return score / (abs(score) + 5.0)
 
 
 @njit(cache=True)
-def clicks_learn(
-    weights: F64, squares: F64, scores: F64, clicked: F64, n: int, rate: float, kept: float
-) -> None:
-    """Take an AdaGrad step on the log-likelihood of each place's outcome; old squares fade."""
-    n_places = len(weights) - 2
-    expected = np.zeros(n)
-    clicks_expected(weights, scores, n, expected)
-    for f in range(len(squares)):
-        squares[f] *= kept
-    for place in range(n):
-        error = clicked[place] - expected[place]
-        own = min(place, n_places - 1)
+def _click_odds(weights: F64, place: int, score: float) -> float:
+    """Return the log-odds of a click; weights of all, of the score, of each place."""
+    return weights[0] + weights[1] * _squashed(score) + weights[2 + place]
+
+
+@njit(cache=True)
+def clicks_expected(weights: F64, scores: F64, expected: F64) -> None:
+    """Write how likely a click is on each place of a slate."""
+    for place in range(len(scores)):
+        expected[place] = sigmoid(_click_odds(weights, place, scores[place]))
+
+
+@njit(cache=True)
+def clicks_learn(weights: F64, scores: F64, clicked: F64, rate: float) -> None:
+    """Take a step on the log-likelihood of each place's outcome."""
+    for place in range(len(scores)):
         score = scores[place]
-        for f, x in ((own, 1.0), (n_places, score), (n_places + 1, abs(score))):
-            gradient = error * x
-            squares[f] += gradient * gradient
-            weights[f] += rate * gradient / np.sqrt(squares[f])
+        error = clicked[place] - sigmoid(_click_odds(weights, place, score))
+        weights[0] += rate * error
+        weights[1] += rate * error * _squashed(score)
+        weights[2 + place] += rate * error
 
 
 @njit(cache=True)
