@@ -6,6 +6,7 @@ import typer
 
 from scripts.demo import demo
 from scripts.replay import replay
+from scripts.requeue import requeue
 from scripts.restore_snapshot import app as restore_snapshot
 from scripts.serve import serve
 
@@ -25,6 +26,7 @@ def sluice() -> None:
 app.command("serve")(serve)
 app.command("replay")(replay)
 app.command("demo")(demo)
+app.command("requeue")(requeue)
 app.add_typer(restore_snapshot, name="restore-snapshot")
 
 

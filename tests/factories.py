@@ -40,6 +40,8 @@ SMALL: dict[str, Any] = {
     "candidate_events": 400,
     "bless_judged": 50,
     "ask_judged": 50,
+    "probation_judged": 50,
+    "relearn_events": 1_000,
 }
 
 EVICTING: dict[str, Any] = {"max_items": 100, "max_users": 100, "overlap_histories": 10}

@@ -51,11 +51,11 @@ async def get_model(
 @router.post("/v1/model/{action}", responses=schemas.errors(409, *schemas.WRITES))
 async def act_on_model(
     service: Running,
-    action: Literal["promote", "rollback", "freeze", "resume", "shadow_only"],
+    action: Literal["promote", "rollback", "freeze", "resume", "shadow_only", "requeue"],
     body: schemas.CommandBody,
 ) -> Response:
     """Act on the gate, through the log; a refusal is 409 with its reason."""
-    command = Command(action, body.reason, "operator", body.force)
+    command = Command(action, body.reason, "operator", body.force, without=body.without)
     outcome = await service.submit(command)
     return answer(
         {

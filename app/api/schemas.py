@@ -302,11 +302,17 @@ class CommandBody(Body):
     """Why an operator acts."""
 
     reason: str = Field(min_length=1, max_length=1_000, examples=["bad import this morning"])
-    force: bool = Field(False, description="promote: even in ASK, frozen, or at low overlap")
+    force: bool = Field(
+        False, description="promote: even in ASK or HOLD, frozen, or at low overlap"
+    )
+    without: list[Annotated[str, Field(min_length=1, max_length=256)]] = Field(
+        [], max_length=1_000, description="requeue: items whose events are left out"
+    )
 
     @model_validator(mode="after")
     def _printable(self) -> CommandBody:
-        self.reason.encode()
+        for text in (self.reason, *self.without):
+            text.encode()
         return self
 
 

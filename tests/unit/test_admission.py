@@ -122,7 +122,7 @@ def test_counts_tell_every_answer() -> None:
     admission = admit()
     admission.decide(click("u", "i", event_id="first"), None)
     admission.decide(click("u", "i", at_s=-10 * DAY_S), None)
-    admission.decide(click("u", "new", event_id="n"), None, may_name_item=False)
+    admission.decide(click("u", "new", event_id="n"), None, barred=("unknown_item", "no such item"))
     assert admission.counts == {
         "learned": 1, "duplicate": 1, "late:late": 1, "quarantined:unknown_item": 1
     }  # fmt: skip

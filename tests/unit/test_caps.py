@@ -64,7 +64,10 @@ def test_what_is_refused_turns_no_window() -> None:
     admission = Admission(make_settings(cap_user_item=1))
     admission.decide(click("u", "i"), None)
     ahead = click("v", "unheard-of", at_s=HOUR_S)
-    assert admission.decide(ahead, None, may_name_item=False).reason == "unknown_item"
+    assert (
+        admission.decide(ahead, None, barred=("unknown_item", "no such item")).reason
+        == "unknown_item"
+    )
     assert reasons(admission, [click("u", "i", event_id="e2")]) == ["cap_user_item"]
 
 

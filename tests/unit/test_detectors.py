@@ -6,7 +6,7 @@ import random
 import numpy as np
 import pytest
 
-from app.detectors import ADWIN_LIFE, EDetector, Drift
+from app.detectors import ADWIN_LIFE, Drift, EDetector
 
 
 def events_to_alarm(chance: random.Random, mean: float, threshold: float, limit: int) -> int | None:
@@ -84,7 +84,7 @@ def test_harm_state_continues_exactly() -> None:
 
 
 @pytest.mark.parametrize(
-    "state", [[], [0.0] * 9, [0.0] * 11, [math.nan] * 10, [math.inf] * 10, [-1.0] * 10]
+    "state", [[], [0.0] * 10, [0.0] * 12, [math.nan] * 11, [math.inf] * 11, [-1.0] * 11]
 )
 def test_a_damaged_harm_state_is_refused(state: list[float]) -> None:
     """What no detector could have said is refused, and changes nothing."""

@@ -21,6 +21,7 @@ from app.events import (
 )
 from app.recommend import Request
 from app.settings import SEMANTICS
+from app.watch import LOSS
 from learners.base import ANCHOR, CANDIDATE, CHAMPION, SHADOW
 from tests.factories import (
     apply,
@@ -265,7 +266,7 @@ def test_a_wiped_shadow_is_not_promoted() -> None:
 
 
 def test_a_wiped_shadow_that_was_promoted_is_rolled_back() -> None:
-    """With the overlap check off, harm is noticed, and the anchor serves and teaches again."""
+    """With the overlap check off, harm is noticed; the anchor serves, the window is relearned."""
     engine = make_engine(candidate_events=NEVER, overlap_min=0, promote_events=200)
     feed(engine, sessions(1_000))
     command(engine, "promote")
@@ -276,9 +277,12 @@ def test_a_wiped_shadow_that_was_promoted_is_rolled_back() -> None:
     events = sessions(2_000, seed=2, start=1_000)
     while "rollback" not in kinds(engine) and events:
         apply(engine, events.pop(0))
-    assert kinds(engine)[-3:] == ["alarm", "hold", "rollback"]
+    assert kinds(engine)[-4:] == ["alarm", "rollback", "ask", "relearn"]
     assert len(events) > 1_500
-    assert covisit_rows(engine, CHAMPION) == covisit_rows(engine, SHADOW) == good
+    assert covisit_rows(engine, CHAMPION) == good
+    relearned = engine.gate.decisions[-1].evidence
+    assert relearned["learned"] == engine.n_events - 1_000 + 800
+    assert set(covisit_rows(engine, SHADOW)) == set(good)
 
 
 def test_permuted_ids_ask_and_are_learned() -> None:
@@ -460,7 +464,7 @@ def test_a_reconfigured_significance_is_used() -> None:
     """ADWIN asks at the `adwin_delta` that the settings say, not at the one of the start."""
     engine = make_engine()
     apply(engine, configure(make_settings(adwin_delta=0.5), reconfigure=True))
-    assert engine.gate.drift.delta == 0.5
+    assert engine.gate.watch.drift[LOSS].delta == 0.5
 
 
 def test_reconfigured_lateness_is_used() -> None:

