@@ -55,6 +55,7 @@ TUNABLE = frozenset(
     "rewards",
     "rating_positive",
     "create_unknown_items",
+    "tokens",
 }
 
 
