@@ -85,7 +85,7 @@ class Impressions:
             await self._ingest.submit_only(due, arrival_ms=now_ms)
         except SluiceError as error:  # they may be in the log all the same: never a second try
             self.n_dropped += len(due)
-            logger.warning("%d impressions are dropped: %s", len(due), error.message)
+            logger.warning("%d impressions could not be logged (%s): dropped", len(due), error.code)
         else:
             self.n_appended += len(due)
 
