@@ -1,6 +1,6 @@
 """May this event teach? Decides per event, in a fixed order, and remembers what it admitted.
 
-Order: schema, duplicate, future, late, caps. A duplicate is one even when it is late by now.
+Order: schema, duplicate, token, future, late, caps. A duplicate is one even when it is late by now.
 """
 
 from __future__ import annotations
@@ -11,12 +11,21 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from app.caps import Caps
-from app.events import Event, Feedback, Malformed, digest
+from app.events import VALID, Event, Feedback, Malformed, digest
 from app.settings import EngineSettings
 from learners.ids import State
 
 Status = Literal["learned", "duplicate", "late", "quarantined"]
 _DIGEST_BYTES = 16
+
+# What is wrong with an event's recommendation id, by the verdict on it (see `tokens`).
+TOKEN_FLAWS = {
+    "malformed": "its recommendation_id is none of this service",
+    "signature": "its recommendation_id is not signed with a key of this service",
+    "expired": "its recommendation_id is too old, or from the future",
+    "user": "its recommendation_id was made for another user",
+    "item": "its recommendation_id is of a slate without this item",
+}
 
 
 class Verdict(NamedTuple):
@@ -77,6 +86,9 @@ class Admission:
         key = digest((event.event_id,))
         if key in self._ids:
             return Verdict("duplicate")
+        flaw = flaw_of_token(event, self.settings)
+        if flaw is not None:
+            return Verdict("quarantined", "token", flaw)
         time_ms = event.time_ms if event.time_ms is not None else arrival_ms
         if time_ms is None:
             return Verdict("quarantined", "schema", "no timestamp, and no arrival time either")
@@ -129,6 +141,17 @@ class Admission:
         self._order = deque(packed[start : start + _DIGEST_BYTES] for start in starts)
         self._ids = set(self._order)
         self._caps.load_state(state["caps"])
+
+
+def flaw_of_token(event: Feedback, settings: EngineSettings) -> str | None:
+    """Return why an event may not teach by its recommendation id, or the lack of one; else None."""
+    if settings.tokens == "off" or event.released or event.token == VALID:
+        return None
+    if event.token is not None:
+        return TOKEN_FLAWS.get(event.token, f"its recommendation_id is judged {event.token!r}")
+    if event.recommendation_id is not None:
+        return "its recommendation_id was not verified by the process that took it"
+    return None if settings.tokens == "check" else "it has no recommendation_id"
 
 
 def reward_of(event: Feedback, settings: EngineSettings) -> float:

@@ -77,6 +77,7 @@ TUNABLE = frozenset(
     "rewards",
     "rating_positive",
     "create_unknown_items",
+    "tokens",
 }
 
 

@@ -177,7 +177,9 @@ class _RawFeedback(msgspec.Struct):
     recommendation_id: str | None = None
 
 
-def parse_feedback(raw: object, *, new_id: str) -> Event:
+def parse_feedback(
+    raw: object, *, new_id: str, max_recommendation_id_bytes: int = MAX_ID_BYTES
+) -> Event:
     """Read one client event; what cannot be read becomes `Malformed`, never an exception.
 
     `new_id` is used where neither an event_id nor a timestamp is given; without an event_id but
@@ -188,9 +190,11 @@ def parse_feedback(raw: object, *, new_id: str) -> Event:
         event = msgspec.convert(raw, _RawFeedback)
         for name in ("user_id", "item_id", "type"):
             check_id(name, getattr(event, name))
-        for name in ("event_id", "source", "recommendation_id"):
+        for name in ("event_id", "source"):
             if getattr(event, name) is not None:
                 check_id(name, getattr(event, name))
+        if event.recommendation_id is not None:
+            check_id("recommendation_id", event.recommendation_id, max_recommendation_id_bytes)
         if event.value is not None and not math.isfinite(event.value):
             raise ValueError("value must be finite")
         time_ms = None if event.timestamp is None else parse_time(event.timestamp)
@@ -239,14 +243,14 @@ def malformed_line(message: str, line: bytes) -> Malformed:
     return Malformed("malformed", message[:MAX_EXCERPT_CHARS], None, shown)
 
 
-def check_id(name: str, value: str) -> str:
-    """Return an id; raise ValueError unless it has 1 to 256 bytes, none a control character."""
+def check_id(name: str, value: str, max_bytes: int = MAX_ID_BYTES) -> str:
+    """Return an id; raise ValueError unless it has 1 to `max_bytes`, none a control character."""
     try:
         n_bytes = len(value.encode())
     except UnicodeEncodeError:
         raise ValueError(f"{name} is not valid Unicode") from None
-    if not 1 <= n_bytes <= MAX_ID_BYTES:
-        raise ValueError(f"{name} must have 1 to {MAX_ID_BYTES} bytes, it has {n_bytes}")
+    if not 1 <= n_bytes <= max_bytes:
+        raise ValueError(f"{name} must have 1 to {max_bytes} bytes, it has {n_bytes}")
     if any(ch < " " or "\x7f" <= ch <= "\x9f" for ch in value):
         raise ValueError(f"{name} has a control character: {value!r}")
     return value

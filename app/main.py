@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,9 +17,11 @@ from app.api.errors import add_error_handlers
 from app.api.metrics import Metrics
 from app.api.schemas import FeedbackEvent
 from app.api.service import Service
+from app.api.signing import Signing
 from app.embedded import EmbeddedServer
 from app.engine import Engine, Outcome
 from app.events import Configure, Entry, Feedback
+from app.impressions import Impressions
 from app.ingest import Ingest
 from app.recommend import Request
 from app.settings import SEMANTICS, EngineSettings, Settings
@@ -85,9 +88,36 @@ async def running_service(
         ingest.on_outcome = lambda outcome: _count(metrics, outcome)
         await ingest.start()
         try:
-            yield Service(settings, ingest, metrics)
+            async with signing_service(settings, ingest, metrics) as signing:
+                yield Service(settings, ingest, metrics, signing)
         finally:
             await ingest.stop()
+
+
+@asynccontextmanager
+async def signing_service(
+    settings: Settings, ingest: Ingest, metrics: Metrics
+) -> AsyncIterator[Signing | None]:
+    """Sign and verify recommendation ids, and log impressions meanwhile, where tokens are on."""
+    if settings.tokens == "off":
+        yield None
+        return
+    impressions = Impressions(ingest, settings)
+    metrics.watch(impressions)
+    task = asyncio.create_task(impressions.run(), name="sluice-impressions")
+    task.add_done_callback(_tell_fault)
+    try:
+        yield Signing(settings, impressions, metrics)
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def _tell_fault(task: asyncio.Task[None]) -> None:
+    """Say that impressions have ended by a fault of ours: serving and learning go on without."""
+    error = None if task.cancelled() else task.exception()
+    if error is not None:
+        logger.critical("impressions are no longer logged: %s", error, exc_info=error)
 
 
 def _count(metrics: Metrics, outcome: Outcome) -> None:

@@ -11,7 +11,15 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -30,6 +38,11 @@ SEMANTICS = 5
 PREFIX = "SLUICE_"
 # Read by other parts, not fields: the TOML file's path, and where the tests find real streams.
 NOT_FIELDS = {"SLUICE_CONFIG", "SLUICE_STREAMS"}
+
+# One that signs, and the one before it while its tokens are still about.
+MAX_TOKEN_KEYS = 2
+# As many as a token's signature has.
+MIN_TOKEN_KEY_BYTES = 16
 
 Positive = Annotated[int, Field(ge=1)]
 
@@ -242,6 +255,17 @@ class Settings(EngineSettings, BaseSettings):
         None, min_length=8, description="key to operate; empty = the api_key does"
     )
     insecure: bool = Field(False, description="yes: serve other machines without any key")
+    token_keys: SecretStr | None = Field(
+        None,
+        description="keys of recommendation ids, comma separated: the first signs, both verify",
+    )
+    token_max_age_s: int = Field(
+        86_400, ge=1, le=10**8, description="seconds for which a recommendation id is valid"
+    )
+    impression_wait_s: float = Field(
+        30.0, ge=0, le=3_600, description="seconds that a slate waits for answers, then is logged"
+    )
+    impression_share: float = Field(1.0, ge=0, le=1, description="share of the slates logged so")
 
     max_events: int = Field(10_000, ge=1, le=100_000, description="events in one POST")
     max_body_bytes: int = Field(8 * 2**20, ge=1_024, le=2**28, description="bytes in one body")
@@ -272,6 +296,37 @@ class Settings(EngineSettings, BaseSettings):
             )
         return self
 
+    @field_validator("token_keys")
+    @classmethod
+    def _long_enough(cls, given: SecretStr | None) -> SecretStr | None:
+        keys = [] if given is None else _split(given)
+        if given is not None and not 1 <= len(keys) <= MAX_TOKEN_KEYS:
+            raise ValueError(f"it must be one key or two, comma separated; these are {len(keys)}")
+        if any(len(key) < MIN_TOKEN_KEY_BYTES for key in keys):
+            raise ValueError(
+                f"each key must have {MIN_TOKEN_KEY_BYTES} bytes or more;"
+                " `openssl rand -hex 32` makes one"
+            )
+        return given
+
+    @model_validator(mode="after")
+    def _signed(self) -> Self:
+        if self.tokens != "off" and self.token_keys is None:
+            raise ValueError(
+                f"SLUICE_TOKENS={self.tokens} needs SLUICE_TOKEN_KEYS:"
+                " `openssl rand -hex 32` makes a key"
+            )
+        if self.tokens == "off" and self.token_keys is not None:
+            raise ValueError(
+                "SLUICE_TOKEN_KEYS is set, but nothing is signed with SLUICE_TOKENS=off:"
+                " say check or require, or take the keys away"
+            )
+        return self
+
+    def token_secrets(self) -> list[bytes]:
+        """Return the keys of recommendation ids, the one that signs first."""
+        return [] if self.token_keys is None else _split(self.token_keys)
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -289,6 +344,10 @@ class Settings(EngineSettings, BaseSettings):
     def engine(self) -> EngineSettings:
         """Return the part that belongs into the log."""
         return EngineSettings(**{n: getattr(self, n) for n in EngineSettings.model_fields})
+
+
+def _split(keys: SecretStr) -> list[bytes]:
+    return [key.strip().encode() for key in keys.get_secret_value().split(",")]
 
 
 def is_loopback(host: str) -> bool:

@@ -13,9 +13,10 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from starlette.requests import ClientDisconnect
 
 from app.api import schemas
-from app.api.service import Running, StrictRoute, answer, may_use, now_ms
+from app.api.service import Running, Service, StrictRoute, answer, may_use, now_ms
 from app.errors import InvalidRequest
-from app.events import Event, malformed_line, parse_feedback
+from app.events import MAX_ID_BYTES, Event, malformed_line, parse_feedback
+from app.tokens import MAX_TOKEN_BYTES
 
 router = APIRouter(tags=["feedback"], dependencies=[Depends(may_use)], route_class=StrictRoute)
 
@@ -68,14 +69,17 @@ async def post_feedback(
     ] = "learned",
 ) -> Response:
     """Learn from feedback; each event of a list is answered for itself."""
-    events = await _read_events(request, service.settings.max_events)
+    events = await _read_events(request, service)
     if not events:
         raise InvalidRequest("there are no events in the body")
+    arrival_ms = now_ms()
+    if service.signing is not None:
+        events = await service.signing.verified(service.engine, events, arrival_ms)
     if ack == "log":
-        cursor = await service.ingest.submit_only(events, arrival_ms=now_ms())
+        cursor = await service.ingest.submit_only(events, arrival_ms=arrival_ms)
         accepted = [(event.event_id, "accepted", None) for event in events]
         return _answer(accepted, cursor, None, status=202)
-    outcome = await service.ingest.submit(events, arrival_ms=now_ms())
+    outcome = await service.ingest.submit(events, arrival_ms=arrival_ms)
     versions = {
         "version_before": outcome.version_before,
         "version_after": outcome.version_after,
@@ -105,7 +109,8 @@ def _answer(
     return answer(content, status=status)
 
 
-async def _read_events(request: Request, max_events: int) -> list[Event]:
+async def _read_events(request: Request, service: Service) -> list[Event]:
+    max_events = service.settings.max_events
     try:
         body = await request.body()
     except ClientDisconnect:
@@ -116,9 +121,10 @@ async def _read_events(request: Request, max_events: int) -> list[Event]:
     if len(raws) > max_events:
         raise InvalidRequest(f"events: {len(raws)} in one request, at most {max_events} are taken")
     parse = _parse_line if is_ndjson else _parse
+    max_bytes = MAX_ID_BYTES if service.signing is None else MAX_TOKEN_BYTES
     events: list[Event] = []
     for start in range(0, len(raws), _PARSE_BATCH):
-        events += [parse(raw) for raw in raws[start : start + _PARSE_BATCH]]
+        events += [parse(raw, max_bytes) for raw in raws[start : start + _PARSE_BATCH]]
         if len(raws) > _PARSE_BATCH:
             await asyncio.sleep(0)
     return events
@@ -136,12 +142,13 @@ def _load(body: bytes) -> list[Any]:
     return loaded
 
 
-def _parse(raw: Any) -> Event:
-    return parse_feedback(raw, new_id=uuid.uuid4().hex)
+def _parse(raw: Any, max_bytes: int) -> Event:
+    new_id = uuid.uuid4().hex
+    return parse_feedback(raw, new_id=new_id, max_recommendation_id_bytes=max_bytes)
 
 
-def _parse_line(line: bytes) -> Event:
+def _parse_line(line: bytes, max_bytes: int) -> Event:
     try:
-        return _parse(orjson.loads(line))
+        return _parse(orjson.loads(line), max_bytes)
     except orjson.JSONDecodeError as error:
         return malformed_line(str(error), line)

@@ -10,6 +10,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 if TYPE_CHECKING:
+    from app.impressions import Impressions
     from app.ingest import Ingest
 
 _BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
@@ -33,7 +34,17 @@ class Metrics:
         self.decisions = Counter(
             "sluice_gate_decisions", "Decisions of the gate", ["kind"], registry=self.registry
         )
+        self.tokens = Counter(
+            "sluice_tokens",
+            "Feedback events by the verdict on their token; none: without one",
+            ["verdict"],
+            registry=self.registry,
+        )
         self.registry.register(_EngineCollector(ingest))
+
+    def watch(self, impressions: Impressions) -> None:
+        """Show what becomes of impressions, too."""
+        self.registry.register(_ImpressionCollector(impressions))
 
     def render(self) -> bytes:
         """Return the text that Prometheus reads."""
@@ -84,3 +95,25 @@ class _EngineCollector(Collector):
             ("sluice_log_stopped", "1 if an entry stopped the log", ingest.stopped is not None),
         ):
             yield GaugeMetricFamily(name, text, value=float(value))
+
+
+class _ImpressionCollector(Collector):
+    """Reads the buffer's counts when scraped: a request only adds to them."""
+
+    def __init__(self, impressions: Impressions) -> None:
+        self._impressions = impressions
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the counts of now."""
+        counts = CounterMetricFamily(
+            "sluice_impressions", "Slates shown by what became of them", labels=["outcome"]
+        )
+        counts.add_metric(["buffered"], self._impressions.n_buffered)
+        counts.add_metric(["appended"], self._impressions.n_appended)
+        counts.add_metric(["dropped"], self._impressions.n_dropped)
+        yield counts
+        yield CounterMetricFamily(
+            "sluice_stranger_slates",
+            "Slates shown to users without any event",
+            value=self._impressions.n_strangers,
+        )

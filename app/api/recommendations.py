@@ -8,7 +8,16 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query, Response
 
 from app.api import schemas
-from app.api.service import ItemId, Running, Service, StrictRoute, UserId, answer, may_use
+from app.api.service import (
+    ItemId,
+    Running,
+    Service,
+    StrictRoute,
+    UserId,
+    answer,
+    may_use,
+    now_ms,
+)
 from app.engine import Slate
 from app.errors import NotFound
 from app.recommend import Request, Scored
@@ -67,8 +76,11 @@ async def _recommend(
     service: Service, request: Request, min_cursor: str | None, deadline_ms: int | None
 ) -> Response:
     degraded = await _degraded(service, min_cursor, deadline_ms)
-    slate = service.engine.recommend(request)
-    about = {"recommendation_id": secrets.token_urlsafe(12), "user_id": request.user_id}
+    if service.signing is None:
+        slate, id_ = service.engine.recommend(request), secrets.token_urlsafe(12)
+    else:
+        slate, id_ = service.signing.recommend(service.engine, request, now_ms())
+    about = {"recommendation_id": id_, "user_id": request.user_id}
     return _answer(slate, degraded, about)
 
 
@@ -105,7 +117,7 @@ def _place(position: int, item: Scored) -> dict[str, Any]:
         "item_id": item.item_id,
         "position": position,
         "score": item.score,
-        "propensity": 1.0,
+        "propensity": item.propensity,
         "sources": item.sources,
     }
     return shown if item.why is None else shown | {"why": item.why}

@@ -154,7 +154,9 @@ class ModelInfo(BaseModel):
 class Recommendations(BaseModel):
     """A slate."""
 
-    recommendation_id: str
+    recommendation_id: str = Field(
+        description="send it back with feedback on these items; signed, with SLUICE_TOKENS on"
+    )
     user_id: str | None
     items: list[SlateItem]
     model: ModelInfo
@@ -182,7 +184,9 @@ class FeedbackEvent(BaseModel):
     value: float | None = None
     timestamp: str | float | None = Field(None, examples=["2026-11-23T18:00:00.123Z"])
     source: str | None = None
-    recommendation_id: str | None = None
+    recommendation_id: str | None = Field(
+        None, description="of the slate that this answers; verified, with SLUICE_TOKENS on"
+    )
 
 
 class FeedbackResult(BaseModel):

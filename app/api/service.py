@@ -18,6 +18,7 @@ from starlette.exceptions import HTTPException
 
 from app.api.metrics import Metrics
 from app.api.schemas import CURSOR
+from app.api.signing import Signing
 from app.engine import Engine, Outcome
 from app.errors import Conflict, Forbidden, SluiceError, Unauthorized
 from app.events import Record, check_id
@@ -27,11 +28,12 @@ from app.settings import Settings
 
 @dataclass
 class Service:
-    """Everything a handler may use; made by the lifespan."""
+    """Everything a handler may use; made by the lifespan. `signing` is None with tokens off."""
 
     settings: Settings
     ingest: Ingest
     metrics: Metrics
+    signing: Signing | None = None
 
     @property
     def engine(self) -> Engine:

@@ -13,6 +13,7 @@ from app.events import (
     Configure,
     Entry,
     Feedback,
+    Impression,
     ItemDelete,
     ItemUpsert,
     Malformed,
@@ -38,7 +39,21 @@ json_values = st.recursive(
 )
 records = st.one_of(
     st.builds(
-        Feedback, texts, texts, texts, texts, st.none() | numbers, st.none() | int64, maybe, maybe
+        Feedback,
+        texts,
+        texts,
+        texts,
+        texts,
+        st.none() | numbers,
+        st.none() | int64,
+        maybe,
+        maybe,
+        maybe,
+        maybe,
+        st.booleans(),
+    ),
+    st.builds(
+        Impression, texts, texts, st.lists(texts, max_size=3), st.lists(numbers, max_size=3), int64
     ),
     st.builds(Malformed, texts, texts, maybe, texts),
     st.builds(

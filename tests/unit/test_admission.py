@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from app.admission import Admission, RewardError, reward_of
-from app.events import Feedback, Malformed
+from app.admission import TOKEN_FLAWS, Admission, RewardError, reward_of
+from app.events import VALID, Feedback, Malformed
 from app.settings import EngineSettings
 from tests.factories import START_MS, click, make_settings
 
@@ -109,6 +109,47 @@ def test_without_a_time_the_arrival_counts() -> None:
     verdict = admission.decide(event, None)
     assert (verdict.status, verdict.reason) == ("quarantined", "schema")
     assert admission.decide(event, START_MS).time_ms == START_MS
+
+
+@pytest.mark.parametrize(
+    ("mode", "token", "status"),
+    [
+        ("off", None, "learned"), ("check", None, "learned"), ("require", None, "quarantined"),
+        ("off", VALID, "learned"), ("check", VALID, "learned"), ("require", VALID, "learned"),
+        ("off", "user", "learned"), ("check", "user", "quarantined"),
+        ("require", "user", "quarantined"), ("check", "of a later version", "quarantined"),
+    ],
+)  # fmt: skip
+def test_what_a_token_decides(mode: str, token: str | None, status: str) -> None:
+    """`check` refuses a token that is not valid, `require` also an event without one."""
+    admission = Admission(make_settings(tokens=mode))
+    verdict = admission.decide(click("u", "i", token=token), None)
+    assert verdict.status == status
+    assert verdict.reason == ("token" if status == "quarantined" else None)
+    again = admission.decide(click("u", "i", token=token, released=True), None)
+    assert again.status == ("learned" if status == "quarantined" else "duplicate")
+
+
+@pytest.mark.parametrize("flaw", TOKEN_FLAWS)
+def test_a_refused_token_says_why(flaw: str) -> None:
+    """The quarantine list tells what is wrong with the token, for each verdict."""
+    verdict = Admission(make_settings(tokens="check")).decide(click("u", "i", token=flaw), None)
+    assert verdict[:3] == ("quarantined", "token", TOKEN_FLAWS[flaw])
+
+
+def test_an_id_that_nobody_verified_is_none() -> None:
+    """Where tokens count, an id that came in while they were off there is no proof."""
+    event = click("u", "i", recommendation_id="whatever")
+    for mode, status in (("off", "learned"), ("check", "quarantined"), ("require", "quarantined")):
+        assert Admission(make_settings(tokens=mode)).decide(event, None).status == status
+
+
+def test_a_duplicate_is_one_whatever_its_token() -> None:
+    """A retry is answered `duplicate`, also when its token has expired meanwhile."""
+    admission = Admission(make_settings(tokens="require"))
+    assert admission.decide(click("u", "i", token=VALID), None).status == "learned"
+    for token in (VALID, "expired", None):
+        assert admission.decide(click("u", "i", token=token), None).status == "duplicate"
 
 
 def test_malformed_keeps_its_reason() -> None:

@@ -159,6 +159,29 @@ def test_unknown_fields_are_ignored() -> None:
     assert parse(colour="red", event_id="e") == parse(event_id="e")
 
 
+def test_a_client_cannot_judge_its_own_token() -> None:
+    """Verdict, team and release are ours to say: sent by a client they are unknown fields."""
+    sent = {"token": events.VALID, "draft": "hold:1:b", "released": True}
+    event = parse(event_id="e", recommendation_id="r", **sent)
+    assert event == Feedback("e", "u", "i", "click", recommendation_id="r")
+
+
+def test_a_recommendation_id_may_be_longer_where_it_is_a_token() -> None:
+    """The bound of a recommendation id is the caller's to set; that of all others stays."""
+    long = "x" * 2_048
+    for bound, name, kind in (
+        (2_048, "recommendation_id", Feedback),
+        (2_047, "recommendation_id", Malformed),
+        (2_048, "source", Malformed),
+        (2_048, "event_id", Malformed),
+        (2_048, "user_id", Malformed),
+    ):
+        raw = OK | {name: long}
+        event = parse_feedback(raw, new_id="new", max_recommendation_id_bytes=bound)
+        assert isinstance(event, kind), (bound, name)
+    assert isinstance(parse(recommendation_id=long), Malformed)
+
+
 def test_event_ids_are_derived_from_what_a_retry_repeats() -> None:
     """With a timestamp a retry gets the same id; without one, the id that was generated."""
     ids = {

@@ -162,6 +162,48 @@ def test_keys_are_in_no_message(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     assert SECRET not in refused()
 
 
+@pytest.mark.parametrize("mode", ["check", "require"])
+def test_tokens_need_keys(monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
+    """Tokens without a key stop the start, which says how to make one; and so do idle keys."""
+    monkeypatch.setenv("SLUICE_TOKENS", mode)
+    message = refused()
+    assert f"SLUICE_TOKENS={mode}" in message
+    assert "SLUICE_TOKEN_KEYS" in message
+    assert "openssl rand -hex 32" in message
+    monkeypatch.setenv("SLUICE_TOKEN_KEYS", f"{SECRET}, {SECRET}-old")
+    assert load_settings().token_secrets() == [SECRET.encode(), f"{SECRET}-old".encode()]
+    assert SECRET not in repr(load_settings())
+    monkeypatch.delenv("SLUICE_TOKENS")
+    assert "SLUICE_TOKENS=off" in refused()
+    assert SECRET not in refused()
+    monkeypatch.delenv("SLUICE_TOKEN_KEYS")
+    assert load_settings().token_secrets() == []
+
+
+@pytest.mark.parametrize(
+    "keys", ["", "fifteen-bytes--", f"{SECRET},", f",{SECRET}", f"{SECRET},short"]
+)
+def test_short_token_keys_are_refused(monkeypatch: pytest.MonkeyPatch, keys: str) -> None:
+    """Each key has 16 bytes or more; the message names the setting and shows no key."""
+    monkeypatch.setenv("SLUICE_TOKENS", "check")
+    monkeypatch.setenv("SLUICE_TOKEN_KEYS", keys)
+    message = refused()
+    assert "SLUICE_TOKEN_KEYS" in message
+    assert "16 bytes" in message
+    assert SECRET not in message
+    assert "fifteen" not in message
+
+
+def test_there_are_two_token_keys_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One key and the one before it are enough; more are a mistake, and not shown."""
+    monkeypatch.setenv("SLUICE_TOKENS", "check")
+    monkeypatch.setenv("SLUICE_TOKEN_KEYS", ",".join([SECRET] * 3))
+    message = refused()
+    assert "SLUICE_TOKEN_KEYS" in message
+    assert "one key or two" in message
+    assert SECRET not in message
+
+
 def test_a_named_file_must_be_there(monkeypatch: pytest.MonkeyPatch) -> None:
     """SLUICE_CONFIG that names nothing stops the start."""
     monkeypatch.setenv("SLUICE_CONFIG", "/nowhere.toml")
