@@ -77,7 +77,6 @@ TUNABLE = frozenset(
     "rewards",
     "rating_positive",
     "create_unknown_items",
-    "tokens",
 }
 
 
