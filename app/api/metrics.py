@@ -10,6 +10,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 if TYPE_CHECKING:
+    from app.engine import Engine
     from app.ingest import Ingest
 
 _BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
@@ -71,6 +72,7 @@ class _EngineCollector(Collector):
         for detector in engine.gate.detectors():
             detectors.add_metric([detector["name"]], detector["statistic"])
         yield detectors
+        yield _challenger(engine)
         states = GaugeMetricFamily("sluice_gate_state", "1 for the present state", labels=["state"])
         for state in ("open", "ask", "hold"):
             states.add_metric([state], engine.gate.data.state == state)
@@ -84,3 +86,23 @@ class _EngineCollector(Collector):
             ("sluice_log_stopped", "1 if an entry stopped the log", ingest.stopped is not None),
         ):
             yield GaugeMetricFamily(name, text, value=float(value))
+
+
+def _challenger(engine: Engine) -> Metric:
+    """Return the challenger's statistics and what each has to reach; nothing while none runs."""
+    family = GaugeMetricFamily(
+        "sluice_challenger", "Statistics of the running challenger", labels=["statistic"]
+    )
+    shown = engine.challenges.view()
+    if shown is not None:
+        clicks = shown["interleaving"]
+        for name, value in (
+            ("better", shown["statistic"]),
+            ("worse", shown["statistic_worse"]),
+            ("threshold", shown["threshold"]),
+            ("clicked_more", clicks["statistic_better"]),
+            ("clicked_less", clicks["statistic_worse"]),
+            ("clicked_threshold", clicks["threshold"]),
+        ):
+            family.add_metric([name], value)
+    return family
