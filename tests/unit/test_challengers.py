@@ -138,7 +138,7 @@ def test_what_fits_is_taken_over() -> None:
 
 @pytest.mark.parametrize("changes", [{}, EVICTING], ids=["roomy", "evicting"])
 def test_what_is_served_does_not_know_of_it(changes: dict[str, Any]) -> None:
-    """With a challenger running nothing else changes: no byte of the model, no slate, no verdict."""
+    """A challenger changes nothing else: no byte of the model, no slate, no verdict."""
     log = busy_log(900, seed=4)
     plain, challenged = make_engine(**changes), make_engine(**changes)
     for engine in (plain, challenged):
@@ -493,7 +493,7 @@ def test_no_slate_is_interleaved_while_an_operator_holds_still(mode: str) -> Non
 
 
 def test_a_slate_is_credited_once() -> None:
-    """The first click counts, for the team that drafted it; others' drafts, and strangers', do not."""
+    """The first click counts, for the team that drafted it; not other drafts, nor strangers."""
     engine = interleaved()
     running = engine.challenges.running
     assert running is not None
