@@ -20,6 +20,8 @@ from app import events
 from app.admission import Admission, Verdict
 from app.answers import Answers
 from app.catalogue import Catalogue
+from app.challenger import Case, make_learner
+from app.challenges import Challenges, differing
 from app.drafts import Team, team_draft
 from app.errors import LogStopped
 from app.events import VALID, Entry, Feedback, Malformed
@@ -30,7 +32,6 @@ from app.recommend import Recommender, Request, Scored, mean_overlap
 from app.settings import SEMANTICS, EngineSettings
 from app.window import Window
 from learners.base import ANCHOR, CHAMPION, N_VERSIONS, SHADOW
-from learners.blend import Blend
 from learners.clicks import MOST_PLACES, ClickModel
 from learners.history import History, Profile
 from learners.ids import State
@@ -58,6 +59,7 @@ TUNABLE = frozenset(
             "ask_",
             "cap_",
             "item_",
+            "challenger",
             "arbiter_",
             "hold_",
         )
@@ -65,6 +67,7 @@ TUNABLE = frozenset(
 ) | {
     "adwin_delta",
     "traffic_delta",
+    "interleave_share",
     "tokens",
     "calibration_margin",
     "trusted_history",
@@ -123,8 +126,10 @@ class Slate:
 class Engine:
     """One state, moved by entries alone."""
 
-    def __init__(self, settings: EngineSettings) -> None:
-        self.settings = settings
+    def __init__(self, configured: EngineSettings, adopted: dict[str, Any] | None = None) -> None:
+        # What the log says, and what is in force: the same, but for what was adopted since.
+        self.configured = configured
+        self.settings = settings = configured.with_learner(adopted) if adopted else configured
         self.is_configured = False
         self.cursor = "0-0"
         self.n_events = 0
@@ -142,16 +147,7 @@ class Engine:
             had_length=settings.had_length,
         )
         self.catalogue = Catalogue(self.history)
-        self.learner = Blend(
-            max_neighbours=settings.max_neighbours,
-            shrink=settings.covisit_shrink,
-            half_lives_s=settings.trending_half_lives_s,
-            n_factors=settings.n_factors,
-            learning_rate=settings.blend_learning_rate,
-            model=settings.river_model(),
-            history=self.history,
-            seed=settings.seed,
-        )
+        self.learner = make_learner(settings, self.history)
         self.recommender = Recommender(
             self.history, self.catalogue, self.learner, exclude_had=settings.exclude_had
         )
@@ -160,6 +156,7 @@ class Engine:
         self.answers = Answers()
         self.window = Window(settings.relearn_events, self.history)
         self.gate = Gate(settings, self._assign, self.clicks.assign)
+        self.challenges = Challenges(self.history, self.catalogue, self.gate, adopted or {})
         self.prequential = {name: Prequential() for name in ("champion", "shadow", "anchor")}
         self._profile = Profile(settings.history_length)
         # Had-sets name types by their place here, so it only ever grows.
@@ -253,10 +250,13 @@ class Engine:
         return None
 
     def _settle(self) -> Steps[None]:
-        """Do what the gate has found to be due: learn again, then promote."""
+        """Do what has been found to be due: learn again, adopt a challenger, promote."""
         job = self.gate.take_relearn()
         if job is not None:
             yield from self._relearn(job)
+        self.challenges.settle()
+        if self.challenges.is_adoption_due(self.settings):
+            self._adopt("the challenger is proven better", "gate", force=False)
         if self.gate.is_promotion_due:
             is_asked = self.settings.overlap_min > 0
             overlap = (yield from self._overlap()) if is_asked else None
@@ -273,6 +273,7 @@ class Engine:
                     n += 1
                     self.learner.make_room(learned.item)
                     self.learner.learn(*learned)
+                    self.challenges.learn_again(*learned)
                     yield
         self.gate.relearned(job, n, n_known)
 
@@ -304,10 +305,12 @@ class Engine:
         user = history.touch_user(event.user_id, self.tick)
         item = history.touch_item(event.item_id, self.tick)
         self.learner.make_room(item)
+        self.challenges.make_room(item)
         if history.items.n_removed != n_removed:  # perhaps an item of the profile
             profile = history.profile(user, self._profile)
         profile.user = user  # who may be new
         self.learner.learn(profile, item, reward, time_ms)
+        self.challenges.learn(profile, item, reward, time_ms)
         self.window.add(self.n_events, user, item, reward=reward, time_ms=time_ms)
         self.n_learned += reward > 0
         history.append(
@@ -325,8 +328,10 @@ class Engine:
     def _note_answer(self, event: Feedback, recommendation_id: str) -> None:
         """Remember a click on a slate; the first one counts, if two versions filled it."""
         is_first = self.answers.note(recommendation_id, event.item_id)
-        if is_first and event.draft is not None and self.is_trusted(event.user_id):
-            self.gate.credit(event.draft)
+        if event.draft is not None and self.is_trusted(event.user_id):
+            if is_first:
+                self.gate.credit(event.draft)
+            self.challenges.credit(event.draft, recommendation_id)
 
     def _judge(
         self, profile: Profile, user: int, item: int, reward: float, time_ms: int
@@ -342,6 +347,9 @@ class Engine:
         others = () if reward <= 0 or is_following else (CHAMPION, ANCHOR)
         ranks = [ranker.doubled_rank(v, profile, user, item, time_ms) for v in (*others, SHADOW)]
         ranker.learn_choice(profile, item, reward)
+        self.challenges.judge(
+            Case(profile, user, item, reward, time_ms), ranks[0] if others else None
+        )
         if reward <= 0:
             return None
         shadow = ranks[-1]
@@ -388,21 +396,33 @@ class Engine:
             raise LogStopped(
                 f"settings in the log that this program cannot read: {error}"
             ) from None
-        changed = changed_fields(self.settings, wanted)
+        changed = changed_fields(self.configured, wanted)
         if not self.is_configured and changed:
             raise LogStopped(f"the log was begun with other settings: {', '.join(changed)}")
         if not changed or not record.reconfigure:
-            self.is_configured = True  # a second replica's first entry: the first one holds
-            return
+            if not self.is_configured:
+                self.is_configured = True
+                self._challenge_by_setting()
+            return  # a second replica's first entry: the first one holds
         fixed = sorted(set(changed) - TUNABLE)
         if fixed:
             raise LogStopped(f"the log changes settings that cannot change: {', '.join(fixed)}")
-        old = self.settings
-        self.settings = self.admission.settings = wanted
-        self.gate.use(wanted)
+        old, self.configured = self.configured, wanted
+        self._use_settings()
         self._know_types(wanted)
         evidence = {name: [getattr(old, name), getattr(wanted, name)] for name in changed}
         self.gate.record("configure", "settings changed", evidence, "operator")
+        if "challenger" in changed:
+            if self.challenges.running is not None:
+                self.challenges.stop("the setting has changed", "settings")
+            self._challenge_by_setting()
+
+    def _use_settings(self) -> None:
+        """Put in force what the log was configured with, but for what was adopted since."""
+        adopted = self.challenges.adopted
+        settings = self.configured.with_learner(adopted) if adopted else self.configured
+        self.settings = self.admission.settings = settings
+        self.gate.use(settings)
 
     def _know_types(self, settings: EngineSettings) -> None:
         self.types += [name for name in sorted(settings.rewards) if name not in self.types]
@@ -413,6 +433,12 @@ class Engine:
         try:
             if record.name == "restore":
                 self._restore(record, snapshot)
+            elif record.name == "start_challenger":
+                self._challenge(record.changes, record.reason, record.asked_by)
+            elif record.name == "stop_challenger":
+                self.challenges.stop(record.reason, record.asked_by)
+            elif record.name == "adopt":
+                self._adopt(record.reason, record.asked_by, force=record.force)
             else:
                 overlap = (yield from self._overlap()) if record.name == "promote" else 1.0
                 self.gate.command(
@@ -428,9 +454,36 @@ class Engine:
             return str(refusal)
         return None
 
+    def _challenge_by_setting(self) -> None:
+        """Let the challenger of the settings begin, if there is one; record why it cannot."""
+        changes = self.configured.challenger
+        try:
+            if changes:
+                self._challenge(changes, "a setting says so", "settings")
+        except Refusal as refusal:
+            self.gate.record("challenger_refused", str(refusal), {"changes": changes}, "settings")
+
+    def _challenge(self, changes: dict[str, Any], reason: str, asked_by: str) -> None:
+        self.challenges.start(
+            changes, self.settings, self.learner, reason=reason, asked_by=asked_by
+        )
+
+    def _adopt(self, reason: str, asked_by: str, *, force: bool) -> None:
+        """Go on with the challenger's learner, and forget the one there was."""
+        challenger = self.challenges.take(force=force)
+        self.learner.leave()
+        self.learner, self.recommender = challenger.learner, challenger.recommender
+        self._use_settings()
+        # What a score is worth in clicks has to be learned anew: scores are on another scale.
+        self.clicks.load_state(ClickModel().state())
+        self.gate.adopt_challenger(reason, asked_by, challenger.evidence())
+
     def _restore(self, record: events.Command, snapshot: State | None) -> None:
         if snapshot is None or record.snapshot_id is None:
             raise LogStopped(f"the snapshot {record.snapshot_id} that the log restores is missing")
+        self._refuse_other_learner(record, snapshot)
+        if self.challenges.running is not None:
+            self.challenges.stop("a snapshot is restored", record.asked_by)
         now_ms = self.admission.watermark_ms
         before = self.recommender.tops(self.gate.served, self.settings.overlap_histories, now_ms)
         remap = self._remap(snapshot["history"]["items"]["ids"])
@@ -442,12 +495,29 @@ class Engine:
         overlap = mean_overlap(before, after)
         self.gate.after_restore(record.snapshot_id, record.reason, record.asked_by, overlap)
 
+    def _refuse_other_learner(self, record: events.Command, snapshot: State) -> None:
+        """Raise Refusal, and record it, where a snapshot is of another configuration."""
+        adopted = snapshot["challenges"]["adopted"]
+        then = EngineSettings(**snapshot["settings"]).with_learner(adopted)
+        others = differing(then, self.settings)
+        if not others:
+            return
+        shown = ", ".join(f"{name}={pair[0]!r}, now {pair[1]!r}" for name, pair in others.items())
+        why = (
+            f"the snapshot's learner has {shown}: a challenger was adopted in between. Start one"
+            " with the values of then and adopt it by force, or restore whole"
+        )
+        evidence = {"snapshot": record.snapshot_id, "then_and_now": others}
+        self.gate.record("restore_refused", why, evidence, record.asked_by)
+        raise Refusal(why)
+
     def _remap(self, ids: list[str | None]) -> np.ndarray[Any, np.dtype[np.int64]]:
         """Return, for each index of a snapshot, the index that its id has now, or MISS."""
         get = self.history.items.get
         return np.array([MISS if id_ is None else get(id_) for id_ in ids], np.int64)
 
     def _assign(self, target: int, source: int) -> int:
+        self.challenges.assign(target, source)
         return self.learner.assign(target, source)
 
     def _overlap(self) -> Steps[float]:
@@ -472,13 +542,17 @@ class Engine:
         A share of the slates, chosen by a hash of `recommendation_id`, is drafted by two versions
         where these are being compared; without an id, none is.
         """
-        rival = self.gate.rival if recommendation_id else None
+        rival = self._rival() if recommendation_id else None
         if rival is not None and self._may_draft(request, rival, recommendation_id):
             return self._drafted(request, rival, recommendation_id)
         return Slate(self._slate(request, self.gate.served), self.model_info())
 
     def _slate(self, request: Request, version: int) -> list[Scored]:
         return self.recommender.slate(request, version, self.admission.watermark_ms)
+
+    def _rival(self) -> Rival | None:
+        """Return who fills slates by turns with what is served: in HOLD the branch alone."""
+        return self.gate.rival or self.challenges.rival(self.settings.interleave_share)
 
     def _may_draft(self, request: Request, rival: Rival, recommendation_id: str) -> bool:
         return (
@@ -498,7 +572,8 @@ class Engine:
 
     def _drafted(self, request: Request, rival: Rival, recommendation_id: str) -> Slate:
         ours = self._slate(request, self.gate.served)
-        theirs = self._slate(request, rival.version)
+        ranker = self.challenges.recommender if rival.is_challenger else self.recommender
+        theirs = ranker.slate(request, rival.version, self.admission.watermark_ms)
         coins = int.from_bytes(events.digest(("coins", recommendation_id)), "little")
         ranked = {"a": ours, "b": theirs}
         ids = {team: [scored.item_id for scored in slate] for team, slate in ranked.items()}
@@ -550,7 +625,9 @@ class Engine:
                 "params": self.learner.params(),
                 "sources": {n: s.params() for n, s in self.learner.sources.items()},
                 "weights": self.learner.combiner.view(self.gate.served),
+                "adopted": self.challenges.adopted,
             },
+            "challenger": self.challenges.view(),
             "events": {
                 "admitted": self.n_events,
                 "learned": self.n_learned,
@@ -579,7 +656,7 @@ class Engine:
         """Return everything as plain data and arrays: what a snapshot holds."""
         return {
             "semantics": SEMANTICS,
-            "settings": self.settings.model_dump(),
+            "settings": self.configured.model_dump(),
             "plain": {name: copy(getattr(self, name)) for name in self._PLAIN},
             "history": self.history.state(),
             "catalogue": self.catalogue.state(),
@@ -589,13 +666,14 @@ class Engine:
             "answers": self.answers.state(),
             "window": self.window.state(),
             "gate": self.gate.state(),
+            "challenges": self.challenges.state(),
             "prequential": {name: p.state() for name, p in self.prequential.items()},
         }
 
     @classmethod
     def from_state(cls, state: State) -> Engine:
         """Return an engine that continues exactly where `state` was taken."""
-        engine = cls(EngineSettings(**state["settings"]))
+        engine = cls(EngineSettings(**state["settings"]), state["challenges"]["adopted"])
         engine.is_configured = True
         for name in cls._PLAIN:
             setattr(engine, name, copy(state["plain"][name]))
@@ -608,6 +686,7 @@ class Engine:
         engine.answers.load_state(state["answers"])
         engine.window.load_state(state["window"])
         engine.gate.load_state(state["gate"])
+        engine.challenges.load_state(state["challenges"], engine.settings)
         for name, prequential in engine.prequential.items():
             prequential.load_state(state["prequential"][name])
         return engine
@@ -628,6 +707,7 @@ class Engine:
         for ids in (self.history.items, self.history.users):
             state.update(ids.touched[ids.sorted_indices()].tobytes())
         state.update(self.admission.canonical() + self.window.canonical())
+        self.challenges.update_hash(order, place, state)
         state.update(_canonical(self._canonical_rest()))
         return {"model_hash": model.hexdigest(), "state_hash": state.hexdigest()}
 
@@ -637,7 +717,8 @@ class Engine:
             del decision["cursor"]
         counts = {k: v for k, v in self.admission.counts.items() if k != "duplicate"}
         return {
-            "settings": self.settings.model_dump(),
+            "settings": self.configured.model_dump(),
+            "challenges": self.challenges.canonical(),
             "plain": [self.n_events, self.n_learned, self.tick, self.admission.watermark_ms],
             "impressions": self.n_impressions,
             "answers": self.answers.state(),

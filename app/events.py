@@ -99,17 +99,30 @@ class UserDelete(msgspec.Struct, frozen=True, array_like=True, tag_field="kind",
 
 
 class Command(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", tag="command"):
-    """An operator's act on the gate.
+    """An operator's act on the gate, or on the challenger.
 
-    `snapshot_id` is for restore alone, `without` (item ids) for requeue.
+    `snapshot_id` is for restore alone, `without` (item ids) for requeue, `changes` (settings of
+    the learner by name) for start_challenger.
     """
 
-    name: Literal["promote", "rollback", "freeze", "resume", "shadow_only", "restore", "requeue"]
+    name: Literal[
+        "promote",
+        "rollback",
+        "freeze",
+        "resume",
+        "shadow_only",
+        "restore",
+        "requeue",
+        "start_challenger",
+        "stop_challenger",
+        "adopt",
+    ]
     reason: str
     asked_by: str
     force: bool = False
     snapshot_id: str | None = None
     without: list[str] = []
+    changes: dict[str, Any] = {}
 
 
 class Configure(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", tag="configure"):

@@ -117,6 +117,11 @@ class Gate:
             return None
         return Rival(SHADOW, self.settings.arbiter_share, f"hold:{hold.number}")
 
+    @property
+    def is_open(self) -> bool:
+        """Tell whether nothing is in question: open, with an anchor."""
+        return not self.is_following and self.data.state == "open"
+
     def is_suspect(self, item_id: str) -> bool:
         """Tell whether an item may not teach for now."""
         until_ms = self.data.suspects.get(item_id)
@@ -401,6 +406,21 @@ class Gate:
         self._start_anew()
         self._open("adopt", "the branch is proven better: it was drift", verdict.evidence)
         self.decisions[-1].evidence["rows"] = rows
+
+    def adopt_challenger(self, reason: str, asked_by: str, evidence: dict[str, Any]) -> None:
+        """Begin anew with the learner of a challenger, which the versions are of by now.
+
+        What is served from here on, and gone back to, is what has been compared: its champion.
+        """
+        self._drop_candidate("a challenger is adopted")
+        rows = self._assign(ANCHOR, CHAMPION)
+        self._assign(CANDIDATE, CHAMPION)
+        data = self.data
+        data.version += 1
+        data.anchor = data.champion
+        data.put_aside = self.now
+        self._start_anew()
+        self.record("adopt", reason, evidence | {"rows": rows}, asked_by)
 
     def _leave_hold(self, verdict: Verdict) -> None:
         """Roll back. Without a proof in time, what was learned is taken for drift after all."""

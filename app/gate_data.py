@@ -19,11 +19,15 @@ class Losses(NamedTuple):
 
 
 class Rival(NamedTuple):
-    """A version that fills a share of the slates by turns with the one served; `name` says why."""
+    """A version that fills a share of the slates by turns with the one served; `name` says why.
+
+    It is one of the challenger's, where `is_challenger`.
+    """
 
     version: int
     share: float
     name: str
+    is_challenger: bool = False
 
 
 @dataclass

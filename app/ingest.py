@@ -48,7 +48,14 @@ _MAYBE_IN_LOG = (
 )
 
 # Of the gate's decisions, those that someone may want to be woken for.
-_LOUD = {"alarm", "hold", "rollback", "ask", "promotion_refused", "shadow_reset", "restore"}
+_LOUD = {"alarm", "hold", "rollback", "ask", "promotion_refused", "shadow_reset", "restore"} | {
+    "adopt",
+    "challenger_proven",
+    "challenger_refuted",
+    "challenger_refused",
+    "interleaving_proven",
+    "restore_refused",
+}
 
 
 class Ingest:
@@ -222,11 +229,11 @@ class Ingest:
 
     async def _agree_on_settings(self) -> None:
         own = self.settings.engine()
-        changed = changed_fields(self.engine.settings, own)
+        changed = changed_fields(self.engine.configured, own)
         if not changed:
             return
         shown = ", ".join(
-            f"{name} is {getattr(own, name)!r} here and {getattr(self.engine.settings, name)!r}"
+            f"{name} is {getattr(own, name)!r} here and {getattr(self.engine.configured, name)!r}"
             " in the log"
             for name in changed
         )

@@ -15,6 +15,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    JsonValue,
     SecretStr,
     ValidationError,
     field_validator,
@@ -45,6 +46,16 @@ MAX_TOKEN_KEYS = 2
 MIN_TOKEN_KEY_BYTES = 16
 
 Positive = Annotated[int, Field(ge=1)]
+
+LEARNER_SETTINGS = (
+    "learner",
+    "max_neighbours",
+    "covisit_shrink",
+    "trending_half_lives_s",
+    "n_factors",
+    "blend_learning_rate",
+)
+"""What a challenger may have otherwise: what shapes the shared state, and nothing else."""
 
 DEFAULT_REWARDS = {
     "view": 0.5,
@@ -205,6 +216,26 @@ class EngineSettings(BaseModel):
         100_000, ge=0, le=10**8, description="learned events kept, to be learned again after HOLD"
     )
 
+    challenger: dict[str, JsonValue] = Field(
+        default_factory=dict,
+        description="the learner's settings that a challenger has otherwise; empty: none runs",
+    )
+    challenger_alpha: float = Field(
+        1e-3, gt=0, lt=1, description="chance that a challenger that is no better is ever proven"
+    )
+    challenger_margin: float = Field(
+        0.002, ge=0, le=0.5, description="difference of mean losses that proves no challenger"
+    )
+    challenger_adopt: Literal["auto", "approve"] = Field(
+        "approve", description="auto: a proven challenger is adopted at once"
+    )
+    interleave_share: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="share of trusted users' slates that champion and challenger fill by turns",
+    )
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.scored_history > self.history_length:
@@ -221,7 +252,28 @@ class EngineSettings(BaseModel):
             self.river_model()
         except ValueError as error:
             raise ValueError(f"learner={self.learner!r}: {error}") from None
+        if self.challenger:
+            try:
+                self.with_learner(self.challenger)
+            except ValueError as error:
+                raise ValueError(f"challenger: {error}") from None
+            if self.gate == "off":
+                raise ValueError("challenger: with the gate off nothing is ever proven")
         return self
+
+    def with_learner(self, changes: dict[str, Any]) -> EngineSettings:
+        """Return these settings, with some of the learner's changed and no challenger.
+
+        Raises ValueError that names the first that is not allowed.
+        """
+        for name in sorted(set(changes) - set(LEARNER_SETTINGS)):
+            allowed = ", ".join(LEARNER_SETTINGS)
+            raise ValueError(f"{name} is not what a challenger may change: {allowed}")
+        own = {name: getattr(self, name) for name in EngineSettings.model_fields}
+        try:
+            return EngineSettings(**(own | {"challenger": {}} | changes))
+        except ValidationError as error:
+            raise ValueError(_explain_change(error.errors()[0])) from None
 
     def river_model(self) -> base.Estimator | None:
         """Return the untaught River model that `learner` describes, if it does."""
@@ -376,6 +428,11 @@ def load_settings(**overrides: Any) -> Settings:
         raise SettingsError("; ".join(problems), details=problems) from None
     except ValueError as error:  # a TOML file that is no TOML, a value that is no JSON
         raise SettingsError(str(error)) from None
+
+
+def _explain_change(problem: Any) -> str:
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    return f"{problem['loc'][0]}={problem['input']!r}: {message}" if problem["loc"] else message
 
 
 def _explain(problem: Any) -> str:

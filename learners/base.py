@@ -173,6 +173,10 @@ class Learner(Ranker):
         """Forget an item that is being evicted."""
         self.rows.drop(index)
 
+    def leave(self) -> None:
+        """Hear no more of the history: this learner is given up, the history goes on."""
+        self.personal.on_item_evicted.remove(self.drop_item)
+
     def has_room(self) -> bool:
         """Tell whether one more event can be learned without evicting an item."""
         return self.rows.n_available() >= self.rows_per_event

@@ -147,6 +147,13 @@ class Blend(Learner):
         """Tell whether any version of any source has a row for an item."""
         return any(source.holds_rows(item) for source in self.sources.values())
 
+    def leave(self) -> None:
+        """Hear no more of the history, in every source and in the combiner."""
+        super().leave()
+        for source in self.sources.values():
+            source.leave()
+        self.combiner.leave()
+
     # -- learning -----------------------------------------------------------------------------
 
     def learn(self, profile: Profile, item: int, reward: float, time_ms: int) -> None:
@@ -301,6 +308,29 @@ class Blend(Learner):
             extra = {"generation": state["generation"]} if "generation" in state else {}
             source.load_state(state[name] | extra, remap)
         self.combiner.load_state(state["combiner"], is_moved=remap is not None)
+
+    def inherit(self, other: Blend) -> list[str]:
+        """Take over, in all versions, what another blend over the same history has learned.
+
+        Return the parts that begin empty, as what they learned does not fit: factors of another
+        number, trending by other half-lives, and another kind of combiner.
+        """
+        self.covisit.inherit(other.covisit)
+        self.sequence.inherit(other.sequence)
+        empty = []
+        for name in ("factors", "trending"):
+            if self.sources[name].params() == other.sources[name].params():
+                self.sources[name].load_state(other.sources[name].state())
+            else:
+                empty.append(name)
+        ours, theirs = self.combiner, other.combiner
+        if isinstance(ours, LinearCombiner) and isinstance(theirs, LinearCombiner):
+            ours.inherit(theirs)
+        elif repr(self.model) == repr(other.model) and self.half_lives_s == other.half_lives_s:
+            ours.load_state(theirs.state(), is_moved=False)
+        else:
+            empty.append("combiner")
+        return empty
 
     def update_hash(self, version: int, order: I32, place: I64, sha: Any) -> None:
         """Hash every source, and the combiner."""

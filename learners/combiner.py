@@ -83,6 +83,9 @@ class Combiner(abc.ABC):
     def assign(self, target: int, source: int) -> None:
         """Make version `target` equal to `source`."""
 
+    def leave(self) -> None:  # noqa: B027  # optional
+        """Hear no more of a history. Nothing, here."""
+
     @abc.abstractmethod
     def view(self, version: int) -> dict[str, Any]:
         """Return what a person may want to see of a version."""
@@ -223,6 +226,13 @@ class LinearCombiner(Combiner, base.Classifier):
         """Make version `target` equal to `source`."""
         self.weights[target] = self.weights[source]
         self.squares[target] = self.squares[source]
+
+    def inherit(self, other: LinearCombiner) -> None:
+        """Take over the weights of the features that both have, by name."""
+        ours = [place for place, name in enumerate(self.features) if name in other.features]
+        theirs = [other.features.index(self.features[place]) for place in ours]
+        self.weights[:, :, ours] = other.weights[:, :, theirs]
+        self.squares[:, :, ours] = other.squares[:, :, theirs]
 
     def view(self, version: int) -> dict[str, dict[str, float]]:
         """Return a version's weights by situation and feature."""

@@ -169,6 +169,18 @@ class NeighbourLists(Source):
         self.sketch[state["sketch_at"]] = state["sketch"]
         self.sketch_place[:] = state["sketch_place"]
 
+    def inherit(self, other: NeighbourLists) -> None:
+        """Take over another's rows; of those that are too long here the heaviest neighbours."""
+        state = other.state()
+        size, weight = state["size"], state["weight"]
+        row = np.repeat(np.arange(len(size)), size)
+        by_weight = np.lexsort((-weight, row))
+        place = np.arange(len(row)) - (np.cumsum(size) - size)[row]
+        is_kept = np.zeros(len(row), np.bool_)
+        is_kept[by_weight[place < self.max_neighbours]] = True
+        state |= {"handle": state["handle"][is_kept], "weight": weight[is_kept]}
+        self.load_state(state | {"size": np.minimum(size, self.max_neighbours)})
+
     def update_hash(self, version: int, order: I32, place: I64, sha: Any) -> None:
         """Hash rows in the order of the items' ids, neighbours by their place in it."""
         generation = self.personal.items.generation

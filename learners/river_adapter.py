@@ -169,8 +169,19 @@ class RankerCombiner(_RiverCombiner):
         self.known: list[set[str]] = [set() for _ in range(N_VERSIONS)]
         self.items: list[str] = []  # to draw from
         self._place: dict[str, int] = {}
-        history.on_item_evicted.append(lambda i, _: self._forget(_item(history.items.ids[i])))
-        history.on_user_forgotten.append(lambda id_: self._forget(_user(id_)))
+        history.on_item_evicted.append(self._forget_item)
+        history.on_user_forgotten.append(self._forget_user)
+
+    def leave(self) -> None:
+        """Hear no more of the history."""
+        self.history.on_item_evicted.remove(self._forget_item)
+        self.history.on_user_forgotten.remove(self._forget_user)
+
+    def _forget_item(self, index: int, handle: int) -> None:
+        self._forget(_item(self.history.items.ids[index]))
+
+    def _forget_user(self, user_id: Hashable) -> None:
+        self._forget(_user(user_id))
 
     def total(self, version: int, profile: Profile, pool: Candidates, now_ms: int) -> None:
         """Ask the ranker about every pooled item that it knows."""

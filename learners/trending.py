@@ -187,6 +187,11 @@ class Trending(Source):
         self._lists_pool.assign(target, source, self._n_lists)
         return super().assign(target, source)
 
+    def leave(self) -> None:
+        """Hear no more of the history, nor of its categories."""
+        super().leave()
+        self.personal.categories.on_changed.remove(self._recategorise)
+
     def drop_item(self, index: int, handle: int) -> None:
         """Forget an item that is being evicted; its place is refilled as events come."""
         for top, size in zip(self.top, self.top_size, strict=True):

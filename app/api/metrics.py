@@ -10,6 +10,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 if TYPE_CHECKING:
+    from app.engine import Engine
     from app.impressions import Impressions
     from app.ingest import Ingest
 
@@ -82,6 +83,7 @@ class _EngineCollector(Collector):
         for detector in engine.gate.detectors():
             detectors.add_metric([detector["name"]], detector["statistic"])
         yield detectors
+        yield _challenger(engine)
         states = GaugeMetricFamily("sluice_gate_state", "1 for the present state", labels=["state"])
         for state in ("open", "ask", "hold"):
             states.add_metric([state], engine.gate.data.state == state)
@@ -117,3 +119,23 @@ class _ImpressionCollector(Collector):
             "Slates shown to users without any event",
             value=self._impressions.n_strangers,
         )
+
+
+def _challenger(engine: Engine) -> Metric:
+    """Return the challenger's statistics and what each has to reach; nothing while none runs."""
+    family = GaugeMetricFamily(
+        "sluice_challenger", "Statistics of the running challenger", labels=["statistic"]
+    )
+    shown = engine.challenges.view()
+    if shown is not None:
+        clicks = shown["interleaving"]
+        for name, value in (
+            ("better", shown["statistic"]),
+            ("worse", shown["statistic_worse"]),
+            ("threshold", shown["threshold"]),
+            ("clicked_more", clicks["statistic_better"]),
+            ("clicked_less", clicks["statistic_worse"]),
+            ("clicked_threshold", clicks["threshold"]),
+        ):
+            family.add_metric([name], value)
+    return family

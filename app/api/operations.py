@@ -15,12 +15,14 @@ from app.api.service import (
     PageNumber,
     PageSize,
     Running,
+    Service,
     SnapshotId,
     StrictRoute,
     answer,
     may_operate,
 )
-from app.errors import SnapshotRefused
+from app.engine import Outcome
+from app.errors import InvalidRequest, SnapshotRefused
 from app.events import Command, format_time
 from app.keeper import read_snapshot
 from app.store import parse_cursor
@@ -48,18 +50,45 @@ async def get_model(
     return answer(content)
 
 
+@router.post("/v1/model/challenger", responses=schemas.errors(409, *schemas.WRITES))
+async def start_challenger(service: Running, body: schemas.ChallengerBody) -> Response:
+    """Let a second configuration of the learner shadow beside the first, until one is proven."""
+    changes = body.named()
+    if not changes:
+        raise InvalidRequest("changes: give at least one setting")
+    try:
+        service.engine.settings.with_learner(changes)
+    except ValueError as error:
+        raise InvalidRequest(f"changes: {error}") from None
+    command = Command("start_challenger", body.reason, "operator", changes=changes)
+    return _acted(service, await service.submit(command))
+
+
+@router.delete("/v1/model/challenger", responses=schemas.errors(409, *schemas.WRITES))
+async def stop_challenger(
+    service: Running,
+    reason: Annotated[str, Query(min_length=1, max_length=1_000)],
+) -> Response:
+    """Stop the challenger and forget what it learned."""
+    return _acted(service, await service.submit(Command("stop_challenger", reason, "operator")))
+
+
 @router.post("/v1/model/{action}", responses=schemas.errors(409, *schemas.WRITES))
 async def act_on_model(
     service: Running,
-    action: Literal["promote", "rollback", "freeze", "resume", "shadow_only", "requeue"],
+    action: Literal["promote", "rollback", "freeze", "resume", "shadow_only", "requeue", "adopt"],
     body: schemas.CommandBody,
 ) -> Response:
     """Act on the gate, through the log; a refusal is 409 with its reason."""
     command = Command(action, body.reason, "operator", body.force, without=body.without)
-    outcome = await service.submit(command)
+    return _acted(service, await service.submit(command))
+
+
+def _acted(service: Service, outcome: Outcome) -> Response:
     return answer(
         {
             "model": service.engine.model_info(),
+            "challenger": service.engine.challenges.view(),
             "decisions": [_decision(asdict(decision)) for decision in outcome.decisions],
             "cursor": outcome.cursor,
         }
@@ -114,14 +143,7 @@ async def restore_snapshot(
     await store.pin_snapshot(_checked(snapshot_id))
     await read_snapshot(store, snapshot_id)  # refused now, not by every replica
     command = Command("restore", body.reason, "operator", body.force, snapshot_id)
-    outcome = await service.submit(command)
-    return answer(
-        {
-            "model": service.engine.model_info(),
-            "decisions": [_decision(asdict(decision)) for decision in outcome.decisions],
-            "cursor": outcome.cursor,
-        }
-    )
+    return _acted(service, await service.submit(command))
 
 
 def _checked(snapshot_id: str) -> str:

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    create_model,
+    model_validator,
+)
 
 from app.events import check_id, parse_time
+from app.settings import LEARNER_SETTINGS, EngineSettings
 
 MAX_ATTRIBUTES = 64
 MAX_TEXT_CHARS = 1_024
@@ -302,22 +311,69 @@ class BulkWritten(Written):
 # -- model and operations ---------------------------------------------------------------------
 
 
-class CommandBody(Body):
+Reason = Annotated[str, Field(min_length=1, max_length=1_000, examples=["bad import this morning"])]
+
+
+class Reasoned(Body):
     """Why an operator acts."""
 
-    reason: str = Field(min_length=1, max_length=1_000, examples=["bad import this morning"])
+    reason: Reason
+
+    @model_validator(mode="after")
+    def _printable(self) -> Self:
+        self.reason.encode()
+        return self
+
+
+class CommandBody(Reasoned):
+    """Why an operator acts on the gate, and whether against its advice."""
+
     force: bool = Field(
-        False, description="promote: even in ASK or HOLD, frozen, or at low overlap"
+        False,
+        description="promote: even in ASK or HOLD, frozen, or at low overlap; adopt: without proof",
     )
     without: list[Annotated[str, Field(min_length=1, max_length=256)]] = Field(
         [], max_length=1_000, description="requeue: items whose events are left out"
     )
 
     @model_validator(mode="after")
-    def _printable(self) -> CommandBody:
-        for text in (self.reason, *self.without):
-            text.encode()
+    def _named(self) -> Self:
+        for item_id in self.without:
+            item_id.encode()
         return self
+
+
+def _whole_items(value: object) -> object:
+    """Return a list as the tuple that a setting is, its numbers as whole as they are."""
+    if not isinstance(value, list):
+        return value
+    return tuple(int(item) if _is_whole(item) else item for item in value)
+
+
+def _given(name: str) -> Any:
+    """Return the type of a setting, with its bounds, as a field that need not be given."""
+    field = EngineSettings.model_fields[name]
+    before = _whole if field.annotation is int else BeforeValidator(_whole_items)
+    shown = Field(description=field.description, json_schema_extra=lambda s: s.pop("default"))
+    return Annotated[(field.annotation, *field.metadata, before, shown)]
+
+
+_fields: dict[str, Any] = {name: (_given(name), None) for name in LEARNER_SETTINGS}
+Changes: Any = create_model("Changes", __base__=Body, **_fields)
+Changes.__doc__ = "Settings of the learner that are to be tried; at least one."
+
+
+class ChallengerBody(Reasoned):
+    """What a challenger has otherwise, and why it is tried."""
+
+    changes: Changes = Field(
+        examples=[{"covisit_shrink": 5.0}], json_schema_extra={"minProperties": 1}
+    )
+
+    def named(self) -> dict[str, Any]:
+        """Return the changes that were given."""
+        given: dict[str, Any] = self.changes.model_dump(mode="json", exclude_unset=True)
+        return given
 
 
 class DecisionView(BaseModel):
