@@ -1,6 +1,7 @@
 """May this event teach? Decides per event, in a fixed order, and remembers what it admitted.
 
-Order: schema, duplicate, token, future, late, caps. A duplicate is one even when it is late by now.
+Order: schema, duplicate, token, future, late, caps, id share. A duplicate is one even when it is
+late by now. An event that an operator released from quarantine passes all but the first two.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import numpy as np
 
 from app.caps import Caps
 from app.events import VALID, Event, Feedback, Malformed, digest
+from app.id_share import IdShare
 from app.settings import EngineSettings
 from learners.ids import State
 
@@ -28,8 +30,14 @@ TOKEN_FLAWS = {
 }
 
 
+GROWTH = "growth"
+
+
 class Verdict(NamedTuple):
-    """What became of an event; `time_ms` and `reward` count only where it was learned."""
+    """What became of an event; `time_ms` and `reward` count only where it was learned.
+
+    Learned with the reason GROWTH, it counts for its user alone.
+    """
 
     status: Status
     reason: str | None = None
@@ -54,22 +62,33 @@ class Admission:
         self.watermark_ms = 0
         self.counts: dict[str, int] = {}
         self._caps = Caps()
+        self._shares = IdShare()
         self._ids: set[bytes] = set()
         self._order: deque[bytes] = deque()
 
     def decide(
-        self, event: Event, arrival_ms: int | None, *, barred: tuple[str, str] | None = None
+        self,
+        event: Event,
+        arrival_ms: int | None,
+        *,
+        barred: tuple[str, str] | None = None,
+        is_growth_past: bool = False,
     ) -> Verdict:
         """Judge one event, and remember it if it is admitted.
 
-        `barred` is a reason and a message where its item may not be taught, whatever it says.
+        `barred` is a reason and a message where its item may not be taught, whatever it says;
+        with `is_growth_past` it may be admitted, but has taught enough for today.
         """
         verdict = self._decide(event, arrival_ms)
         if verdict.status == "learned" and isinstance(event, Feedback):
-            if barred is None:
-                self._remember(event, verdict.time_ms)
-            else:
+            if barred is not None:
                 verdict = Verdict("quarantined", *barred)
+            else:
+                self._remember(event, verdict.time_ms)
+                if is_growth_past:
+                    verdict = verdict._replace(
+                        reason=GROWTH, message="its item has taught enough for today"
+                    )
         label = verdict.status if verdict.reason is None else f"{verdict.status}:{verdict.reason}"
         self.counts[label] = self.counts.get(label, 0) + 1
         return verdict
@@ -86,6 +105,8 @@ class Admission:
         key = digest((event.event_id,))
         if key in self._ids:
             return Verdict("duplicate")
+        if event.released:
+            return self._accepted(event, arrival_ms, reward)
         flaw = flaw_of_token(event, self.settings)
         if flaw is not None:
             return Verdict("quarantined", "token", flaw)
@@ -103,11 +124,23 @@ class Admission:
             window_s = self.settings.cap_window_s
             most = getattr(self.settings, cap)
             return Verdict("quarantined", cap, f"over {most} events in {window_s} s")
+        swallows = self._shares.refuse(event.user_id, self.settings.id_share)
+        if swallows is not None:
+            self._shares.count(event.user_id, is_refused=True)
+            return Verdict("quarantined", "id_share", swallows)
         return Verdict("learned", time_ms=time_ms, reward=reward)
+
+    def _accepted(self, event: Feedback, arrival_ms: int | None, reward: float) -> Verdict:
+        """Accept a released event; one of another time is as of the nearest that is accepted."""
+        newest_ms = self.watermark_ms if arrival_ms is None else arrival_ms
+        time_ms = newest_ms if event.time_ms is None else min(event.time_ms, newest_ms)
+        oldest_ms = self.watermark_ms - self.settings.lateness_s * 1_000
+        return Verdict("learned", time_ms=max(time_ms, oldest_ms), reward=reward)
 
     def _remember(self, event: Feedback, time_ms: int) -> None:
         self.watermark_ms = max(self.watermark_ms, time_ms)
         self._caps.count(event, self.watermark_ms, self.settings)
+        self._shares.count(event.user_id, is_refused=False)
         key = digest((event.event_id,))
         self._ids.add(key)
         self._order.append(key)
@@ -119,8 +152,8 @@ class Admission:
         return b"".join(self._order)
 
     def canonical(self) -> bytes:
-        """Return the window, and what the caps have counted: what is hashed."""
-        return self.window() + self._caps.canonical()
+        """Return the window, and what caps and shares have counted: what is hashed."""
+        return self.window() + self._caps.canonical() + self._shares.canonical()
 
     def state(self) -> State:
         """Return what `load_state` continues from."""
@@ -130,6 +163,7 @@ class Admission:
             "watermark_ms": self.watermark_ms,
             "counts": dict(self.counts),
             "caps": self._caps.state(),
+            "shares": self._shares.state(),
         }
 
     def load_state(self, state: State) -> None:
@@ -141,6 +175,7 @@ class Admission:
         self._order = deque(packed[start : start + _DIGEST_BYTES] for start in starts)
         self._ids = set(self._order)
         self._caps.load_state(state["caps"])
+        self._shares.load_state(state["shares"])
 
 
 def flaw_of_token(event: Feedback, settings: EngineSettings) -> str | None:

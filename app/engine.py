@@ -12,12 +12,11 @@ from copy import copy
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
-import msgspec
 import numpy as np
 import orjson
 
 from app import events
-from app.admission import Admission, Verdict
+from app.admission import GROWTH, Admission, Verdict
 from app.answers import Answers
 from app.catalogue import Catalogue
 from app.challenger import Case, make_learner
@@ -27,7 +26,9 @@ from app.errors import LogStopped
 from app.events import VALID, Entry, Feedback, Malformed
 from app.gate import Gate, Refusal
 from app.gate_data import Clock, Decision, Losses, Relearn, Rival, Version
+from app.growth import Growth
 from app.judge import Prequential, loss_of
+from app.quarantine import record_of
 from app.recommend import Recommender, Request, Scored, mean_overlap
 from app.settings import SEMANTICS, EngineSettings
 from app.window import Window
@@ -58,6 +59,8 @@ TUNABLE = frozenset(
             "harm_",
             "ask_",
             "cap_",
+            "id_share",
+            "growth_",
             "item_",
             "challenger",
             "arbiter_",
@@ -152,6 +155,7 @@ class Engine:
             self.history, self.catalogue, self.learner, exclude_had=settings.exclude_had
         )
         self.admission = Admission(settings)
+        self.growth = Growth(self.history)
         self.clicks = ClickModel()
         self.answers = Answers()
         self.window = Window(settings.relearn_events, self.history)
@@ -217,7 +221,7 @@ class Engine:
             verdict = yield from self._feedback(record, arrival_ms)
             outcome.results.append(Result(record.event_id, verdict.status, verdict.reason))
             if verdict.status in ("late", "quarantined"):
-                outcome.quarantined.append((index, _quarantine_record(record, verdict)))
+                outcome.quarantined.append((index, record_of(record, verdict)))
             return
         if isinstance(record, events.Impression):
             self._impression(record)
@@ -233,7 +237,8 @@ class Engine:
 
     def _feedback(self, event: Feedback | Malformed, arrival_ms: int | None) -> Steps[Verdict]:
         barred = None if isinstance(event, Malformed) else self._barred(event)
-        verdict = self.admission.decide(event, arrival_ms, barred=barred)
+        is_past = isinstance(event, Feedback) and self._is_growth_past(event)
+        verdict = self.admission.decide(event, arrival_ms, barred=barred, is_growth_past=is_past)
         if verdict.status != "duplicate":
             self.gate.after_admission(is_quarantined=verdict.status == "quarantined")
         if isinstance(event, Feedback) and verdict.status == "learned":
@@ -248,6 +253,12 @@ class Engine:
         if self.gate.is_suspect(event.item_id) and not event.released:
             return "suspect_item", "it was clicked far more than was expected of it"
         return None
+
+    def _is_growth_past(self, event: Feedback) -> bool:
+        """Tell whether an event's item may teach nothing more today."""
+        index, least = self.history.items.get(event.item_id), self.settings.growth_least
+        now_ms = self.admission.watermark_ms
+        return not event.released and self.growth.is_past(index, now_ms, least)
 
     def _settle(self) -> Steps[None]:
         """Do what has been found to be due: learn again, adopt a challenger, promote."""
@@ -291,14 +302,18 @@ class Engine:
         self.clicks.learn(shown.scores, clicked.tolist())
 
     def _learn(self, event: Feedback, verdict: Verdict) -> None:
-        """Judge, teach the shadow, update personal state, tell the gate: in this order."""
+        """Judge, teach the shadow, update personal state, tell the gate: in this order.
+
+        What is past the growth rule is judged, but teaches nothing that is shared.
+        """
         history, reward, time_ms = self.history, verdict.reward, verdict.time_ms
         user, item = history.users.get(event.user_id), history.items.get(event.item_id)
         profile = history.profile(user, self._profile)
         self.gate.before_event(event.item_id, self.admission.watermark_ms, is_known=item != MISS)
-        losses = None
+        losses, is_taught = None, verdict.reason != GROWTH
         if is_chosen(event.event_id, self.settings.judge_share, "judge"):
-            losses = self._judge(profile, user, item, reward, time_ms)
+            case = Case(profile, user, item, reward, time_ms)
+            losses = self._judge(case, is_taught=is_taught)
         self.n_events += 1
         self.tick += 1
         n_removed = history.items.n_removed
@@ -309,10 +324,12 @@ class Engine:
         if history.items.n_removed != n_removed:  # perhaps an item of the profile
             profile = history.profile(user, self._profile)
         profile.user = user  # who may be new
-        self.learner.learn(profile, item, reward, time_ms)
-        self.challenges.learn(profile, item, reward, time_ms)
-        self.window.add(self.n_events, user, item, reward=reward, time_ms=time_ms)
-        self.n_learned += reward > 0
+        if is_taught:
+            self.learner.learn(profile, item, reward, time_ms)
+            self.challenges.learn(profile, item, reward, time_ms)
+            self.window.add(self.n_events, user, item, reward=reward, time_ms=time_ms)
+            self.growth.count(item, self.admission.watermark_ms)
+            self.n_learned += reward > 0
         history.append(
             user,
             item,
@@ -333,23 +350,21 @@ class Engine:
                 self.gate.credit(event.draft)
             self.challenges.credit(event.draft, recommendation_id)
 
-    def _judge(
-        self, profile: Profile, user: int, item: int, reward: float, time_ms: int
-    ) -> Losses | None:
+    def _judge(self, case: Case, *, is_taught: bool) -> Losses | None:
         """Rank the item by each version with the history from before; a repeat is not judged.
 
         The shadow comes last, as its combiner learns from what it was just ranked in; from a
         refusal, which has no loss, too.
         """
+        profile, user, item, reward, time_ms = case
         if MISS not in (user, item) and self.history.has_had(user, item):
             return None
         ranker, is_following = self.recommender, self.gate.is_following
         others = () if reward <= 0 or is_following else (CHAMPION, ANCHOR)
         ranks = [ranker.doubled_rank(v, profile, user, item, time_ms) for v in (*others, SHADOW)]
-        ranker.learn_choice(profile, item, reward)
-        self.challenges.judge(
-            Case(profile, user, item, reward, time_ms), ranks[0] if others else None
-        )
+        if is_taught:
+            ranker.learn_choice(profile, item, reward)
+            self.challenges.judge(case, ranks[0] if others else None)
         if reward <= 0:
             return None
         shadow = ranks[-1]
@@ -665,6 +680,7 @@ class Engine:
             "clicks": self.clicks.state(),
             "answers": self.answers.state(),
             "window": self.window.state(),
+            "growth": self.growth.state(),
             "gate": self.gate.state(),
             "challenges": self.challenges.state(),
             "prequential": {name: p.state() for name, p in self.prequential.items()},
@@ -685,6 +701,7 @@ class Engine:
         engine.clicks.load_state(state["clicks"])
         engine.answers.load_state(state["answers"])
         engine.window.load_state(state["window"])
+        engine.growth.load_state(state["growth"])
         engine.gate.load_state(state["gate"])
         engine.challenges.load_state(state["challenges"], engine.settings)
         for name, prequential in engine.prequential.items():
@@ -707,6 +724,7 @@ class Engine:
         for ids in (self.history.items, self.history.users):
             state.update(ids.touched[ids.sorted_indices()].tobytes())
         state.update(self.admission.canonical() + self.window.canonical())
+        state.update(self.growth.canonical())
         self.challenges.update_hash(order, place, state)
         state.update(_canonical(self._canonical_rest()))
         return {"model_hash": model.hexdigest(), "state_hash": state.hexdigest()}
@@ -743,8 +761,3 @@ def changed_fields(old: EngineSettings, new: EngineSettings) -> list[str]:
 
 def _canonical(value: Any) -> bytes:
     return orjson.dumps(value, option=orjson.OPT_SORT_KEYS | orjson.OPT_SERIALIZE_NUMPY)
-
-
-def _quarantine_record(event: Feedback | Malformed, verdict: Verdict) -> bytes:
-    shown = {"reason": verdict.reason, "message": verdict.message}
-    return orjson.dumps(shown | {"event": msgspec.structs.asdict(event)})

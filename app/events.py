@@ -20,6 +20,7 @@ MAX_ID_BYTES = 256
 MAX_EXCERPT_CHARS = 512
 # 1970-01-01 and 9999-12-31T23:59:59Z: outside of these a time cannot be written as RFC 3339.
 MIN_TIME_MS, MAX_TIME_MS = 0, 253_402_300_799_000
+DAY_MS = 86_400_000
 VALID = "valid"
 """The verdict on a token whose signature, user, item and age are right."""
 

@@ -13,6 +13,7 @@ from dataclasses import asdict
 from typing import Any
 
 from app.detectors import EDetector
+from app.events import DAY_MS
 from app.gate_data import (
     Clock,
     Decision,
@@ -36,7 +37,6 @@ from learners.kernels import F64
 
 MAX_DECISIONS = 10_000
 MAX_SET_ASIDE = 20
-DAY_MS = 86_400_000
 # Slates that the click model must have learned before clicks are held against it.
 ARMED_SLATES = 500
 # This many items suspected within a day are no attack on an item: something has changed for all.

@@ -12,6 +12,7 @@ from typing import Any
 from app import snapshot
 from app.engine import Engine
 from app.errors import NotFound, SluiceError, SnapshotRefused
+from app.events import DAY_MS
 from app.settings import SEMANTICS, Settings
 from app.store import BEGINNING, Cursor, Store, parse_cursor
 from learners.ids import State
@@ -123,6 +124,8 @@ class Keeper:
         oldest = parse_cursor(kept[0])
         still_named = {id_ for id_, command in restored.items() if parse_cursor(command) >= oldest}
         await self._store.trim(kept[0])
+        kept_ms = round(self._settings.quarantine_days * DAY_MS)
+        await self._store.trim_quarantine(time.time_ns() // 1_000_000 - kept_ms)
         for snapshot_id in ids:
             if snapshot_id in kept or snapshot_id in still_named:
                 continue

@@ -33,7 +33,7 @@ from app.errors import SettingsError
 from learners import river_adapter
 from learners.combiner import feature_names
 
-SEMANTICS = 5
+SEMANTICS = 6
 """Version of what the engine computes from a log; hashes compare only within one."""
 
 PREFIX = "SLUICE_"
@@ -146,6 +146,17 @@ class EngineSettings(BaseModel):
     )
     cap_source_item: int = Field(
         0, ge=0, le=10**9, description="events of one source on one item; 0: no cap"
+    )
+
+    id_share: float = Field(
+        0.05, gt=0, le=1, description="share of the last 500 events that any user may have; 1: all"
+    )
+    growth_least: int = Field(
+        0,
+        ge=0,
+        le=10**9,
+        description="events that an item may teach in a day, or as many as on all days before it,"
+        " if these are more; 0: no limit",
     )
 
     gate: Literal["on", "off"] = Field("on", description="off: the shadow serves, unguarded")
@@ -347,6 +358,13 @@ class Settings(EngineSettings, BaseSettings):
                 " or SLUICE_INSECURE=yes if something in front of it checks who calls"
             )
         return self
+
+    quarantine_keep: Positive = Field(
+        100_000, description="events that were not learned, kept to be looked at; about"
+    )
+    quarantine_days: float = Field(
+        30.0, gt=0, le=36_500, description="days after which these are forgotten, at a snapshot"
+    )
 
     @field_validator("token_keys")
     @classmethod

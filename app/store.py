@@ -9,7 +9,7 @@ sends an append twice, and whatever goes wrong on the way comes out as StoreUnav
     sluice:{<namespace>}:snapshot:<id>:<writer>:<i>
                                           string   chunk; expires unless its manifest was written
     sluice:{<namespace>}:pin:<id>         string   a command may restore this snapshot; expires
-    sluice:{<namespace>}:quarantine       stream   records: e = payload; about the last 100,000
+    sluice:{<namespace>}:quarantine       stream   records: e = payload; a number of them
     sluice:{<namespace>}:probe            string   written at open to test the fsync promise
 """
 
@@ -46,7 +46,6 @@ UNFINISHED_CHUNK_TTL_S = 3_600
 PROBE_TTL_S = 60
 # Longer than any replica may lag behind a command that it has not seen yet.
 PIN_TTL_S = 86_400
-QUARANTINE_KEPT = 100_000
 # A quarantined record's place in its entry takes the last five digits of its id's sequence.
 QUARANTINE_STRIDE = 100_000
 MIN_SERVER = (6, 2)
@@ -333,7 +332,8 @@ class Store:
         They must come in log order, and again after a StoreUnavailable: a later one that has been
         written shuts out all before it.
         """
-        xadd = ("XADD", self._quarantine, "MAXLEN", "~", QUARANTINE_KEPT)
+        most = self._settings.quarantine_keep
+        xadd = ("XADD", self._quarantine, "MAXLEN", "~", most)
         commands = [(*xadd, quarantine_id(cursor, i), "e", data) for cursor, i, data in records]
         async with self._asking():
             # A transaction, so that a server out of memory refuses all of them.
@@ -348,6 +348,19 @@ class Store:
         end = "+" if before is None else f"({before}"
         entries = await self._ask("XREVRANGE", self._quarantine, end, "-", "COUNT", n)
         return [(record_id.decode(), fields[b"e"]) for record_id, fields in entries]
+
+    async def get_quarantined(self, record_id: str) -> bytes:
+        """Return one record; raise NotFound if there is none, or no more."""
+        parse_cursor(record_id)
+        entries = await self._ask("XRANGE", self._quarantine, record_id, record_id)
+        if not entries:
+            raise NotFound(f"there is no quarantined event {record_id}")
+        payload: bytes = entries[0][1][b"e"]
+        return payload
+
+    async def trim_quarantine(self, before_ms: int) -> None:
+        """Forget the records of entries that came before a time."""
+        await self._ask("XTRIM", self._quarantine, "MINID", "=", f"{max(0, before_ms)}-0")
 
     async def _ask(self, *command: Any) -> Any:
         async with self._asking():

@@ -14,6 +14,7 @@ from starlette.requests import ClientDisconnect
 
 from app.api import schemas
 from app.api.service import Running, Service, StrictRoute, answer, may_use, now_ms
+from app.engine import Outcome
 from app.errors import InvalidRequest
 from app.events import MAX_ID_BYTES, Event, malformed_line, parse_feedback
 from app.tokens import MAX_TOKEN_BYTES
@@ -79,7 +80,11 @@ async def post_feedback(
         cursor = await service.ingest.submit_only(events, arrival_ms=arrival_ms)
         accepted = [(event.event_id, "accepted", None) for event in events]
         return _answer(accepted, cursor, None, status=202)
-    outcome = await service.ingest.submit(events, arrival_ms=arrival_ms)
+    return learned(await service.ingest.submit(events, arrival_ms=arrival_ms))
+
+
+def learned(outcome: Outcome) -> Response:
+    """Return the answer to events that have been applied."""
     versions = {
         "version_before": outcome.version_before,
         "version_after": outcome.version_after,

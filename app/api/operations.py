@@ -10,21 +10,25 @@ from fastapi import APIRouter, Depends, Query, Response
 
 from app import snapshot
 from app.api import schemas
+from app.api.feedback import learned
 from app.api.service import (
     PageCursor,
     PageNumber,
     PageSize,
+    RecordId,
     Running,
     Service,
     SnapshotId,
     StrictRoute,
     answer,
     may_operate,
+    now_ms,
 )
 from app.engine import Outcome
-from app.errors import InvalidRequest, SnapshotRefused
+from app.errors import Conflict, InvalidRequest, SnapshotRefused
 from app.events import Command, format_time
 from app.keeper import read_snapshot
+from app.quarantine import released
 from app.store import parse_cursor
 
 router = APIRouter(
@@ -181,3 +185,20 @@ async def list_quarantine(
     following = records[n - 1][0] if len(records) > n else None
     shown = [{"id": record_id, **orjson.loads(data)} for record_id, data in records[:n]]
     return answer({"records": shown, "next": following})
+
+
+@router.post(
+    "/v1/quarantine/{record_id}/release",
+    response_model=schemas.FeedbackAnswer,
+    responses=schemas.errors(404, 409, *schemas.WRITES),
+)
+async def release_quarantined(service: Running, record_id: RecordId) -> Response:
+    """Learn a quarantined or late event after all: it passes token, time, caps and rules.
+
+    One of another time is learned as of the nearest that is accepted.
+    """
+    record = await service.ingest.store.get_quarantined(record_id)
+    event = released(record, parse_cursor(record_id)[0])
+    if event is None:
+        raise Conflict("it could not be read as an event, so there is nothing to learn from it")
+    return learned(await service.ingest.submit([event], arrival_ms=now_ms()))

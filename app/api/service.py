@@ -118,6 +118,9 @@ ItemId = Annotated[str, _segment, Path(json_schema_extra=_ID_SCHEMA, examples=["
 SnapshotId = Annotated[
     str, _segment, Path(json_schema_extra={"pattern": CURSOR}, examples=["1764000000000-0"])
 ]
+RecordId = Annotated[
+    str, _segment, Path(json_schema_extra={"pattern": CURSOR}, examples=["1764000000000-200000"])
+]
 PageSize = Annotated[int, Query(ge=1, le=1_000, description="how many to return")]
 _NEXT = "`next` of the page before; none = the first"
 PageCursor = Annotated[str | None, Query(pattern=CURSOR, description=_NEXT)]

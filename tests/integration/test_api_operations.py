@@ -130,6 +130,23 @@ def test_the_quarantine_shows_what_was_not_learned(api: Service) -> None:
     assert api.get("/v1/quarantine", cursor="0-0") == {"records": [], "next": None}
 
 
+def test_a_quarantined_event_is_released(api: Service) -> None:
+    """An operator lets a late event out: it is learned, once; what was no event stays in."""
+    now = time.time()
+    api.post("/v1/feedback", [{"user_id": "rel", "item_id": "rel-0", "type": "click"}])
+    late = {"user_id": "rel", "item_id": "rel-1", "type": "click", "event_id": "let-out"}
+    api.post("/v1/feedback", [late | {"timestamp": now - 200_000}, {"event_id": "let-out-not"}])
+    listed = until(lambda: quarantined(api, "let-out", 2))
+    ids = {record["event"]["event_id"]: record["id"] for record in listed}
+    answer = api.post(f"/v1/quarantine/{ids['let-out']}/release")
+    assert answer["results"] == [{"event_id": "let-out", "status": "learned", "reason": None}]
+    assert "rel-1" in [e["item_id"] for e in api.get("/v1/users/rel/history")["events"]]
+    assert api.post(f"/v1/quarantine/{ids['let-out']}/release")["counts"]["duplicate"] == 1
+    error_of(api.client.post(f"/v1/quarantine/{ids['let-out-not']}/release"), 409)
+    error_of(api.client.post("/v1/quarantine/1-1/release"), 404)
+    error_of(api.client.post("/v1/quarantine/x/release"), 422)
+
+
 def quarantined(api: Service, prefix: str, n: int) -> list[dict[str, Any]]:
     """Return the records of events whose id begins so, from pages of five, once there are n."""
     found: list[dict[str, Any]] = []

@@ -1,0 +1,145 @@
+"""Has one user id swallowed the traffic of many? A tracker that sends `null` for everybody does so.
+
+Nothing in one event shows it. What shows is the id's share of the last events: far over its own
+long-run share, and over what any one user has ever had here, while many others are about.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+import numpy as np
+import orjson
+
+from app.events import digest
+from learners.ids import State
+
+WINDOW = 500
+"""Events that shares are taken of: admitted ones, and those that were refused for their share."""
+MIN_USERS = 50
+"""Distinct users that a window needs: where few are about, one may well have half of it."""
+ARMED = 5_000
+"""Events before anything is refused: until then it is learned what one user may have."""
+OVER_OWN, OVER_LARGEST = 3.0, 1.5
+PLACEHOLDERS = frozenset(
+    ("null", "none", "nil", "undefined", "nan", "0", "-1", "anonymous", "anon", "guest", "unknown")
+)
+"""What programs write where they have no id. No user is expected to have as much as one may."""
+PLACEHOLDER_SHARE = 0.02
+# Users whose long-run share is known; past it all counts are halved, and the least forgotten.
+_MAX_COUNTED = 100_000
+_KEY_BYTES = 16
+
+
+class IdShare:
+    """Shares of user ids in the last `WINDOW` events; `refuse` asks, `count` remembers."""
+
+    def __init__(self) -> None:
+        self._window: deque[bytes] = deque()
+        self._now: dict[bytes, int] = {}
+        self._long: dict[bytes, int] = {}
+        self._n_long = 0
+        # The largest share of one user in any block so far; of this block, and who was refused.
+        self._largest = 0.0
+        self._in_block: dict[bytes, int] = {}
+        self._n_in_block = 0
+        self._refused: set[bytes] = set()
+
+    def refuse(self, user_id: str, floor: float) -> str | None:
+        """Return why an event of a user may not teach, or None; shares up to `floor` never are."""
+        is_armed = self._n_long >= ARMED and len(self._window) == WINDOW
+        if not is_armed or len(self._now) < MIN_USERS:
+            return None
+        key = _key(user_id)
+        share = (self._now.get(key, 0) + 1) / WINDOW
+        limit = OVER_OWN * self._long.get(key, 0) / self._n_long
+        if user_id.lower() in PLACEHOLDERS:
+            limit = max(limit, min(floor, PLACEHOLDER_SHARE))
+        else:
+            limit = max(limit, floor, OVER_LARGEST * self._largest)
+        if share <= limit:
+            return None
+        return f"its user has {share:.1%} of the last {WINDOW} events, over {limit:.1%}"
+
+    def count(self, user_id: str, *, is_refused: bool) -> None:
+        """Take note of an event that was admitted, or refused for its share."""
+        key = _key(user_id)
+        self._window.append(key)
+        self._now[key] = self._now.get(key, 0) + 1
+        if len(self._window) > WINDOW:
+            self._take_out(self._window.popleft())
+        if is_refused:
+            self._refused.add(key)
+        else:
+            self._remember(key)
+        if len(self._now) >= MIN_USERS:
+            self._in_block[key] = max(self._in_block.get(key, 0), self._now[key])
+        self._n_in_block += 1
+        if self._n_in_block == WINDOW:
+            self._end_block()
+
+    def _take_out(self, key: bytes) -> None:
+        self._now[key] -= 1
+        if not self._now[key]:
+            del self._now[key]
+
+    def _remember(self, key: bytes) -> None:
+        self._long[key] = self._long.get(key, 0) + 1
+        self._n_long += 1
+        if len(self._long) > _MAX_COUNTED:
+            self._long = {k: n // 2 for k, n in self._long.items() if n > 1}
+            self._n_long //= 2
+
+    def _end_block(self) -> None:
+        """Learn what one user may have; who was refused in the block does not count."""
+        honest = [n for key, n in self._in_block.items() if key not in self._refused]
+        if len(self._window) == WINDOW:
+            self._largest = max(self._largest, max(honest, default=0) / WINDOW)
+        self._in_block, self._refused, self._n_in_block = {}, set(), 0
+
+    # -- state --------------------------------------------------------------------------------
+
+    def canonical(self) -> bytes:
+        """Return the content in an order that does not depend on how it came about."""
+        counts = [sorted((k.hex(), n) for k, n in c.items()) for c in (self._long, self._in_block)]
+        refused = sorted(key.hex() for key in self._refused)
+        plain = [self._n_long, self._largest, self._n_in_block, *counts, refused]
+        return b"".join(self._window) + orjson.dumps(plain)
+
+    def state(self) -> State:
+        """Return what `load_state` continues from."""
+        return {
+            "window": _packed(self._window),
+            "long": _packed(self._long),
+            "long_n": np.array(list(self._long.values()), np.int64),
+            "in_block": _packed(self._in_block),
+            "in_block_n": np.array(list(self._in_block.values()), np.int64),
+            "refused": _packed(sorted(self._refused)),
+            "plain": [self._n_long, self._largest, self._n_in_block],
+        }
+
+    def load_state(self, state: State) -> None:
+        """Become what `state` was taken from."""
+        self._window = deque(_unpacked(state["window"]))
+        self._now = {}
+        for key in self._window:
+            self._now[key] = self._now.get(key, 0) + 1
+        self._long = dict(zip(_unpacked(state["long"]), state["long_n"].tolist(), strict=True))
+        block = zip(_unpacked(state["in_block"]), state["in_block_n"].tolist(), strict=True)
+        self._in_block = dict(block)
+        self._refused = set(_unpacked(state["refused"]))
+        n_long, largest, n_in_block = state["plain"]
+        self._n_long, self._largest, self._n_in_block = int(n_long), float(largest), int(n_in_block)
+
+
+def _key(user_id: str) -> bytes:
+    return digest(("user", user_id))
+
+
+def _packed(keys: object) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
+    return np.frombuffer(b"".join(keys), np.uint8)  # type: ignore[arg-type]
+
+
+def _unpacked(packed: np.ndarray[tuple[int], np.dtype[np.uint8]]) -> list[bytes]:
+    raw = np.asarray(packed, np.uint8).tobytes()
+    return [raw[start : start + _KEY_BYTES] for start in range(0, len(raw), _KEY_BYTES)]
