@@ -30,13 +30,13 @@ TOKEN_FLAWS = {
 }
 
 
-GROWTH = "growth"
+GROWTH, REPEAT = "growth", "repeat"
 
 
 class Verdict(NamedTuple):
     """What became of an event; `time_ms` and `reward` count only where it was learned.
 
-    Learned with the reason GROWTH, it counts for its user alone.
+    Learned with a reason (GROWTH, REPEAT), it counts for its user alone.
     """
 
     status: Status
@@ -67,31 +67,24 @@ class Admission:
         self._order: deque[bytes] = deque()
 
     def decide(
-        self,
-        event: Event,
-        arrival_ms: int | None,
-        *,
-        barred: tuple[str, str] | None = None,
-        is_growth_past: bool = False,
+        self, event: Event, arrival_ms: int | None, *, barred: tuple[str, str] | None = None
     ) -> Verdict:
         """Judge one event, and remember it if it is admitted.
 
-        `barred` is a reason and a message where its item may not be taught, whatever it says;
-        with `is_growth_past` it may be admitted, but has taught enough for today.
+        `barred` is a reason and a message where its item may not be taught, whatever it says.
         """
         verdict = self._decide(event, arrival_ms)
         if verdict.status == "learned" and isinstance(event, Feedback):
-            if barred is not None:
-                verdict = Verdict("quarantined", *barred)
-            else:
+            if barred is None:
                 self._remember(event, verdict.time_ms)
-                if is_growth_past:
-                    verdict = verdict._replace(
-                        reason=GROWTH, message="its item has taught enough for today"
-                    )
+            else:
+                verdict = Verdict("quarantined", *barred)
+        return verdict
+
+    def count(self, verdict: Verdict) -> None:
+        """Count what became of an event, by status and reason."""
         label = verdict.status if verdict.reason is None else f"{verdict.status}:{verdict.reason}"
         self.counts[label] = self.counts.get(label, 0) + 1
-        return verdict
 
     def _decide(  # noqa: PLR0911  one return for each verdict
         self, event: Event, arrival_ms: int | None

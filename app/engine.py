@@ -16,7 +16,7 @@ import numpy as np
 import orjson
 
 from app import events
-from app.admission import GROWTH, Admission, Verdict
+from app.admission import GROWTH, REPEAT, Admission, Verdict
 from app.answers import Answers
 from app.catalogue import Catalogue
 from app.challenger import Case, make_learner
@@ -73,6 +73,7 @@ TUNABLE = frozenset(
     "interleave_share",
     "tokens",
     "calibration_margin",
+    "trusted",
     "trusted_history",
     "probation_judged",
     "suspect_s",
@@ -83,6 +84,7 @@ TUNABLE = frozenset(
     "rewards",
     "rating_positive",
     "create_unknown_items",
+    "teach_repeats",
 }
 
 
@@ -237,8 +239,10 @@ class Engine:
 
     def _feedback(self, event: Feedback | Malformed, arrival_ms: int | None) -> Steps[Verdict]:
         barred = None if isinstance(event, Malformed) else self._barred(event)
-        is_past = isinstance(event, Feedback) and self._is_growth_past(event)
-        verdict = self.admission.decide(event, arrival_ms, barred=barred, is_growth_past=is_past)
+        verdict = self.admission.decide(event, arrival_ms, barred=barred)
+        if isinstance(event, Feedback) and verdict.status == "learned":
+            verdict = verdict._replace(reason=self._limit(event, verdict.reward))
+        self.admission.count(verdict)
         if verdict.status != "duplicate":
             self.gate.after_admission(is_quarantined=verdict.status == "quarantined")
         if isinstance(event, Feedback) and verdict.status == "learned":
@@ -254,11 +258,19 @@ class Engine:
             return "suspect_item", "it was clicked far more than was expected of it"
         return None
 
-    def _is_growth_past(self, event: Feedback) -> bool:
-        """Tell whether an event's item may teach nothing more today."""
-        index, least = self.history.items.get(event.item_id), self.settings.growth_least
-        now_ms = self.admission.watermark_ms
-        return not event.released and self.growth.is_past(index, now_ms, least)
+    def _limit(self, event: Feedback, reward: float) -> str | None:
+        """Return why an event counts for its user alone, if it does."""
+        user, item = self.history.users.get(event.user_id), self.history.items.get(event.item_id)
+        if item == MISS:
+            return None
+        if user != MISS and not self.settings.teach_repeats:
+            type_index = self._type_index[event.type]
+            if self.history.is_repeat(user, item, type_index=type_index, reward=reward):
+                return REPEAT
+        now_ms, least = self.admission.watermark_ms, self.settings.growth_least
+        if not event.released and self.growth.is_past(item, now_ms, least):
+            return GROWTH
+        return None
 
     def _settle(self) -> Steps[None]:
         """Do what has been found to be due: learn again, adopt a challenger, promote."""
@@ -304,13 +316,13 @@ class Engine:
     def _learn(self, event: Feedback, verdict: Verdict) -> None:
         """Judge, teach the shadow, update personal state, tell the gate: in this order.
 
-        What is past the growth rule is judged, but teaches nothing that is shared.
+        What counts for its user alone is judged, but teaches nothing that is shared.
         """
         history, reward, time_ms = self.history, verdict.reward, verdict.time_ms
         user, item = history.users.get(event.user_id), history.items.get(event.item_id)
         profile = history.profile(user, self._profile)
         self.gate.before_event(event.item_id, self.admission.watermark_ms, is_known=item != MISS)
-        losses, is_taught = None, verdict.reason != GROWTH
+        losses, is_taught = None, verdict.reason is None
         if is_chosen(event.event_id, self.settings.judge_share, "judge"):
             case = Case(profile, user, item, reward, time_ms)
             losses = self._judge(case, is_taught=is_taught)
@@ -578,7 +590,12 @@ class Engine:
         )
 
     def is_trusted(self, user_id: str | None) -> bool:
-        """Tell whether a user had enough before the anchor was made to be taken for a real one."""
+        """Tell whether a user's clicks may decide between versions.
+
+        By default theirs do who had enough before the anchor was made to be taken for real.
+        """
+        if user_id is not None and self.settings.trusted == "marked":
+            return self.catalogue.user_attributes.get(user_id, {}).get("trusted") is True
         user = MISS if user_id is None else self.history.users.get(user_id)
         if user == MISS:
             return False
@@ -717,10 +734,10 @@ class Engine:
         for version in range(N_VERSIONS):
             self.learner.update_hash(version, order, place, model)
         self.learner.hash_learning(place, model)
-        self.clicks.update_hash(model)
         self.history.update_hash(model)
         model.update(_canonical(self.catalogue.canonical()))
         state = model.copy()
+        self.clicks.update_hash(state)
         for ids in (self.history.items, self.history.users):
             state.update(ids.touched[ids.sorted_indices()].tobytes())
         state.update(self.admission.canonical() + self.window.canonical())

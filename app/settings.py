@@ -151,6 +151,9 @@ class EngineSettings(BaseModel):
     id_share: float = Field(
         0.05, gt=0, le=1, description="share of the last 500 events that any user may have; 1: all"
     )
+    teach_repeats: bool = Field(
+        False, description="whether a user's second event of a type on an item teaches others again"
+    )
     growth_least: int = Field(
         0,
         ge=0,
@@ -209,6 +212,11 @@ class EngineSettings(BaseModel):
         1e-3, gt=0, lt=1, description="chance that a branch that is no better is adopted"
     )
     arbiter_credits: Positive = Field(100, description="clicks on these that a verdict needs")
+    trusted: Literal["history", "marked"] = Field(
+        "history",
+        description="whose clicks decide between versions: users with trusted_history, or those"
+        " with the attribute trusted=true",
+    )
     trusted_history: Positive = Field(
         10, description="items that a user had before the anchor, to be trusted"
     )

@@ -226,6 +226,25 @@ class History:
         """Tell whether a user had an item (both by index)."""
         return self._find_had(user, self.items.handle(item)) != MISS
 
+    def is_repeat(self, user: int, item: int, *, type_index: int, reward: float) -> bool:
+        """Tell whether a user's last event on an item was of the same type, and said the same.
+
+        Once it has left the ring, an event that may go either way (a rating) is taken for another.
+        """
+        handle = self.items.handle(item)
+        where = self._find_had(user, handle)
+        if where == MISS:
+            return False
+        block, offset = divmod(where, BLOCK)
+        if self.block_type[block, offset] != type_index:
+            return False
+        places = np.flatnonzero(self.ring_handle[user] == handle)
+        if not len(places):
+            return reward > 0
+        # The ring's newest place is the one before the next to be written.
+        age = (int(self.n_events[user]) - 1 - places) % self.history_length
+        return bool((self.ring_reward[user, places[age.argmin()]] > 0) == (reward > 0))
+
     def n_had_by(self, user: int, time_ms: int) -> int:
         """Return how many of the items in a user's had-set they last had by some time."""
         places = (divmod(where, BLOCK) for where in self._had_places(user))

@@ -132,5 +132,4 @@ def test_admission_is_total_and_idempotent(stream: list[tuple[Any, int | None]])
             assert verdict.message
         again = admission.decide(event, arrival_ms)
         assert again.status == ("duplicate" if verdict.status == "learned" else verdict.status)
-    assert sum(admission.counts.values()) == 2 * len(stream)
     assert len(admission.window()) == 16 * len(learned)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from app.admission import TOKEN_FLAWS, Admission, RewardError, reward_of
+from app.admission import TOKEN_FLAWS, Admission, RewardError, Verdict, reward_of
 from app.events import VALID, Feedback, Malformed
 from app.settings import EngineSettings
 from tests.factories import START_MS, click, make_settings
@@ -161,9 +161,14 @@ def test_malformed_keeps_its_reason() -> None:
 def test_counts_tell_every_answer() -> None:
     """Each answer is counted under its status and reason."""
     admission = admit()
-    admission.decide(click("u", "i", event_id="first"), None)
-    admission.decide(click("u", "i", at_s=-10 * DAY_S), None)
-    admission.decide(click("u", "new", event_id="n"), None, barred=("unknown_item", "no such item"))
+    barred = ("unknown_item", "no such item")
+    for verdict in (
+        Verdict("learned"),
+        admission.decide(click("u", "i", event_id="first"), None),
+        admission.decide(click("u", "i", at_s=-10 * DAY_S), None),
+        admission.decide(click("u", "new", event_id="n"), None, barred=barred),
+    ):
+        admission.count(verdict)
     assert admission.counts == {
         "learned": 1, "duplicate": 1, "late:late": 1, "quarantined:unknown_item": 1
     }  # fmt: skip

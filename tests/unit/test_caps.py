@@ -15,7 +15,10 @@ SMALL = {"cap_user": 5, "cap_user_item": 2, "cap_source_item": 3}
 
 def reasons(admission: Admission, events: list[Feedback]) -> list[str | None]:
     """Return why each event was refused, None where it was learned."""
-    return [admission.decide(event, None).reason for event in events]
+    verdicts = [admission.decide(event, None) for event in events]
+    for verdict in verdicts:
+        admission.count(verdict)
+    return [verdict.reason for verdict in verdicts]
 
 
 def from_source(user: str, item: str, source: str | None) -> Feedback:

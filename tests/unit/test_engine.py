@@ -88,7 +88,7 @@ def test_each_record_has_its_answer() -> None:
     )
     assert [(r.event_id, r.status, r.reason) for r in outcome.results[:7]] == [
         ("1", "learned", None), ("1", "duplicate", None), ("2", "quarantined", "schema"),
-        ("3", "learned", None), ("4", "late", "late"), ("5", "quarantined", "unknown_type"),
+        ("3", "learned", "repeat"), ("4", "late", "late"), ("5", "quarantined", "unknown_type"),
         (None, "applied", None),
     ]  # fmt: skip
     assert outcome.results[7].status == "refused"
@@ -197,8 +197,9 @@ def test_a_deleted_item_is_forgotten() -> None:
     assert "g00i0" not in covisit_rows(engine, SHADOW)
 
 
-def test_memory_is_bounded() -> None:
+def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Under an endless stream of new users, items, ids and attributes the state stops growing."""
+    monkeypatch.setattr("app.id_share._MAX_COUNTED", 100)
     engine = make_engine(
         max_items=100, max_users=100, dedupe_window=300, overlap_min=0, cap_window_s=500
     )

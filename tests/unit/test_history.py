@@ -95,6 +95,26 @@ def test_had_set_tells_the_last_time_and_type() -> None:
     assert history.had(user) == [("a", 9, 3), ("b", 6, 2)]
 
 
+def test_a_repeat_is_of_the_same_type_and_says_the_same() -> None:
+    """Another item, type or sign is no repeat; a long-gone rating may have said either."""
+    history = History(10, 10, history_length=4)
+    user, item, other = history.touch_user("u", 1), history.touch_item("i", 1), 1
+    assert history.touch_item("j", 2) == other
+
+    def is_repeat(type_index: int, reward: float) -> bool:
+        return history.is_repeat(user, item, type_index=type_index, reward=reward)
+
+    assert not is_repeat(0, 1.0)
+    history.append(user, item, time_ms=1, reward=1.0, type_index=0)
+    assert [is_repeat(0, 0.5), is_repeat(1, 1.0), is_repeat(0, -1.0)] == [True, False, False]
+    assert not history.is_repeat(user, other, type_index=0, reward=1.0)
+    history.append(user, item, time_ms=2, reward=-0.5, type_index=0)
+    assert [is_repeat(0, -1.0), is_repeat(0, 1.0)] == [True, False]
+    for n in range(4):
+        history.append(user, other, time_ms=3 + n, reward=1.0)
+    assert [is_repeat(0, 1.0), is_repeat(0, -1.0)] == [True, False]
+
+
 @pytest.mark.parametrize("had_length", [1, 15, 16, 17, 32, 33])
 def test_had_set_around_block_boundaries(had_length: int) -> None:
     """Whatever its length, the had-set is the last distinct items, and gives its blocks back."""
