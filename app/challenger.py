@@ -179,13 +179,13 @@ class Challenger:
         ranker = self.recommender
         if champion is not None:
             ours = ranker.doubled_rank(CHAMPION, profile, user, item, time_ms)
-            self._compare(champion, ours, is_compared=is_compared)
+            self._compare(champion, ours, reward, is_compared=is_compared)
         ranker.doubled_rank(SHADOW, profile, user, item, time_ms)
         ranker.learn_choice(profile, item, reward)
 
-    def _compare(self, champion: int, ours: int, *, is_compared: bool) -> None:
-        self.prequential["champion"].add(champion)
-        self.prequential["challenger"].add(ours)
+    def _compare(self, champion: int, ours: int, reward: float, *, is_compared: bool) -> None:
+        self.prequential["champion"].add(champion, reward)
+        self.prequential["challenger"].add(ours, reward)
         if is_compared and self.is_warm:
             difference = loss_of(champion) - loss_of(ours)
             self.better.update(difference, self.margin)

@@ -339,9 +339,11 @@ class Engine:
         if is_taught:
             self.learner.learn(profile, item, reward, time_ms)
             self.challenges.learn(profile, item, reward, time_ms)
-            self.window.add(self.n_events, user, item, reward=reward, time_ms=time_ms)
             self.growth.count(item, self.admission.watermark_ms)
             self.n_learned += reward > 0
+        self.window.add(
+            self.n_events, user, item, reward=reward, time_ms=time_ms, is_taught=is_taught
+        )
         history.append(
             user,
             item,
@@ -380,13 +382,13 @@ class Engine:
         if reward <= 0:
             return None
         shadow = ranks[-1]
-        self.prequential["shadow"].add(shadow)
+        self.prequential["shadow"].add(shadow, reward)
         if is_following:
-            self.prequential["champion"].add(shadow)
+            self.prequential["champion"].add(shadow, reward)
             return None
         champion, anchor, _ = ranks
-        self.prequential["champion"].add(champion)
-        self.prequential["anchor"].add(anchor)
+        self.prequential["champion"].add(champion, reward)
+        self.prequential["anchor"].add(anchor, reward)
         in_top10 = 0 <= champion < TOP_10_DOUBLED or 0 <= anchor < TOP_10_DOUBLED
         return Losses(loss_of(champion), loss_of(shadow), loss_of(anchor), in_top10)
 

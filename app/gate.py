@@ -423,8 +423,8 @@ class Gate:
         self.record("adopt", reason, evidence | {"rows": rows}, asked_by)
 
     def _leave_hold(self, verdict: Verdict) -> None:
-        """Roll back. Without a proof in time, what was learned is taken for drift after all."""
-        is_drift = verdict.name == "hold_max"
+        """Roll back. Without a proof in time, what was learned may be taken for drift after all."""
+        is_drift = verdict.name == "hold_max" and self.settings.hold_undecided == "relearn"
         numbers = verdict.evidence
         self._roll_back(verdict.name, "gate", numbers, relearn=is_drift, keep_clicks=is_drift)
         if not is_drift:

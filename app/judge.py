@@ -37,7 +37,10 @@ def loss_of(doubled_rank: int) -> float:
 
 
 class Prequential:
-    """Sums of HR@10, HR@20, MRR@20 and DCG@20 over all judged events, and the last 1,000 ranks."""
+    """Sums of HR@10, HR@20, MRR@20 and DCG@20 over all judged events, and the last 1,000 of them.
+
+    The mean reward counts what an event was worth where its item was in the version's first ten.
+    """
 
     def __init__(self) -> None:
         self.n = 0
@@ -45,14 +48,19 @@ class Prequential:
         self.hits_20 = 0
         self.mrr = 0.0
         self.dcg = 0.0
+        self.reward = 0.0
         self.recent = np.full(_RECENT, MISS, np.int64)
+        self.recent_reward = np.zeros(_RECENT)
 
-    def add(self, doubled_rank: int) -> None:
-        """Take the rank of one judged event."""
+    def add(self, doubled_rank: int, reward: float) -> None:
+        """Take the rank of one judged event, and what it was worth."""
         self.recent[self.n % _RECENT] = doubled_rank
+        self.recent_reward[self.n % _RECENT] = reward
         self.n += 1
         if doubled_rank != MISS and doubled_rank < 40:
-            self.hits_10 += doubled_rank < 20
+            if doubled_rank < 20:
+                self.hits_10 += 1
+                self.reward += reward
             self.hits_20 += 1
             self.mrr += 2.0 / (doubled_rank + 2.0)
             self.dcg += DISCOUNTS[doubled_rank]
@@ -69,22 +77,31 @@ class Prequential:
             "hr_20": self.hits_20 / n,
             "mrr_20": self.mrr / n,
             "dcg_20": self.dcg / n,
+            "reward_10": self.reward / n,
         }
 
     def _recent_view(self) -> dict[str, Any]:
         last = Prequential()
-        for doubled_rank in self.recent[: min(self.n, _RECENT)].tolist():
-            last.add(doubled_rank)
+        n = min(self.n, _RECENT)
+        for doubled_rank, reward in zip(
+            self.recent[:n].tolist(), self.recent_reward[:n].tolist(), strict=True
+        ):
+            last.add(doubled_rank, reward)
         return last._means()
 
     def state(self) -> State:
         """Return what `load_state` continues from."""
-        sums = [self.n, self.hits_10, self.hits_20, self.mrr, self.dcg]
-        return {"sums": sums, "recent": self.recent[: min(self.n, _RECENT)].copy()}
+        n = min(self.n, _RECENT)
+        return {
+            "sums": [self.n, self.hits_10, self.hits_20, self.mrr, self.dcg, self.reward],
+            "recent": self.recent[:n].copy(),
+            "recent_reward": self.recent_reward[:n].copy(),
+        }
 
     def load_state(self, state: State) -> None:
         """Become the sums that `state` was taken from."""
-        n, hits_10, hits_20, mrr, dcg = state["sums"]
+        n, hits_10, hits_20, mrr, dcg, reward = state["sums"]
         self.n, self.hits_10, self.hits_20 = int(n), int(hits_10), int(hits_20)
-        self.mrr, self.dcg = float(mrr), float(dcg)
+        self.mrr, self.dcg, self.reward = float(mrr), float(dcg), float(reward)
         self.recent[: len(state["recent"])] = state["recent"]
+        self.recent_reward[: len(state["recent_reward"])] = state["recent_reward"]

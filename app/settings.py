@@ -222,6 +222,11 @@ class EngineSettings(BaseModel):
     )
     hold_events: Positive = Field(50_000, description="admitted events that HOLD lasts at most")
     hold_s: Positive = Field(21_600, description="or seconds of event time")
+    hold_undecided: Literal["relearn", "set_aside"] = Field(
+        "relearn",
+        description="what becomes of the branch when HOLD ends without a proof: taken for drift and"
+        " learned again, or set aside",
+    )
     hold_quiet: Positive = Field(
         2_000, description="judged events without the alarm after which a fault counts as past"
     )

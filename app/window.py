@@ -27,7 +27,9 @@ class Learned(NamedTuple):
 
 
 class Window:
-    """A ring of learned events. `number` is the engine's count of admitted events."""
+    """A ring of admitted events. `number` is the engine's count of them, negative for one that
+    taught its user alone: profiles are made of that one, too.
+    """
 
     def __init__(self, capacity: int, history: History) -> None:
         self.capacity = capacity
@@ -43,7 +45,16 @@ class Window:
         self.nth = np.zeros(size, np.int64)
         self.before = np.full(size, MISS, np.int64)
 
-    def add(self, number: int, user: int, item: int, *, reward: float, time_ms: int) -> None:
+    def add(
+        self,
+        number: int,
+        user: int,
+        item: int,
+        *,
+        reward: float,
+        time_ms: int,
+        is_taught: bool = True,
+    ) -> None:
         """Keep an event that is about to enter its user's history."""
         if not self.capacity:
             return
@@ -53,7 +64,7 @@ class Window:
             gone = int(self.user[place])
             if self._last_of.get(gone) == self.n - self.capacity:
                 del self._last_of[gone]
-        self.number[place] = number
+        self.number[place] = number if is_taught else -number
         self.user[place], self.item[place] = handle, self.history.items.handle(item)
         self.time_ms[place], self.reward[place] = time_ms, reward
         self.nth[place] = self.history.n_events[user]
@@ -61,28 +72,21 @@ class Window:
         self._last_of[handle] = self.n
         self.n += 1
 
-    @property
-    def first_number(self) -> int | None:
-        """Return the number of the oldest event that is kept."""
-        if not min(self.n, self.capacity):
-            return None
-        return int(self.number[max(0, self.n - self.capacity) % self.capacity])
-
     def events(self, first: int, last: int, without: set[int]) -> Iterator[Learned | None]:
         """Yield the events numbered `first` to `last`, oldest first; not on some items (indices).
 
-        What is of no use any more (its user or item is forgotten) comes as None.
+        What is not to be learned (its user or item is forgotten, or it never taught) comes as None.
         """
         profile = Profile(self.history.history_length)
         for seq in range(max(0, self.n - self.capacity), self.n):
             place = seq % self.capacity
-            if first <= self.number[place] <= last:
+            if first <= abs(self.number[place]) <= last:
                 yield self._event(seq, place, profile, without)
 
     def _event(self, seq: int, place: int, profile: Profile, without: set[int]) -> Learned | None:
         users, items = self.history.users, self.history.items
         user, item = users.live(int(self.user[place])), items.live(int(self.item[place]))
-        if MISS in (user, item) or item in without:
+        if MISS in (user, item) or item in without or self.number[place] < 0:
             return None
         self._profile_before(seq, user, profile)
         return Learned(profile, item, float(self.reward[place]), int(self.time_ms[place]))

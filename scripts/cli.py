@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from scripts.demo import demo
+from scripts.drill import drill
 from scripts.replay import replay
 from scripts.requeue import requeue
 from scripts.restore_snapshot import app as restore_snapshot
@@ -26,6 +27,7 @@ def sluice() -> None:
 app.command("serve")(serve)
 app.command("replay")(replay)
 app.command("demo")(demo)
+app.command("drill")(drill)
 app.command("requeue")(requeue)
 app.add_typer(restore_snapshot, name="restore-snapshot")
 

@@ -74,7 +74,7 @@ class _EngineCollector(Collector):
         )
         for version, prequential in engine.prequential.items():
             recent = prequential.view()["recent"]
-            for metric in ("hr_10", "hr_20", "mrr_20", "dcg_20"):
+            for metric in ("hr_10", "hr_20", "mrr_20", "dcg_20", "reward_10"):
                 quality.add_metric([version, metric], recent[metric])
         yield quality
         detectors = GaugeMetricFamily(

@@ -15,6 +15,11 @@ def ranks(n: int, seed: int = 1) -> list[int]:
     return [chance.choice([MISS, chance.randrange(50), chance.randrange(300)]) for _ in range(n)]
 
 
+def worth(doubled_rank: int) -> float:
+    """Return a reward for an event, another one for each rank."""
+    return doubled_rank % 7 / 7
+
+
 def by_hand(doubled: list[int]) -> dict[str, float]:
     """Return the metrics of some doubled ranks, by their definitions."""
     found = [d / 2 for d in doubled if d != MISS]
@@ -24,6 +29,7 @@ def by_hand(doubled: list[int]) -> dict[str, float]:
         "hr_20": sum(r < 20 for r in found) / len(doubled),
         "mrr_20": sum(1 / (r + 1) for r in found if r < 20) / len(doubled),
         "dcg_20": sum(1 / math.log2(r + 2) for r in found if r < 20) / len(doubled),
+        "reward_10": sum(worth(d) for d in doubled if d != MISS and d < 20) / len(doubled),
     }
 
 
@@ -31,7 +37,7 @@ def test_metrics_are_their_definitions() -> None:
     """Over all events and over the last 1,000, the means are those of a direct computation."""
     doubled, judge = ranks(2_345), Prequential()
     for rank in doubled:
-        judge.add(rank)
+        judge.add(rank, worth(rank))
     view = judge.view()
     recent = view.pop("recent")
     assert view == pytest.approx(by_hand(doubled))
@@ -70,10 +76,10 @@ def test_state_continues_identically(n: int) -> None:
     """Sums made from a state go on as the original's do, to the last bit."""
     judge, twin = Prequential(), Prequential()
     for rank in ranks(n):
-        judge.add(rank)
+        judge.add(rank, worth(rank))
     twin.load_state(judge.state())
     assert twin.view() == judge.view()
     for rank in ranks(700, seed=2):
-        judge.add(rank)
-        twin.add(rank)
+        judge.add(rank, worth(rank))
+        twin.add(rank, worth(rank))
     assert twin.view() == judge.view()

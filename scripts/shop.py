@@ -1,0 +1,175 @@
+"""A simulated shop, of which it is known what everybody likes: what the drill plays into Sluice.
+
+Tastes drift, people come back after days and shop for a while, items come in anew, categories have
+seasons, clicks depend on the place, and some arrive late. Nothing of it is fitted to any data.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+START_MS = 1_760_000_000_000
+WEEK_MS = 7 * 86_400_000
+N_CATEGORIES = 8
+# How much a shopper looks at the places of a slate: the fifth gets 70 % of the first one's looks.
+_LOOKS = 1.0 / (1.0 + 0.1 * np.arange(50))
+# The log-odds of a click on an item that is liked as any other, and how far tastes move them.
+_BASE, _APPEAL, _TASTE, _SEASON = -1.8, 0.4, 0.45, 0.3
+# Of a visit: people who are about at once, the chance that one looks on, and that one is new here.
+_ABOUT, _STAYS, _IS_NEW = 20, 0.8, 0.1
+# How far a taste moves from visit to visit.
+_DRIFT = 0.05
+_VIEWS_PER_NEW_ITEM = 400
+
+
+@dataclass(frozen=True)
+class ShopOptions:
+    """What can be chosen of a shop.
+
+    `beta` is the share of clicks that go to the first place whatever is there, `browsing` that of
+    views after which somebody also picks an item by themselves, `trusted` that of users whose
+    feedback no fault touches; `view_ms` the mean time between two views.
+    """
+
+    n_users: int = 3_000
+    n_items: int = 800
+    n_tastes: int = 6
+    k: int = 5
+    beta: float = 0.0
+    browsing: float = 0.3
+    trusted: float = 0.05
+    view_ms: float = 1_500.0
+
+
+class View(NamedTuple):
+    """Somebody looks at a slate. `shopper` is a number, and the user's id is made of it."""
+
+    shopper: int
+    time_ms: int
+
+    @property
+    def user_id(self) -> str:
+        """Return the id that the service knows them by."""
+        return f"u{self.shopper}"
+
+
+class Shop:
+    """Who comes when, and what each would click: all by a seed."""
+
+    def __init__(self, seed: int, options: ShopOptions) -> None:
+        self.options = options
+        self.rng = np.random.default_rng(seed)
+        self.time_ms = START_MS
+        self.n_views = 0
+        self.n_items = options.n_items
+        most = options.n_items * 2
+        self.tastes = self.rng.normal(size=(most, options.n_tastes))
+        self.appeal = self.rng.normal(size=most) * _APPEAL
+        self.category = self.rng.integers(N_CATEGORIES, size=most)
+        self.base = _BASE
+        self.people: dict[int, Floats] = {}
+        self.had: dict[int, set[int]] = {}
+        self._next = 0
+        self._regulars: list[int] = []
+        self._about: list[int] = []
+        for _ in range(options.n_users):
+            self._welcome()
+
+    def _welcome(self) -> int:
+        shopper, self._next = self._next, self._next + 1
+        self.people[shopper] = self.rng.normal(size=self.options.n_tastes)
+        self.had[shopper] = set()
+        self._regulars.append(shopper)
+        if len(self._regulars) > self.options.n_users:
+            gone = self._regulars.pop(0)
+            del self.people[gone], self.had[gone]
+            self._about = [someone for someone in self._about if someone != gone]
+        return shopper
+
+    def is_trusted(self, shopper: int) -> bool:
+        """Tell whether no fault touches a shopper's feedback."""
+        return shopper % 1_000 < self.options.trusted * 1_000
+
+    def next_view(self) -> View:
+        """Move on to whoever looks at a slate next."""
+        self.time_ms += max(1, int(self.rng.exponential(self.options.view_ms)))
+        self.n_views += 1
+        if self.n_views % _VIEWS_PER_NEW_ITEM == 0 and self.n_items < len(self.appeal):
+            self.n_items += 1
+        if len(self._about) == _ABOUT and self.rng.random() < _STAYS:
+            return View(self._about[int(self.rng.integers(_ABOUT))], self.time_ms)
+        is_new = self.rng.random() < _IS_NEW
+        somebody = self._regulars[int(self.rng.integers(len(self._regulars)))]
+        shopper = self._welcome() if is_new else somebody
+        noise = self.rng.normal(size=self.options.n_tastes)
+        self.people[shopper] = math.sqrt(1 - _DRIFT) * self.people[shopper] + (
+            math.sqrt(_DRIFT) * noise
+        )
+        self._about = [*self._about, shopper][-_ABOUT:]
+        return View(shopper, self.time_ms)
+
+    # -- what is liked ------------------------------------------------------------------------
+
+    def liking(self, shopper: int) -> Floats:
+        """Return, for each item there is, the chance that a shopper who looks at it clicks."""
+        n = self.n_items
+        phases = 2 * math.pi * (self.time_ms / WEEK_MS + np.arange(N_CATEGORIES) / N_CATEGORIES)
+        season = _SEASON * np.sin(phases)[self.category[:n]]
+        odds = (
+            self.base + self.appeal[:n] + season + _TASTE * (self.tastes[:n] @ self.people[shopper])
+        )
+        chances: Floats = 1.0 / (1.0 + np.exp(-odds))
+        return chances
+
+    def best(self, shopper: int, liking: Floats, k: int) -> float:
+        """Return how many clicks the best slate of what a shopper did not have would get."""
+        left = liking.copy()
+        left[list(self.had[shopper])] = 0.0
+        top = np.sort(np.partition(left, len(left) - k)[-k:])[::-1]
+        return float(top @ _LOOKS[:k])
+
+    def expected(self, liking: Floats, items: list[int]) -> float:
+        """Return how many clicks a slate would get."""
+        return float(liking[items] @ _LOOKS[: len(items)])
+
+    def clicks(self, liking: Floats, items: list[int]) -> Bools:
+        """Return which places of a slate are clicked."""
+        if self.rng.random() < self.options.beta:
+            first: Bools = np.arange(len(items)) == 0
+            return first
+        clicked: Bools = self.rng.random(len(items)) < liking[items] * _LOOKS[: len(items)]
+        return clicked
+
+    def browse(self, liking: Floats) -> int:
+        """Return what somebody finds by themselves: the best of twenty that they come across."""
+        found = self.rng.integers(self.n_items, size=20)
+        return int(found[liking[found].argmax()])
+
+    def take(self, shopper: int, item: int) -> None:
+        """Remember that a shopper had an item."""
+        self.had[shopper].add(item)
+
+    # -- what may change for real ---------------------------------------------------------------
+
+    def swap(self, share: float) -> None:
+        """Let a share of the items be liked by whom another one of them was liked."""
+        chosen = self.rng.permutation(self.n_items)[: round(self.n_items * share)]
+        moved = np.roll(chosen, 1)
+        self.tastes[chosen], self.appeal[chosen] = self.tastes[moved], self.appeal[moved]
+
+    def cool(self, by: float) -> None:
+        """Let everybody click less: the log-odds of any click fall."""
+        self.base -= by
+
+
+def shop_with(seed: int, **options: Any) -> Shop:
+    """Return a shop with some options that are not the usual ones."""
+    return Shop(seed, ShopOptions(**options))
