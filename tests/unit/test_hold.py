@@ -102,7 +102,8 @@ def test_each_hold_begins_with_nothing_counted() -> None:
 @pytest.mark.parametrize(("team", "name"), [("b", "branch_better"), ("a", "anchor_better")])
 def test_the_side_that_wins_nearly_all_is_proven_better(team: Team, name: str) -> None:
     """Nine of ten clicks for one side settle it as soon as there are credits enough."""
-    arbiter, other = held(), "a" if team == "b" else "b"
+    arbiter = held()
+    other: Team = "a" if team == "b" else "b"
     for n in range(100):
         credit(arbiter, other if n % 10 == 9 else team, 1)
         found = verdict(arbiter)
