@@ -13,6 +13,7 @@ from app.gate_data import Clock
 from app.hold import Arbiter, Verdict
 from app.settings import EngineSettings
 from tests.factories import make_settings
+from tests.unit.watching import canonical
 
 NUMBER = 7
 START = Clock(event=1_000, learned=900, time_ms=5_000_000)
@@ -46,11 +47,6 @@ def later(events: int = 1, seconds: float = 0.0) -> Clock:
 def verdict(arbiter: Arbiter, now: Clock | None = None) -> Verdict | None:
     """Return the verdict, soon after HOLD has begun if nothing else is said."""
     return arbiter.verdict(now or later(), SETTINGS)
-
-
-def canonical(state: Any) -> bytes:
-    """Return the bytes that are hashed of a state."""
-    return orjson.dumps(state, option=orjson.OPT_SORT_KEYS | orjson.OPT_SERIALIZE_NUMPY)
 
 
 # -- credits ---------------------------------------------------------------------------------------

@@ -6,10 +6,10 @@ import random
 from typing import Any
 
 import numpy as np
-import orjson
 import pytest
 
 from app.item_watch import MAX_WATCHED, ItemWatch, Suspect
+from tests.unit.watching import canonical
 
 ARMED, MARGIN, THRESHOLD = 100, 0.10, 1e4
 
@@ -46,11 +46,6 @@ def warmed(chance: random.Random, n: int = ARMED) -> ItemWatch:
     for _ in range(n):
         assert show(watch, ["a", "x", "b"], [float(chance.random() < 0.1) for _ in "axb"]) is None
     return watch
-
-
-def canonical(state: Any) -> bytes:
-    """Return the bytes that are hashed of a state."""
-    return orjson.dumps(state, option=orjson.OPT_SORT_KEYS | orjson.OPT_SERIALIZE_NUMPY)
 
 
 # -- what is suspected -----------------------------------------------------------------------------
