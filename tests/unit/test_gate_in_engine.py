@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+import pytest
+
+from app.engine import Engine
+from app.events import Command
+from app.recommend import Request
+from learners.base import ANCHOR, CHAMPION, SHADOW
+from tests.factories import apply, command
+from tests.unit.clicking import NEVER, Shop, held, opened, twin_of
+
+
+def slates_of(engine: Engine, version: int) -> list[list[str]]:
+    """Return what each user would be shown by one version."""
+    return [
+        [s.item_id for s in engine.recommender.slate(Request(f"u{n}", k=10), version, 0)]
+        for n in range(40)
+    ]
+
+
+# -- alarm and HOLD --------------------------------------------------------------------------------
+
+
+def test_steady_clicks_raise_nothing() -> None:
+    """A shop clicked as ever is promoted, and never alarms, in 3,000 slates."""
+    shop = opened().run(1_800)
+    assert set(shop.kinds()) == {"first_anchor", "promote"}
+    assert shop.engine.n_impressions == 3_000
+
+
+def test_answers_are_compared_only_after_500_slates() -> None:
+    """Before the champion has learned what to expect, no clicks are held against it."""
+    shop = Shop(warmup_events=100).run(400, flip=0.0).run(99, flip=1.0)
+    assert shop.engine.gate.watch.clicks["clicks_over"].statistic == 0
+    assert "alarm" not in shop.kinds()
+
+
+@pytest.mark.parametrize(("flip", "within"), [(1.0, 20), (0.5, 60), (0.4, 120)])
+def test_labels_turned_round_raise_the_alarm_and_enter_hold(flip: float, within: int) -> None:
+    """The more clicks are turned round, the sooner; the anchor serves from then on."""
+    shop = opened()
+    assert shop.until("hold", flip=flip) <= within
+    assert shop.kinds()[-2:] == ["alarm", "hold"]
+    alarm = shop.evidence("alarm")
+    assert alarm["detector"] == "clicks_over"
+    assert alarm["statistic"] >= alarm["threshold"] == 1e5
+    engine = shop.engine
+    assert (engine.gate.data.state, engine.gate.served) == ("hold", CHAMPION)
+    assert slates_of(engine, CHAMPION) == slates_of(engine, ANCHOR)
+    assert slates_of(engine, CHAMPION) != slates_of(engine, SHADOW), "the branch goes on"
+    assert engine.model_info()["gate"] == "hold"
+    assert engine.gate.data.champion == engine.gate.data.anchor
+
+
+def test_lost_clicks_enter_hold_too() -> None:
+    """No clicks at all are fewer than expected."""
+    shop = opened()
+    assert shop.until("hold", lost=True) <= 100
+    assert shop.evidence("alarm")["detector"] == "clicks_under"
+
+
+def test_nothing_is_promoted_in_hold_while_the_branch_learns() -> None:
+    """In HOLD neither promotion nor candidate nor question comes; the shadow learns on."""
+    shop = held(candidate_events=100)
+    engine = shop.engine
+    n, version, learned = len(shop.kinds()), engine.gate.data.version, engine.n_learned
+    shop.run(140)
+    assert len(shop.kinds()) == n
+    assert engine.gate.data.version == version
+    assert engine.n_learned > learned + 50
+
+
+# -- rollback and requeue --------------------------------------------------------------------------
+
+
+def test_quiet_rolls_back_and_sets_the_window_aside() -> None:
+    """When the alarm has been silent for 150 slates, what came since the anchor is set aside."""
+    shop = held()
+    engine = shop.engine
+    first = engine.gate.data.anchor.event + 1
+    shop.run(40, flip=1.0)
+    alarms = engine.gate.arbiter.evidence(engine.gate.now, engine.settings)["alarms"]
+    assert alarms > 1, "it was heard again"
+    assert 120 < shop.until("rollback") <= 150
+    evidence = shop.evidence("rollback")
+    assert engine.gate.decisions[-2].reason == "quiet"
+    assert evidence["set_aside"] == [first, engine.n_events]
+    assert evidence["slates_since_alarm"] == 150
+    assert evidence["alarms"] == alarms
+    assert engine.gate.data.set_aside == [[first, engine.n_events]]
+    assert slates_of(engine, CHAMPION) == slates_of(engine, ANCHOR)
+    assert (engine.gate.data.state, engine.gate.reason) == ("ask", "probation")
+    # What to expect is the anchor's again, too; one slate has been learned since.
+    assert engine.clicks.n_learned[SHADOW] - engine.clicks.n_learned[ANCHOR] <= 1
+    shop.until("promote")
+
+
+def test_what_was_set_aside_is_learned_again_without_some_items() -> None:
+    """A requeue teaches the shadow the window's events, but for those of the items named."""
+    shop = held()
+    engine = shop.engine
+    shop.until("rollback")
+    [[first, last]] = engine.gate.data.set_aside
+    before = slates_of(engine, SHADOW)
+    barred = {engine.history.items.get(item) for item in ("i3", "i4")}
+    kept = [one and one.item for one in engine.window.events(first, last, set())]
+    n_barred = sum(item in barred for item in kept)
+    ask = Command("requeue", "it was sound", "tester", without=["i3", "i4"])
+    assert apply(engine, ask).results[0].status == "applied"
+    assert shop.kinds()[-2:] == ["requeue", "relearn"]
+    evidence = shop.evidence("relearn")
+    assert evidence["windows"] == [[first, last]]
+    assert evidence["without"] == ["i3", "i4"]
+    assert evidence["left_out"] == n_barred > 10
+    assert evidence["learned"] == len(kept) - n_barred
+    assert evidence["forgotten"] == last - first + 1 - len(kept) == 0
+    assert slates_of(engine, SHADOW) != before
+    assert engine.gate.data.set_aside == []
+    assert command(engine, "requeue") == "nothing is set aside"
+
+
+def test_a_requeue_is_refused_in_hold() -> None:
+    """While it is open whether the branch is right, nothing is learned again."""
+    shop = held()
+    shop.until("rollback")
+    shop.until("promote")
+    shop.run(600).until("hold", flip=1.0)
+    assert "HOLD" in (command(shop.engine, "requeue") or "")
+
+
+def test_a_hold_without_end_is_taken_for_drift() -> None:
+    """Where the alarm goes on and nothing is proven, HOLD ends in learning it, and serving it."""
+    shop = held(hold_events=600, hold_quiet=NEVER)
+    shop.until("rollback", flip=1.0)
+    assert shop.kinds()[-4:] == ["no_proof", "rollback", "relearn", "promote"]
+    assert shop.engine.gate.decisions[-3].reason == "hold_max"
+    assert shop.engine.gate.data.set_aside == []
+    champion = shop.engine.gate.data.champion
+    assert champion.event == shop.engine.gate.decisions[-1].event
+    assert shop.engine.gate.data.state == "open"
+
+
+# -- snapshots -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("later", [0, 100])
+def test_a_snapshot_in_hold_continues_to_the_same_hashes(later: int) -> None:
+    """An engine made from a state in HOLD decides, and is, as the original from then on."""
+    shop = held().run(later)
+    engine = shop.engine
+    hold = engine.gate.arbiter.hold
+    assert hold is not None
+    for n in range(5):  # some credits are part of it
+        draft = f"hold:{hold.number}:{'ab'[n % 2]}"
+        apply(engine, shop.answer(f"u{n}", "i7", f"drafted-{n}", draft=draft))
+    twin = twin_of(shop)
+    assert twin.engine.hashes() == engine.hashes()
+    for _ in range(6):
+        shop.run(50)
+        twin.run(50)
+        assert twin.engine.hashes() == engine.hashes()
+    assert "rollback" in shop.kinds()
+    assert twin.kinds() == shop.kinds()
+    command(engine, "requeue")
+    command(twin.engine, "requeue")
+    assert twin.engine.hashes() == engine.hashes()

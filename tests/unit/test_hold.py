@@ -1,0 +1,295 @@
+from __future__ import annotations
+
+import copy
+import random
+from typing import Any
+
+import orjson
+import pytest
+
+from app.detectors import N_PROOF_BETS
+from app.drafts import Team
+from app.gate_data import Clock
+from app.hold import Arbiter, Verdict
+from app.settings import EngineSettings
+from tests.factories import make_settings
+from tests.unit.watching import canonical
+
+NUMBER = 7
+START = Clock(event=1_000, learned=900, time_ms=5_000_000)
+SETTINGS = make_settings(
+    arbiter_credits=40,
+    arbiter_alpha=1e-3,
+    hold_events=10_000,
+    hold_s=3_600,
+    hold_quiet=500,
+)
+
+
+def held() -> Arbiter:
+    """Return an arbiter whose HOLD has just begun."""
+    arbiter = Arbiter()
+    arbiter.begin(NUMBER, START, "clicks_over")
+    return arbiter
+
+
+def credit(arbiter: Arbiter, team: Team, n: int, number: int = NUMBER) -> None:
+    """Give n credits to one side of a HOLD."""
+    for _ in range(n):
+        arbiter.credit(f"hold:{number}", team)
+
+
+def later(events: int = 1, seconds: float = 0.0) -> Clock:
+    """Return the clock, so much after HOLD has begun."""
+    return Clock(START.event + events, START.learned, START.time_ms + round(seconds * 1_000))
+
+
+def verdict(arbiter: Arbiter, now: Clock | None = None) -> Verdict | None:
+    """Return the verdict, soon after HOLD has begun if nothing else is said."""
+    return arbiter.verdict(now or later(), SETTINGS)
+
+
+# -- credits ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name", ["hold:6", "hold:77", "hold:", "hold", "challenger:7", "7", "", "hold:7:b"]
+)
+def test_credits_of_another_hold_do_not_count(name: str) -> None:
+    """Clicks on slates of an earlier HOLD, or of a challenger, leave the arbiter as it was."""
+    arbiter = held()
+    before = canonical(arbiter.state())
+    for team in ("a", "b"):
+        arbiter.credit(name, team)
+    assert canonical(arbiter.state()) == before
+
+
+def test_credits_outside_of_hold_do_not_count() -> None:
+    """Neither before the first HOLD nor after its end is anything counted, or decided."""
+    arbiter = Arbiter()
+    credit(arbiter, "b", 100, number=0)
+    assert arbiter.branch.n == 0
+    arbiter = held()
+    arbiter.end()
+    credit(arbiter, "b", 100)
+    arbiter.slate(is_heard=True)
+    assert arbiter.branch.n == 0
+    assert verdict(arbiter, later(10**6)) is None
+    assert arbiter.elapsed(later(10**6), SETTINGS) == 0
+    assert not arbiter.is_hopeless(later(10**6), SETTINGS)
+    assert arbiter.evidence(later(), SETTINGS) == {}
+
+
+def test_each_hold_begins_with_nothing_counted() -> None:
+    """What was won in one HOLD is no proof in the next."""
+    arbiter = held()
+    credit(arbiter, "b", 60)
+    arbiter.slate(is_heard=True)
+    arbiter.end()
+    arbiter.begin(NUMBER + 1, later(), "clicks_under")
+    fresh = Arbiter()
+    fresh.begin(NUMBER + 1, later(), "clicks_under")
+    assert canonical(arbiter.state()) == canonical(fresh.state())
+
+
+# -- verdicts --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("team", "name"), [("b", "branch_better"), ("a", "anchor_better")])
+def test_the_side_that_wins_nearly_all_is_proven_better(team: Team, name: str) -> None:
+    """Nine of ten clicks for one side settle it as soon as there are credits enough."""
+    arbiter = held()
+    other: Team = "a" if team == "b" else "b"
+    for n in range(100):
+        credit(arbiter, other if n % 10 == 9 else team, 1)
+        found = verdict(arbiter)
+        if found is not None:
+            break
+    assert found is not None
+    assert found.name == name
+    assert n + 1 == SETTINGS.arbiter_credits
+
+
+@pytest.mark.parametrize("team", ["a", "b"])
+def test_fewer_credits_than_asked_for_prove_nothing(team: Team) -> None:
+    """However clear, 39 credits of 40 give no verdict; the 40th does."""
+    arbiter = held()
+    credit(arbiter, team, SETTINGS.arbiter_credits - 1)
+    sure = arbiter.branch if team == "b" else arbiter.anchor
+    assert sure.is_proven(SETTINGS.arbiter_alpha)
+    assert verdict(arbiter) is None
+    credit(arbiter, team, 1)
+    assert verdict(arbiter) is not None
+
+
+def test_equal_sides_are_never_told_apart() -> None:
+    """Of 2,000 clicks that fall by turns, none proves anything."""
+    arbiter = held()
+    for _ in range(1_000):
+        credit(arbiter, "a", 1)
+        assert verdict(arbiter) is None
+        credit(arbiter, "b", 1)
+        assert verdict(arbiter) is None
+
+
+def test_a_branch_no_better_is_hardly_ever_adopted() -> None:
+    """At an alpha of 5 %, of 300 HOLDs between equals at most 5 % (and 3 sigma) adopt the branch.
+
+    Each is looked at after every one of its 400 credits.
+    """
+    chance, loose = random.Random(1), make_settings(arbiter_credits=10, arbiter_alpha=0.05)
+    n_adopted = 0
+    for _ in range(300):
+        arbiter = held()
+        for _ in range(400):
+            credit(arbiter, chance.choice(("a", "b")), 1)
+            found = arbiter.verdict(later(), loose)
+            if found is not None:
+                n_adopted += found.name == "branch_better"
+                break
+    assert n_adopted <= 300 * 0.05 + 3 * (300 * 0.05 * 0.95) ** 0.5
+
+
+def test_quiet_ends_hold_after_slates_without_the_alarm() -> None:
+    """499 slates in a row without the alarm are not enough, the 500th is."""
+    arbiter = held()
+    for _ in range(SETTINGS.hold_quiet - 1):
+        arbiter.slate(is_heard=False)
+        assert verdict(arbiter) is None
+    arbiter.slate(is_heard=False)
+    found = verdict(arbiter)
+    assert found is not None
+    assert (found.name, found.evidence["slates_since_alarm"]) == ("quiet", 500)
+
+
+def test_an_alarm_heard_again_begins_the_quiet_anew() -> None:
+    """As long as the alarm comes back, quiet is not reached; how often it came is on record."""
+    arbiter = held()
+    for _ in range(3):
+        for _ in range(SETTINGS.hold_quiet - 1):
+            arbiter.slate(is_heard=False)
+        arbiter.slate(is_heard=True)
+        assert verdict(arbiter) is None
+    for _ in range(SETTINGS.hold_quiet):
+        assert verdict(arbiter) is None
+        arbiter.slate(is_heard=False)
+    found = verdict(arbiter)
+    assert found is not None
+    assert (found.name, found.evidence["alarms"], found.evidence["slates"]) == ("quiet", 4, 2_000)
+
+
+@pytest.mark.parametrize(
+    ("before", "at"),
+    [(later(9_999), later(10_000)), (later(1, 3_599.999), later(1, 3_600))],
+    ids=["events", "time"],
+)
+def test_hold_max_ends_hold_by_events_or_by_time(before: Clock, at: Clock) -> None:
+    """HOLD ends with its last event or second, whichever comes first, and not one before."""
+    arbiter = held()
+    assert verdict(arbiter, before) is None
+    found = verdict(arbiter, at)
+    assert found is not None
+    assert (found.name, arbiter.elapsed(at, SETTINGS)) == ("hold_max", 1.0)
+
+
+def test_a_proof_goes_before_the_end() -> None:
+    """A branch proven better is adopted, though HOLD would be over, and quiet, too."""
+    arbiter = held()
+    for _ in range(SETTINGS.hold_quiet):
+        arbiter.slate(is_heard=False)
+    credit(arbiter, "b", 60)
+    found = verdict(arbiter, later(10_000))
+    assert found is not None
+    assert found.name == "branch_better"
+
+
+# -- no proof to be had ----------------------------------------------------------------------------
+
+
+def test_a_hopeless_hold_is_told_once() -> None:
+    """When a tenth of HOLD has brought no tenth of the credits, that is said, and not again."""
+    arbiter = held()
+    credit(arbiter, "b", 3)
+    assert not arbiter.is_hopeless(later(999), SETTINGS)
+    assert arbiter.is_hopeless(later(1_000), SETTINGS)
+    assert not arbiter.is_hopeless(later(1_001), SETTINGS)
+    assert not arbiter.is_hopeless(later(9_999), SETTINGS)
+
+
+def test_a_hold_with_credits_enough_is_not_hopeless() -> None:
+    """Credits that come as fast as they must are hopeful, until they cease to."""
+    arbiter = held()
+    credit(arbiter, "b", 4)
+    assert not arbiter.is_hopeless(later(1_000), SETTINGS)
+    assert arbiter.is_hopeless(later(1_001), SETTINGS)
+
+
+# -- evidence and state ----------------------------------------------------------------------------
+
+
+def e_value(n_won: int, n_lost: int) -> float:
+    """Return the betting e-process of so many wins and losses: the order does not matter."""
+    bets = [0.5**k for k in range(1, N_PROOF_BETS + 1)]
+    return sum((1 + bet) ** n_won * (1 - bet) ** n_lost for bet in bets) / N_PROOF_BETS
+
+
+def recomputed(evidence: dict[str, Any], settings: EngineSettings) -> str | None:
+    """Return the verdict of some evidence, from the wins alone."""
+    branch, anchor = evidence["branch_wins"], evidence["anchor_wins"]
+    if branch + anchor < settings.arbiter_credits:
+        return None
+    if e_value(branch, anchor) >= evidence["threshold"] and branch > anchor:
+        return "branch_better"
+    is_worse = e_value(anchor, branch) >= evidence["threshold"] and anchor > branch
+    return "anchor_better" if is_worse else None
+
+
+@pytest.mark.parametrize("p", [0.1, 0.3, 0.5, 0.7, 0.9])
+def test_the_evidence_is_enough_to_recompute_the_verdict(p: float) -> None:
+    """From wins and losses alone, in whatever order, follow both statistics and the verdict."""
+    chance, arbiter, found = random.Random(round(p * 10)), held(), None
+    while found is None and arbiter.branch.n < 300:
+        credit(arbiter, "b" if chance.random() < p else "a", 1)
+        found = verdict(arbiter)
+        shown = arbiter.evidence(later(), SETTINGS)
+        wins, losses = shown["branch_wins"], shown["anchor_wins"]
+        assert wins + losses == shown["credits"] == arbiter.branch.n
+        assert shown["branch_statistic"] == pytest.approx(e_value(wins, losses), rel=1e-9)
+        assert shown["anchor_statistic"] == pytest.approx(e_value(losses, wins), rel=1e-9)
+        assert recomputed(shown, SETTINGS) == (found and found.name)
+    assert (found is None) == (p == 0.5)
+    assert found is None or found.evidence == arbiter.evidence(later(), SETTINGS)
+
+
+@pytest.mark.parametrize("n", [0, 1, 17, 90])
+def test_state_continues_exactly(n: int) -> None:
+    """An arbiter made from a state has the same state and verdict, then and later."""
+    chance, arbiter, twin = random.Random(n), held(), Arbiter()
+
+    def step(one: Arbiter, draw: float) -> None:
+        credit(one, "b" if draw < 0.6 else "a", 1)
+        one.slate(is_heard=draw < 0.05)
+        one.is_hopeless(later(1_500), SETTINGS)
+
+    for _ in range(n):
+        step(arbiter, chance.random())
+    twin.load_state(orjson.loads(canonical(arbiter.state())))
+    for _ in range(60):
+        assert canonical(twin.state()) == canonical(arbiter.state())
+        assert verdict(twin) == verdict(arbiter)
+        draw = chance.random()
+        step(arbiter, draw)
+        step(twin, draw)
+
+
+def test_a_state_is_a_copy() -> None:
+    """What was taken as a state does not change while HOLD goes on; no HOLD has a state, too."""
+    arbiter = held()
+    state = arbiter.state()
+    before = copy.deepcopy(state)
+    credit(arbiter, "b", 5)
+    arbiter.slate(is_heard=True)
+    assert state == before
+    empty = Arbiter()
+    arbiter.load_state(empty.state())
+    assert arbiter.hold is None
