@@ -33,7 +33,9 @@ class EDetector:
 
     $M_k \leftarrow (M_k + 1/K)(1 + \lambda_k x)$ with $x = (D - m)/(1 + m)$ and
     $\lambda_k = 2^{-k}$; an alarm is due when $\sum_k M_k \ge A$. The mean time between false
-    alarms is then at least $A$ events, whatever the dependence (Shin, Ramdas, Rinaldo 2022).
+    alarms is then at least $A$ events, however they are distributed, as long as the mean of each,
+    given those before it, is within the margin (Shin, Ramdas, Rinaldo 2022). A level that wanders
+    around the margin for hundreds of events at a time is no such stream.
     """
 
     def __init__(self) -> None:
@@ -58,8 +60,8 @@ class Superiority:
     r"""Betting e-process for a mean above a margin; it may be looked at after every event.
 
     $E = \frac1K \sum_k \prod (1 + \lambda_k x)$, with $x$ and $\lambda_k$ as in `EDetector`. Where
-    the mean is at most $m$, E ever reaches $1/\alpha$ with a chance of at most $\alpha$ (Ville's
-    inequality; Waudby-Smith and Ramdas 2024).
+    each mean, given the past, is at most $m$, E ever reaches $1/\alpha$ with a chance of at most
+    $\alpha$ (Ville's inequality; Waudby-Smith and Ramdas 2024).
     """
 
     def __init__(self) -> None:
@@ -168,7 +170,8 @@ class Drift:
     def load_state(self, state: State) -> None:
         """Feed the values again; raise ValueError on values that are none."""
         values, delta = np.asarray(state["values"], np.float64), float(state["delta"])
-        if len(values) > ADWIN_LIFE or not np.all((values >= 0) & (values <= 1)):
+        is_list = values.ndim == 1 and len(values) <= ADWIN_LIFE
+        if not is_list or not np.all((values >= 0) & (values <= 1)):
             raise ValueError("a drift detector's state is damaged")
         if not 0.0 < delta < 1.0:
             raise ValueError("a drift detector's significance is damaged")

@@ -49,9 +49,11 @@ def team_draft(a: Sequence[str], b: Sequence[str], k: int, coins: int) -> list[P
 
     while len(picks) < k and (best("a") is not None or best("b") is not None):
         coin, coins = coins & 1, coins >> 1
-        # Where both want the same item, or one has none left, the coin decides nothing.
+        # Where both want the same item, or one has none left, the coin does not decide this place.
         wanted = {item for item in (best("a"), best("b")) if item is not None}
         first: Team = "b" if coin else "a"
         draft(first, 1.0 / len(wanted))
-        draft("a" if first == "b" else "b", 1.0)
+        # Where both wanted the same one, who got it decides whose next one follows.
+        rest = {best("a"), best("b")} if len(wanted) == 1 else {None}
+        draft("a" if first == "b" else "b", 0.5 if len(rest - {None}) == 2 else 1.0)
     return picks

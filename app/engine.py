@@ -141,6 +141,7 @@ class Engine:
         self.n_learned = 0
         self.n_impressions = 0
         self.tick = 0
+        self.promoted_tick = 0
         # snapshot id -> cursor of the command that restored it: retention must keep it so long.
         self.restored: dict[str, str] = {}
         self.champion_cursor = "0-0"
@@ -161,7 +162,7 @@ class Engine:
         self.clicks = ClickModel()
         self.answers = Answers()
         self.window = Window(settings.relearn_events, self.history)
-        self.gate = Gate(settings, self._assign, self.clicks.assign)
+        self.gate = Gate(settings, self._assign, self.clicks.assign, self.clicks.learn_anew)
         self.challenges = Challenges(self.history, self.catalogue, self.gate, adopted or {})
         self.prequential = {name: Prequential() for name in ("champion", "shadow", "anchor")}
         self._profile = Profile(settings.history_length)
@@ -284,6 +285,7 @@ class Engine:
             is_asked = self.settings.overlap_min > 0
             overlap = (yield from self._overlap()) if is_asked else None
             self.gate.promote_if_alike(overlap)
+            self.promoted_tick = self.tick
 
     def _relearn(self, job: Relearn) -> Steps[None]:
         """Teach the shadow again what it learned since the anchor, but for what is left out."""
@@ -310,7 +312,9 @@ class Engine:
         expected = self.clicks.expected(CHAMPION, shown.scores)
         n_learned = int(self.clicks.n_learned[CHAMPION])
         self.n_impressions += 1
-        self.gate.after_slate(items, expected, clicked, n_learned)
+        # A long history shows that a user is no fake, not that what we hear of them is right.
+        is_marked = self.settings.trusted == "marked" and self.is_trusted(shown.user_id)
+        self.gate.after_slate(items, expected, clicked, n_learned, is_marked=is_marked)
         self.clicks.learn(shown.scores, clicked.tolist())
 
     def _learn(self, event: Feedback, verdict: Verdict) -> None:
@@ -330,6 +334,8 @@ class Engine:
         self.tick += 1
         n_removed = history.items.n_removed
         user = history.touch_user(event.user_id, self.tick)
+        if not history.n_events[user]:
+            history.user_since[user] = self.n_events
         item = history.touch_item(event.item_id, self.tick)
         self.learner.make_room(item)
         self.challenges.make_room(item)
@@ -552,10 +558,12 @@ class Engine:
     def _overlap(self) -> Steps[float]:
         """Compare champion and shadow, pausing after each user: all at once takes milliseconds.
 
-        Of the latest users it asks as many as it takes: ten who agree well are enough.
+        Of the latest users before the last promotion (the shadow may know just what those after it
+        did) it asks as many as it takes: ten who agree well are enough.
         """
         ours, theirs, now_ms = [], [], self.admission.watermark_ms
-        for user in self.recommender.latest_users(self.settings.overlap_histories):
+        n = self.settings.overlap_histories
+        for user in self.recommender.latest_users(n, before=self.promoted_tick):
             ours.append(self.recommender.top(CHAMPION, user, now_ms))
             theirs.append(self.recommender.top(SHADOW, user, now_ms))
             if len(ours) >= ENOUGH_ALIKE and mean_overlap(ours, theirs) >= ALIKE:
@@ -594,15 +602,15 @@ class Engine:
     def is_trusted(self, user_id: str | None) -> bool:
         """Tell whether a user's clicks may decide between versions.
 
-        By default theirs do who had enough before the anchor was made to be taken for real.
+        By default theirs do who were here before the anchor was made, and have a history.
         """
         if user_id is not None and self.settings.trusted == "marked":
             return self.catalogue.user_attributes.get(user_id, {}).get("trusted") is True
         user = MISS if user_id is None else self.history.users.get(user_id)
         if user == MISS:
             return False
-        anchor_ms = self.gate.data.anchor.time_ms
-        return self.history.n_had_by(user, anchor_ms) >= self.settings.trusted_history
+        is_old = bool(self.history.user_since[user] <= self.gate.data.anchor.event)
+        return is_old and bool(self.history.had_count[user] >= self.settings.trusted_history)
 
     def _drafted(self, request: Request, rival: Rival, recommendation_id: str) -> Slate:
         ours = self._slate(request, self.gate.served)
@@ -680,6 +688,7 @@ class Engine:
         "n_learned",
         "n_impressions",
         "tick",
+        "promoted_tick",
         "cursor",
         "champion_cursor",
         "restored",
@@ -756,7 +765,10 @@ class Engine:
         return {
             "settings": self.configured.model_dump(),
             "challenges": self.challenges.canonical(),
-            "plain": [self.n_events, self.n_learned, self.tick, self.admission.watermark_ms],
+            "plain": [
+                *(self.n_events, self.n_learned, self.tick, self.promoted_tick),
+                self.admission.watermark_ms,
+            ],
             "impressions": self.n_impressions,
             "answers": self.answers.state(),
             "types": self.types,

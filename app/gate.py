@@ -51,6 +51,10 @@ _ALARMS = {
     "clicks_under": "less is clicked than is expected",
     ITEM: "one item is clicked more than is expected of it",
 }
+_ADOPTED = {
+    "branch_better": "the branch is proven better: it was drift",
+    "trusted_agree": "trusted users click so, too: it was drift",
+}
 _OPENING = ("first_anchor", "ask_resolved", "shadow_reset", "rollback", "restore", "adopt")
 
 
@@ -66,10 +70,12 @@ class Gate:
         settings: EngineSettings,
         assign: Callable[[int, int], int],
         assign_clicks: Callable[[int, int], None] = lambda target, source: None,
+        expect_anew: Callable[[], None] = lambda: None,
     ) -> None:
         self.settings = settings
         self._assign_rows = assign
         self._assign_clicks = assign_clicks
+        self._expect_anew = expect_anew
         self.data = GateData()
         self.now = Clock()
         self.decisions: list[Decision] = []
@@ -127,6 +133,9 @@ class Gate:
         until_ms = self.data.suspects.get(item_id)
         return until_ms is not None and self.now.time_ms < until_ms
 
+    def _suspects(self) -> list[str]:
+        return sorted(item_id for item_id in self.data.suspects if self.is_suspect(item_id))
+
     # -- events -------------------------------------------------------------------------------
 
     def after_event(self, now: Clock, losses: Losses | None) -> None:
@@ -180,16 +189,27 @@ class Gate:
             self.ask_harm.update(losses.shadow - losses.champion, self.settings.harm_margin)
         return False
 
-    def after_slate(self, items: list[str], expected: F64, clicked: F64, n_learned: int) -> None:
+    def after_slate(
+        self,
+        items: list[str],
+        expected: F64,
+        clicked: F64,
+        n_learned: int,
+        *,
+        is_marked: bool = False,
+    ) -> None:
         """Take note of a slate: what the champion expected of each place, and what came of it.
 
-        `n_learned` slates have taught the champion what to expect.
+        `n_learned` slates have taught the champion what to expect; `is_marked` where an operator
+        vouches for what is heard of the user.
         """
         if self.is_following or n_learned < ARMED_SLATES:
             return
         alarm = self.watch.slate(items, expected, clicked)
         if self.data.state == "hold":
-            self.arbiter.slate(is_heard=alarm is not None)
+            surpluses = (clicked - expected).tolist() if is_marked else []
+            margin = self.settings.calibration_margin
+            self.arbiter.slate(surpluses, margin, is_heard=alarm is not None)
             if alarm is not None:
                 self.watch.restart()
         elif alarm is not None:
@@ -310,8 +330,17 @@ class Gate:
         wanted = min(wanted, self.settings.hold_events)
         self._ask(PROBATION, {"judged_wanted": wanted, "alarms_in_a_day": n_alarms}, wanted)
 
+    def _ask_terms(self, trial: Trial | None) -> tuple[int, float]:
+        """Return the judged events that end ASK, and the threshold of its detector.
+
+        Every detector rings in the end: the longer it is to listen, the less often it may.
+        """
+        usual = self.settings.ask_judged
+        wanted = usual if trial is None or trial.wanted is None else trial.wanted
+        return wanted, self.settings.ask_alarm * max(1.0, wanted / usual)
+
     def _try_to_leave_ask(self, trial: Trial) -> None:
-        settings, threshold = self.settings, self.settings.ask_alarm
+        settings, (wanted, threshold) = self.settings, self._ask_terms(trial)
         mean = trial.total / trial.n if trial.n else 0.0
         evidence = {
             "judged": trial.n,
@@ -332,7 +361,6 @@ class Gate:
         # What was refused for its slates is promoted at the end: that takes the longer look.
         takes_longer = trial.reason in ("overlap", PROBATION)
         may_be_short = not takes_longer and elapsed_ms >= settings.ask_s * 1_000
-        wanted = settings.ask_judged if trial.wanted is None else trial.wanted
         if trial.n >= (settings.ask_min_judged if may_be_short else wanted):
             self._open("ask_resolved", "the shadow is not shown worse", evidence)
             if trial.reason == "overlap" and self.data.mode == "normal":
@@ -365,11 +393,14 @@ class Gate:
             self._probation()
 
     def _hold(self, detector: str) -> None:
-        """Serve the anchor, and find out whether the branch is right: see `Arbiter`."""
+        """Serve the anchor, and find out whether the branch is right: see `Arbiter`.
+
+        What is expected of slates stays what it was when the alarm rang: it goes on listening.
+        """
         data = self.data
         evidence = {
             "champion_was": asdict(data.champion),
-            "rows": self._assign(CHAMPION, ANCHOR),
+            "rows": self._assign_rows(CHAMPION, ANCHOR),
         }
         data.version += 1
         data.champion = data.anchor
@@ -388,14 +419,17 @@ class Gate:
         verdict = arbiter.verdict(self.now, settings)
         if verdict is None:
             return
-        if verdict.name == "branch_better":
+        if verdict.name in ("branch_better", "trusted_agree"):
             if self.data.mode == "normal":
                 self._adopt(verdict)
         else:
             self._leave_hold(verdict)
 
     def _adopt(self, verdict: Verdict) -> None:
-        """Serve the branch: what it learned under suspicion was right."""
+        """Serve the branch: what it learned under suspicion was right.
+
+        What is to be expected of slates is learned anew, as the world has changed.
+        """
         self.arbiter.end()
         rows = self._assign(CHAMPION, SHADOW)
         self._assign(ANCHOR, SHADOW)
@@ -404,7 +438,8 @@ class Gate:
         data.champion = data.anchor = self._here()
         data.promoted = data.put_aside = self.now
         self._start_anew()
-        self._open("adopt", "the branch is proven better: it was drift", verdict.evidence)
+        self._expect_anew()
+        self._open("adopt", _ADOPTED[verdict.name], verdict.evidence)
         self.decisions[-1].evidence["rows"] = rows
 
     def adopt_challenger(self, reason: str, asked_by: str, evidence: dict[str, Any]) -> None:
@@ -461,7 +496,7 @@ class Gate:
         self.watch.restart()
         self.ask_harm = EDetector()
         if relearn:
-            self._relearn = Relearn(windows, sorted(data.suspects), then_promote=keep_clicks)
+            self._relearn = Relearn(windows, self._suspects(), then_promote=keep_clicks)
         else:
             self._set_aside(window)
         about = {"rows": rows, "learned_again" if relearn else "set_aside": window}
@@ -490,6 +525,7 @@ class Gate:
         self.record("relearn", "the shadow learned again what was set aside", evidence)
         if job.then_promote and self.data.mode == "normal":
             self._start_anew()
+            self._expect_anew()
             self._promote("nothing was proven in time: taken for drift", "gate", None)
 
     def _requeue(self, reason: str, asked_by: str, without: list[str]) -> None:
@@ -500,7 +536,7 @@ class Gate:
         windows, self.data.set_aside = self.data.set_aside, []
         # One window may lie in another: each event is learned once.
         merged = merge(windows)
-        self._relearn = Relearn(merged, sorted({*without, *self.data.suspects}))
+        self._relearn = Relearn(merged, sorted({*without, *self._suspects()}))
         self.record("requeue", reason, {"windows": merged, "without": without}, asked_by)
 
     # -- operators ----------------------------------------------------------------------------
@@ -613,7 +649,7 @@ class Gate:
             "blessings": self.data.n_blessings,
             "decisions": self.data.n_decisions,
             "hold": self.arbiter.evidence(self.now, self.settings) or None,
-            "suspects": sorted(i for i in self.data.suspects if self.is_suspect(i)),
+            "suspects": self._suspects(),
             "set_aside": self.data.set_aside,
         }
 
@@ -623,7 +659,7 @@ class Gate:
         ask = {
             "name": "ask",
             "statistic": self.ask_harm.statistic,
-            "threshold": self.settings.ask_alarm,
+            "threshold": self._ask_terms(self.data.ask_trial)[1],
             "armed": self.data.ask_trial is not None,
         }
         return [*self.watch.view(is_armed=armed, is_blessed=self.data.is_blessed), ask]

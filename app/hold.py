@@ -1,11 +1,13 @@
 """HOLD: was it a fault or drift? An arbiter between the anchor and the branch under suspicion.
 
 The stream itself cannot say: a branch that learned corrupt labels is better at corrupt labels. So
-the two fill a share of trusted users' slates by turns, and the clicks on these are counted.
+the two fill a share of trusted users' slates by turns, and the clicks on these are counted. And
+where it was clicks that rang, it is looked at whether trusted users click so, too.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -19,10 +21,13 @@ from learners.ids import State
 _TOLD_AFTER = 0.1
 
 
+End = Literal["branch_better", "anchor_better", "trusted_agree", "quiet", "hold_max"]
+
+
 class Verdict(NamedTuple):
     """How HOLD ends, and the numbers for it."""
 
-    name: Literal["branch_better", "anchor_better", "quiet", "hold_max"]
+    name: End
     evidence: dict[str, Any]
 
 
@@ -47,6 +52,7 @@ class Arbiter:
         self.hold: Hold | None = None
         self.branch = Superiority()
         self.anchor = Superiority()
+        self.agreement = Superiority()
 
     def begin(self, number: int, now: Clock, detector: str) -> None:
         """Begin a HOLD with nothing counted."""
@@ -64,10 +70,18 @@ class Arbiter:
             self.branch.update(win, 0.0)
             self.anchor.update(-win, 0.0)
 
-    def slate(self, *, is_heard: bool) -> None:
-        """Count a judged slate; `is_heard` where the alarm that led here came again."""
+    def slate(
+        self, surpluses: Sequence[float] = (), margin: float = 0.0, *, is_heard: bool
+    ) -> None:
+        """Count a judged slate; `is_heard` where the alarm that led here came again.
+
+        `surpluses` are clicks beyond what was expected of its places, of a trusted user's slate.
+        """
         if self.hold is not None:
             self.hold.slates += 1
+            sign = {"clicks_over": 1.0, "clicks_under": -1.0}.get(self.hold.detector, 0.0)
+            for surplus in surpluses:
+                self.agreement.update(sign * surplus, margin)
             if is_heard:
                 self.hold.heard_at = self.hold.slates
                 self.hold.n_heard += 1
@@ -77,16 +91,16 @@ class Arbiter:
         hold, alpha = self.hold, settings.arbiter_alpha
         if hold is None:
             return None
-        if self.branch.n >= settings.arbiter_credits:
-            if self.branch.is_proven(alpha):
-                return Verdict("branch_better", self.evidence(now, settings))
-            if self.anchor.is_proven(alpha):
-                return Verdict("anchor_better", self.evidence(now, settings))
-        if hold.slates - hold.heard_at >= settings.hold_quiet:
-            return Verdict("quiet", self.evidence(now, settings))
-        if self.elapsed(now, settings) >= 1.0:
-            return Verdict("hold_max", self.evidence(now, settings))
-        return None
+        has_credits = self.branch.n >= settings.arbiter_credits
+        ends: dict[End, bool] = {
+            "branch_better": has_credits and self.branch.is_proven(alpha),
+            "anchor_better": has_credits and self.anchor.is_proven(alpha),
+            "trusted_agree": self.agreement.is_proven(alpha),
+            "quiet": hold.slates - hold.heard_at >= settings.hold_quiet,
+            "hold_max": self.elapsed(now, settings) >= 1.0,
+        }
+        name = next((name for name, is_so in ends.items() if is_so), None)
+        return None if name is None else Verdict(name, self.evidence(now, settings))
 
     def elapsed(self, now: Clock, settings: EngineSettings) -> float:
         """Return how much of the longest HOLD is over: 1 at its end."""
@@ -117,6 +131,9 @@ class Arbiter:
             "anchor_wins": n - wins,
             "branch_statistic": self.branch.statistic,
             "anchor_statistic": self.anchor.statistic,
+            "trusted_places": self.agreement.n,
+            "trusted_surplus": self.agreement.mean,
+            "trusted_statistic": self.agreement.statistic,
             "threshold": 1.0 / settings.arbiter_alpha,
             "events": now.event - hold.event,
             "slates": hold.slates,
@@ -124,13 +141,16 @@ class Arbiter:
             "alarms": hold.n_heard + 1,
         }
 
+    _TESTS = ("branch", "anchor", "agreement")
+
     def state(self) -> State:
         """Return what `load_state` continues from."""
         hold = None if self.hold is None else asdict(self.hold)
-        return {"hold": hold, "branch": self.branch.state(), "anchor": self.anchor.state()}
+        tests = {name: getattr(self, name).state() for name in self._TESTS}
+        return {"hold": hold, **tests}
 
     def load_state(self, state: State) -> None:
         """Become the arbiter that `state` was taken from."""
         self.hold = None if state["hold"] is None else Hold(**state["hold"])
-        self.branch.load_state(state["branch"])
-        self.anchor.load_state(state["anchor"])
+        for name in self._TESTS:
+            getattr(self, name).load_state(state[name])

@@ -123,8 +123,11 @@ class ItemWatch:
         """Become the watch that `state` was taken from; raise ValueError if it is damaged."""
         n = len(state["items"])
         arrays = {name: np.asarray(state[name]) for name in self._ARRAYS}
-        if n > MAX_WATCHED or any(len(array) != n for array in arrays.values()):
+        shapes = {name: (n, *getattr(self, name).shape[1:]) for name in self._ARRAYS}
+        if n > MAX_WATCHED or any(array.shape != shapes[name] for name, array in arrays.items()):
             raise ValueError("the watch over the items is damaged: its lengths differ")
+        if len(set(state["items"])) != n:
+            raise ValueError("the watch over the items is damaged: it names one twice")
         is_sound = all(np.isfinite(array).all() for array in arrays.values())
         if not is_sound or (arrays["m"] < 0).any() or (arrays["n_shown"] < 0).any():
             raise ValueError("the watch over the items is damaged")

@@ -251,10 +251,22 @@ class Recommender:
         self._pool_for(version, profile, user, now_ms)
         return {int(self._pool.item[place]) for place in self._best_places(k)}
 
-    def latest_users(self, n: int) -> list[int]:
-        """Return the users with the latest events, the last one first."""
+    def latest_users(self, n: int, *, before: int | None = None) -> list[int]:
+        """Return the users with the latest events, the last one first.
+
+        With `before`, a tick, those whose last event is later come after all others.
+        """
         users = self.history.users
-        return [users.index[user_id] for user_id in islice(users.newest(), n)]
+        if before is None:
+            return [users.index[user_id] for user_id in islice(users.newest(), n)]
+        earlier: list[int] = []
+        later: list[int] = []
+        for user_id in users.newest():
+            index = users.index[user_id]
+            (later if users.touched[index] > before else earlier).append(index)
+            if len(earlier) == n:
+                break
+        return (earlier + later)[:n]
 
     def tops(self, version: int, n_users: int, now_ms: int) -> list[set[int]]:
         """Return `top` for the users with the latest events."""

@@ -218,7 +218,7 @@ class EngineSettings(BaseModel):
         " with the attribute trusted=true",
     )
     trusted_history: Positive = Field(
-        10, description="items that a user had before the anchor, to be trusted"
+        10, description="items that a user has had, who was here before the anchor, to be trusted"
     )
     hold_events: Positive = Field(50_000, description="admitted events that HOLD lasts at most")
     hold_s: Positive = Field(21_600, description="or seconds of event time")

@@ -48,6 +48,10 @@ class ClickModel:
         kernels.clicks_learn(self.weights[SHADOW], given, outcomes, rate)
         self.n_learned[SHADOW] += 1
 
+    def learn_anew(self) -> None:
+        """Go on from the present weights in large steps, as after the first slates."""
+        self.n_learned[:] = 0
+
     def assign(self, target: int, source: int) -> None:
         """Make version `target` equal to `source`."""
         for array in (self.weights, self.n_learned):
@@ -60,7 +64,8 @@ class ClickModel:
     def load_state(self, state: State) -> None:
         """Become the model that `state` was taken from; raise ValueError if it is damaged."""
         weights, n_learned = np.asarray(state["weights"]), np.asarray(state["n_learned"])
-        if weights.shape != self.weights.shape or not np.isfinite(weights).all():
+        is_sound = weights.shape == self.weights.shape and n_learned.shape == self.n_learned.shape
+        if not is_sound or not np.isfinite(weights).all() or (n_learned < 0).any():
             raise ValueError("a click model's state is damaged")
         self.weights[:], self.n_learned[:] = weights, n_learned
 

@@ -85,6 +85,8 @@ class History:
         self.ring_time = np.zeros((users, length), np.int64)
         self.ring_reward = np.zeros((users, length), np.float32)
         self.n_events = np.zeros(users, np.int64)
+        # The number of their first event: unlike its time, nobody can choose it.
+        self.user_since = np.zeros(users, np.int64)
         # Block 0 stands for "none". Four blocks a user on average, and one user's full had-set.
         blocks = 4 * users + self.had_length // BLOCK + 3
         self.had_first = np.zeros(users, np.int32)
@@ -132,7 +134,7 @@ class History:
         for drop in self.on_user_forgotten:
             drop(user_id)
         index = self.users.remove(user_id)
-        self.n_events[index] = 0
+        self.n_events[index] = self.user_since[index] = 0
         block = int(self.had_first[index])
         while block:
             following = int(self.next_block[block])
@@ -245,11 +247,6 @@ class History:
         age = (int(self.n_events[user]) - 1 - places) % self.history_length
         return bool((self.ring_reward[user, places[age.argmin()]] > 0) == (reward > 0))
 
-    def n_had_by(self, user: int, time_ms: int) -> int:
-        """Return how many of the items in a user's had-set they last had by some time."""
-        places = (divmod(where, BLOCK) for where in self._had_places(user))
-        return sum(int(self.block_time[block, offset]) <= time_ms for block, offset in places)
-
     def mark_had(self, user: int, mark: kernels.I64, tick: int) -> None:
         """Write `tick` into mark[item] for every item that a user had."""
         kernels.mark_had(
@@ -321,7 +318,7 @@ class History:
 
     # -- state --------------------------------------------------------------------------------
 
-    _PER_USER = ("n_events", "had_first", "had_last", "had_start", "had_count")
+    _PER_USER = ("n_events", "user_since", "had_first", "had_last", "had_start", "had_count")
     _PER_BLOCK = ("next_block", "block_handle", "block_time", "block_type")
     _RINGS = ("ring_handle", "ring_time", "ring_reward")
 
@@ -360,7 +357,7 @@ class History:
     def update_hash(self, sha: Any) -> None:
         """Feed the canonical content, sorted by external id, to a hashlib object."""
         for user in self.users.sorted_indices():
-            sha.update(_text(self.users.ids[user]))
+            sha.update(_text(self.users.ids[user]) + self.user_since[user].tobytes())
             for item_id, time_ms, reward in self.events(int(user)):
                 sha.update(_text(item_id) + _numbers(time_ms, reward))
             for had in self.had(int(user)):

@@ -1565,19 +1565,20 @@ def watch_outcomes(
     """Take a slate's outcomes into the detectors of the items shown, by their rows.
 
     An item's surplus is the sum of (outcome - expectation). What counts is what goes beyond its
-    baseline, taken when it has been shown `armed` times, and at every blessing (see `baselines`).
+    baseline, taken when it has been shown `armed` times (0 until then), and at every blessing (see
+    `baselines`).
     """
     for i in range(len(places)):
         row = places[i]
         difference = clicked[i] - expected[i]
         statistics[i] = 0.0
         if n_shown[row] >= armed:
+            if baseline[row] == 0.0:
+                baseline[row] = baseline_of(n_shown[row], surplus[row])
             beyond = min(max(difference - baseline[row], -1.0), 1.0)
             statistics[i] = detect(m[row], beyond, margin)
         n_shown[row] += 1
         surplus[row] += difference
-        if n_shown[row] == armed:
-            baseline[row] = baseline_of(n_shown[row], surplus[row])
 
 
 @njit(cache=True)

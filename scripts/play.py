@@ -248,8 +248,7 @@ class ShopPlay(Play):
         slate_id = f"s{shop.n_views}"
         slate = self.engine.recommend(Request(user_id, k=shop.options.k), slate_id)
         items = [int(scored.item_id[1:]) for scored in slate.items]
-        # Before anything is clicked: what is had by now is not to be shown.
-        best = shop.best(view.shopper, liking, shop.options.k)
+        best = shop.best(liking, shop.options.k)
         if items:
             self._note(shop.expected(liking, items) / best)
         self._answer(slate_id, slate, items, view.shopper, liking)

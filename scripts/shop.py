@@ -22,7 +22,9 @@ N_CATEGORIES = 8
 # How much a shopper looks at the places of a slate: the fifth gets 70 % of the first one's looks.
 _LOOKS = 1.0 / (1.0 + 0.1 * np.arange(50))
 # The log-odds of a click on an item that is liked as any other, and how far tastes move them.
-_BASE, _APPEAL, _TASTE, _SEASON = -1.8, 0.4, 0.45, 0.3
+_BASE, _APPEAL, _TASTE, _SEASON = -3.0, 0.3, 1.2, 0.3
+# Share of an item's taste that is its own, not its kind's.
+_OWN = 0.2
 # Of a visit: people who are about at once, the chance that one looks on, and that one is new here.
 _ABOUT, _STAYS, _IS_NEW = 20, 0.8, 0.1
 # How far a taste moves from visit to visit.
@@ -39,9 +41,10 @@ class ShopOptions:
     feedback no fault touches; `view_ms` the mean time between two views.
     """
 
-    n_users: int = 3_000
-    n_items: int = 800
-    n_tastes: int = 6
+    n_users: int = 1_000
+    n_items: int = 500
+    n_tastes: int = 3
+    n_kinds: int = 20
     k: int = 5
     beta: float = 0.0
     browsing: float = 0.3
@@ -71,9 +74,13 @@ class Shop:
         self.n_views = 0
         self.n_items = options.n_items
         most = options.n_items * 2
-        self.tastes = self.rng.normal(size=(most, options.n_tastes))
+        # Items come in kinds, which are liked by the same people.
+        kinds = self.rng.normal(size=(options.n_kinds, options.n_tastes))
+        kind = self.rng.integers(options.n_kinds, size=most)
+        own = self.rng.normal(size=(most, options.n_tastes))
+        self.tastes = math.sqrt(1 - _OWN) * kinds[kind] + math.sqrt(_OWN) * own
         self.appeal = self.rng.normal(size=most) * _APPEAL
-        self.category = self.rng.integers(N_CATEGORIES, size=most)
+        self.category = kind % N_CATEGORIES
         self.base = _BASE
         self.people: dict[int, Floats] = {}
         self.had: dict[int, set[int]] = {}
@@ -119,7 +126,10 @@ class Shop:
     # -- what is liked ------------------------------------------------------------------------
 
     def liking(self, shopper: int) -> Floats:
-        """Return, for each item there is, the chance that a shopper who looks at it clicks."""
+        """Return, for each item there is, the chance that a shopper who looks at it clicks.
+
+        What they had they do not click again.
+        """
         n = self.n_items
         phases = 2 * math.pi * (self.time_ms / WEEK_MS + np.arange(N_CATEGORIES) / N_CATEGORIES)
         season = _SEASON * np.sin(phases)[self.category[:n]]
@@ -127,13 +137,12 @@ class Shop:
             self.base + self.appeal[:n] + season + _TASTE * (self.tastes[:n] @ self.people[shopper])
         )
         chances: Floats = 1.0 / (1.0 + np.exp(-odds))
+        chances[list(self.had[shopper])] = 0.0
         return chances
 
-    def best(self, shopper: int, liking: Floats, k: int) -> float:
-        """Return how many clicks the best slate of what a shopper did not have would get."""
-        left = liking.copy()
-        left[list(self.had[shopper])] = 0.0
-        top = np.sort(np.partition(left, len(left) - k)[-k:])[::-1]
+    def best(self, liking: Floats, k: int) -> float:
+        """Return how many clicks the best slate would get."""
+        top = np.sort(np.partition(liking, len(liking) - k)[-k:])[::-1]
         return float(top @ _LOOKS[:k])
 
     def expected(self, liking: Floats, items: list[int]) -> float:

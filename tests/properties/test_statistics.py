@@ -205,12 +205,9 @@ def test_without_a_difference_the_statistic_levels_off() -> None:
     assert 0.5 * most < statistic < most < 5e6 / 100
 
 
-@pytest.mark.xfail(
-    strict=True, reason="each event's mean must be within the margin, given the past"
-)
-def test_a_wandering_level_alarms_no_sooner() -> None:
-    """With a mean that is at the margin in the long run alone, alarms are as rare."""
-    assert mean_time(wandering, HARM_MARGIN, 1e3) >= 1e3
+def test_a_wandering_level_is_not_promised() -> None:
+    """With a mean at the margin only in the long run, alarms come sooner: a known limit."""
+    assert 300 < mean_time(wandering, HARM_MARGIN, 1e3) < 1e3
 
 
 # -- false proofs ----------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ CALM: dict[str, Any] = {
     "hold_quiet": 150,
     "hold_events": 5_000,
     "relearn_events": 10_000,
+    "teach_repeats": True,
 }
 
 

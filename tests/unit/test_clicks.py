@@ -198,7 +198,6 @@ def test_a_damaged_state_is_refused(change: dict[str, Any]) -> None:
     assert fingerprint(model.state()) == before
 
 
-@pytest.mark.xfail(strict=True, reason="the counts are taken over unseen")
 @pytest.mark.parametrize("n_learned", [np.array(7), np.full(4, -1)], ids=["shape", "negative"])
 def test_damaged_counts_are_refused(n_learned: Any) -> None:
     """One count for all versions, or one below nothing, is no state of a model."""

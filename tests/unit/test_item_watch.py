@@ -55,7 +55,6 @@ def test_an_item_clicked_beyond_expectation_is_named() -> None:
     """Of the items shown, the one that spam falls on is suspected, with its numbers."""
     chance = random.Random(1)
     watch = warmed(chance)
-    baseline = float(watch.baseline[1])
     found = until_suspect(watch, chance, 0.7)
     assert found is not None
     n, suspect = found
@@ -63,7 +62,7 @@ def test_an_item_clicked_beyond_expectation_is_named() -> None:
     assert suspect.item_id == "x"
     assert suspect.evidence["statistic"] >= suspect.evidence["threshold"] == THRESHOLD
     assert suspect.evidence["shown"] == ARMED + n
-    assert suspect.evidence["baseline"] == baseline
+    assert suspect.evidence["baseline"] == watch.baseline[1] > 0
     assert suspect.evidence["mean_clicked_minus_expected"] > 0.2
 
 
@@ -95,6 +94,7 @@ def test_an_item_is_not_watched_before_it_is_armed() -> None:
     for _ in range(ARMED):
         assert show(watch, ["x"], [1.0]) is None
     assert not watch.m.any()
+    show(watch, ["x"], [1.0])
     assert watch.baseline[0] == pytest.approx(0.9 + 0.1)  # the mean, and 1/sqrt(100) on top
 
 
@@ -165,7 +165,6 @@ def test_a_forgotten_item_begins_anew() -> None:
         assert show(watch, ["x"], [1.0]) is None
 
 
-@pytest.mark.xfail(strict=True, reason="an item past the new count has no baseline till a blessing")
 def test_items_armed_by_a_lower_setting_have_a_baseline() -> None:
     """Lowering `item_armed` arms items by what they were clicked so far, not by nothing."""
     chance, watch = random.Random(10), ItemWatch()
@@ -261,7 +260,6 @@ def test_a_damaged_state_is_refused(change: dict[str, Any]) -> None:
     assert canonical(watch.state()) == before
 
 
-@pytest.mark.xfail(strict=True, reason="names are not compared, nor are the bets of a row counted")
 @pytest.mark.parametrize(
     "change", [{"items": ["a", "a", "b"]}, {"m": np.zeros((3, 1))}], ids=["twice", "bets"]
 )

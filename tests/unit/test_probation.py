@@ -74,7 +74,6 @@ class Shop:
 # -- how long --------------------------------------------------------------------------------------
 
 
-@pytest.mark.xfail(strict=True, reason="ASK's threshold is passed after 1,223 events of equality")
 @pytest.mark.parametrize("shadow", [0.5, 0.49, 0.48])
 def test_a_shadow_that_is_no_worse_passes_its_probation(shadow: float) -> None:
     """At the defaults a shadow as good as the champion, or better, is promoted in the end."""

@@ -181,7 +181,6 @@ def test_a_damaged_drift_state_is_refused(change: dict[str, Any]) -> None:
     assert canonical(drift.state()) == before
 
 
-@pytest.mark.xfail(strict=True, reason="a table's rows are fed, and fail, as if ADWIN had panicked")
 def test_a_drift_state_of_another_shape_is_refused() -> None:
     """A table is no list of values."""
     drift = Drift(0.002)
