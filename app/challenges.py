@@ -9,8 +9,8 @@ from typing import Any
 
 from app.catalogue import Catalogue
 from app.challenger import Case, Challenger
-from app.gate import Gate, Refusal
-from app.gate_data import Rival, Version
+from app.gate import Gate
+from app.gate_data import Refusal, Rival, Version
 from app.recommend import Recommender
 from app.settings import LEARNER_SETTINGS, EngineSettings
 from learners.base import CHAMPION, N_VERSIONS

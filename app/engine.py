@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import orjson
 
-from app import events
+from app import commands, events
 from app.admission import GROWTH, REPEAT, Admission, Verdict
 from app.answers import Answers
 from app.catalogue import Catalogue
@@ -24,8 +24,8 @@ from app.challenges import Challenges, differing
 from app.drafts import Team, team_draft
 from app.errors import LogStopped
 from app.events import VALID, Entry, Feedback, Malformed
-from app.gate import Gate, Refusal
-from app.gate_data import Clock, Decision, Losses, Relearn, Rival, Version
+from app.gate import Gate
+from app.gate_data import Clock, Decision, Losses, Refusal, Relearn, Rival, Version
 from app.growth import Growth
 from app.judge import Prequential, loss_of
 from app.quarantine import record_of
@@ -476,7 +476,8 @@ class Engine:
                 self._adopt(record.reason, record.asked_by, force=record.force)
             else:
                 overlap = (yield from self._overlap()) if record.name == "promote" else 1.0
-                self.gate.command(
+                commands.command(
+                    self.gate,
                     record.name,
                     record.reason,
                     record.asked_by,
@@ -528,7 +529,9 @@ class Engine:
         self.gate.load_state(snapshot["gate"], keep_record=True)
         after = self.recommender.tops(self.gate.served, self.settings.overlap_histories, now_ms)
         overlap = mean_overlap(before, after)
-        self.gate.after_restore(record.snapshot_id, record.reason, record.asked_by, overlap)
+        commands.after_restore(
+            self.gate, record.snapshot_id, record.reason, record.asked_by, overlap
+        )
 
     def _refuse_other_learner(self, record: events.Command, snapshot: State) -> None:
         """Raise Refusal, and record it, where a snapshot is of another configuration."""

@@ -19,13 +19,11 @@ from app.gate_data import (
     Decision,
     GateData,
     Losses,
-    Mode,
     Relearn,
     Rival,
     Trial,
     Version,
     load_data,
-    merge,
     remaining,
 )
 from app.hold import Arbiter, Verdict
@@ -56,10 +54,6 @@ _ADOPTED = {
     "trusted_agree": "trusted users click so, too: it was drift",
 }
 _OPENING = ("first_anchor", "ask_resolved", "shadow_reset", "rollback", "restore", "adopt")
-
-
-class Refusal(Exception):
-    """An operator asked for what the gate's state forbids."""
 
 
 class Gate:
@@ -247,11 +241,11 @@ class Gate:
         if overlap is not None and overlap < self.settings.overlap_min:
             evidence = {"overlap": overlap, "threshold": self.settings.overlap_min}
             self.record("promotion_refused", "slates differ too much", evidence)
-            self._ask("overlap", evidence)
+            self.ask("overlap", evidence)
         else:
-            self._promote("cadence", "gate", overlap)
+            self.promote("cadence", "gate", overlap)
 
-    def _promote(self, reason: str, asked_by: str, overlap: float | None) -> None:
+    def promote(self, reason: str, asked_by: str, overlap: float | None) -> None:
         evidence = {
             "overlap": overlap,
             "events": self.now.event - self.data.promoted.event,
@@ -314,9 +308,9 @@ class Gate:
                 self.record("drift", f"{alarm.detector} fell", numbers)
         elif self.data.state == "open":
             self.record("alarm", f"{alarm.detector} changed", numbers)
-            self._ask(alarm.detector, numbers)
+            self.ask(alarm.detector, numbers)
 
-    def _ask(self, reason: str, evidence: dict[str, Any], wanted: int | None = None) -> None:
+    def ask(self, reason: str, evidence: dict[str, Any], wanted: int | None = None) -> None:
         self._drop_candidate("an alarm came first")
         self.data.state = "ask"
         self.data.ask_trial = Trial(self.now.event, self.now.time_ms, reason, wanted=wanted)
@@ -328,7 +322,7 @@ class Gate:
         n_alarms = max(1, len(self.data.alarms_ms))
         wanted = self.settings.probation_judged * 2 ** min(n_alarms - 1, 20)
         wanted = min(wanted, self.settings.hold_events)
-        self._ask(PROBATION, {"judged_wanted": wanted, "alarms_in_a_day": n_alarms}, wanted)
+        self.ask(PROBATION, {"judged_wanted": wanted, "alarms_in_a_day": n_alarms}, wanted)
 
     def _ask_terms(self, trial: Trial | None) -> tuple[int, float]:
         """Return the judged events that end ASK, and the threshold of its detector.
@@ -353,7 +347,7 @@ class Gate:
             self._assign(SHADOW, CHAMPION)
             self._set_aside(window)
             numbers = evidence | {"set_aside": window}
-            self._open("shadow_reset", "the shadow is shown worse", numbers)
+            self.reopen("shadow_reset", "the shadow is shown worse", numbers)
             if trial.reason == PROBATION:
                 self._probation()
             return
@@ -362,12 +356,12 @@ class Gate:
         takes_longer = trial.reason in ("overlap", PROBATION)
         may_be_short = not takes_longer and elapsed_ms >= settings.ask_s * 1_000
         if trial.n >= (settings.ask_min_judged if may_be_short else wanted):
-            self._open("ask_resolved", "the shadow is not shown worse", evidence)
+            self.reopen("ask_resolved", "the shadow is not shown worse", evidence)
             if trial.reason == "overlap" and self.data.mode == "normal":
                 # The slates still differ; asking the same again would starve the champion.
-                self._promote("not shown worse in ASK", "gate", None)
+                self.promote("not shown worse in ASK", "gate", None)
 
-    def _open(self, kind: str, reason: str, evidence: dict[str, Any]) -> None:
+    def reopen(self, kind: str, reason: str, evidence: dict[str, Any]) -> None:
         self.data.state = "open"
         self.data.ask_trial = None
         self.record(kind, reason, evidence)
@@ -389,7 +383,7 @@ class Gate:
             self._hold(alarm.detector)
         else:
             # It is shown that the champion is worse, or which item is at fault: no more to ask.
-            self._roll_back(alarm.detector, "gate", {}, relearn=True)
+            self.roll_back(alarm.detector, "gate", {}, relearn=True)
             self._probation()
 
     def _hold(self, detector: str) -> None:
@@ -437,9 +431,9 @@ class Gate:
         data.version += 1
         data.champion = data.anchor = self._here()
         data.promoted = data.put_aside = self.now
-        self._start_anew()
+        self.start_anew()
         self._expect_anew()
-        self._open("adopt", _ADOPTED[verdict.name], verdict.evidence)
+        self.reopen("adopt", _ADOPTED[verdict.name], verdict.evidence)
         self.decisions[-1].evidence["rows"] = rows
 
     def adopt_challenger(self, reason: str, asked_by: str, evidence: dict[str, Any]) -> None:
@@ -454,24 +448,24 @@ class Gate:
         data.version += 1
         data.anchor = data.champion
         data.put_aside = self.now
-        self._start_anew()
+        self.start_anew()
         self.record("adopt", reason, evidence | {"rows": rows}, asked_by)
 
     def _leave_hold(self, verdict: Verdict) -> None:
         """Roll back. Without a proof in time, what was learned may be taken for drift after all."""
         is_drift = verdict.name == "hold_max" and self.settings.hold_undecided == "relearn"
         numbers = verdict.evidence
-        self._roll_back(verdict.name, "gate", numbers, relearn=is_drift, keep_clicks=is_drift)
+        self.roll_back(verdict.name, "gate", numbers, relearn=is_drift, keep_clicks=is_drift)
         if not is_drift:
             self._probation()
 
-    def _start_anew(self) -> None:
+    def start_anew(self) -> None:
         """Compare from here on: the versions are others, and so is what items are expected."""
         self.watch.restart()
         self.watch.items.bless(self.settings.item_armed)
         self.ask_harm = EDetector()
 
-    def _roll_back(
+    def roll_back(
         self,
         reason: str,
         asked_by: str,
@@ -513,6 +507,10 @@ class Gate:
         job, self._relearn = self._relearn, None
         return job
 
+    def relearn(self, windows: list[list[int]], without: list[str]) -> None:
+        """Let the shadow learn windows again before the next event, but for some items."""
+        self._relearn = Relearn(windows, sorted({*without, *self._suspects()}))
+
     def relearned(self, job: Relearn, n: int, n_known: int) -> None:
         """Take note of how many events the shadow learned again, of how many still known."""
         evidence = {
@@ -524,92 +522,11 @@ class Gate:
         }
         self.record("relearn", "the shadow learned again what was set aside", evidence)
         if job.then_promote and self.data.mode == "normal":
-            self._start_anew()
+            self.start_anew()
             self._expect_anew()
-            self._promote("nothing was proven in time: taken for drift", "gate", None)
+            self.promote("nothing was proven in time: taken for drift", "gate", None)
 
-    def _requeue(self, reason: str, asked_by: str, without: list[str]) -> None:
-        if not self.data.set_aside:
-            raise Refusal("nothing is set aside")
-        if self.data.state == "hold":
-            raise Refusal("the gate is in HOLD: what it suspects is not set aside yet")
-        windows, self.data.set_aside = self.data.set_aside, []
-        # One window may lie in another: each event is learned once.
-        merged = merge(windows)
-        self._relearn = Relearn(merged, sorted({*without, *self._suspects()}))
-        self.record("requeue", reason, {"windows": merged, "without": without}, asked_by)
-
-    # -- operators ----------------------------------------------------------------------------
-
-    def command(
-        self,
-        name: str,
-        reason: str,
-        asked_by: str,
-        *,
-        force: bool,
-        overlap: float = 1.0,
-        without: list[str] | None = None,
-    ) -> None:
-        """Do what an operator asks; raise Refusal where the state forbids it.
-
-        `overlap` of champion and shadow counts for a promotion alone, items to learn `without` for
-        a requeue.
-        """
-        if name == "promote":
-            self._promote_by_hand(reason, asked_by, force=force, overlap=overlap)
-        elif name == "rollback":
-            self._require_anchor("roll back to")
-            self._roll_back(reason, asked_by, {"champion_was": asdict(self.data.champion)})
-        elif name == "requeue":
-            self._requeue(reason, asked_by, without or [])
-        else:
-            modes: dict[str, Mode] = {"freeze": "frozen", "resume": "normal"}
-            was, self.data.mode = self.data.mode, modes.get(name, "shadow_only")
-            evidence: dict[str, Any] = {"mode_was": was}
-            if name == "resume" and self.data.suspects:
-                evidence["cleared"] = sorted(self.data.suspects)
-                self.data.suspects = {}
-            self.record(name, reason, evidence, asked_by)
-
-    def _require_anchor(self, what: str) -> None:
-        if self.is_following:
-            raise Refusal(f"there is no anchor to {what}: the gate is {self.reason}")
-
-    def _promote_by_hand(self, reason: str, asked_by: str, *, force: bool, overlap: float) -> None:
-        self._require_anchor("promote past")
-        if not force and (self.data.state != "open" or self.data.mode != "normal"):
-            raise Refusal(
-                f"the gate is {self.data.state} and the mode {self.data.mode};"
-                ' promote with "force": true if you know better'
-            )
-        if not force and overlap < self.settings.overlap_min:
-            raise Refusal(
-                f"overlap@10 is {overlap:.3f}, below {self.settings.overlap_min};"
-                ' promote with "force": true if you know better'
-            )
-        if self.data.ask_trial is not None:
-            self._open("ask_resolved", "promoted by force", {"judged": self.data.ask_trial.n})
-        if self.arbiter.hold is not None:
-            numbers = self.arbiter.evidence(self.now, self.settings)
-            self.arbiter.end()
-            self._start_anew()
-            self._open("hold_ended", "promoted by force", numbers)
-        self._promote(reason, asked_by, overlap)
-
-    def after_restore(self, snapshot_id: str, reason: str, asked_by: str, overlap: float) -> None:
-        """Go on after the versions were replaced by a snapshot's."""
-        self.data.version += 1
-        self.data.promoted = self.data.put_aside = self.now
-        self.data.candidate_trial = None
-        evidence = {"snapshot": snapshot_id, "overlap": overlap}
-        self.record("restore", reason, evidence, asked_by)
-        if (
-            self.data.state == "open"
-            and overlap < self.settings.overlap_min
-            and not (self.is_following)
-        ):
-            self._ask("overlap", evidence | {"threshold": self.settings.overlap_min})
+    # -- the record --------------------------------------------------------------------------
 
     def record(
         self, kind: str, reason: str, evidence: dict[str, Any], asked_by: str = "gate"

@@ -9,6 +9,10 @@ GateState = Literal["open", "ask", "hold"]
 Mode = Literal["normal", "frozen", "shadow_only"]
 
 
+class Refusal(Exception):
+    """An operator asked for what the gate's state forbids."""
+
+
 class Losses(NamedTuple):
     """One judged event: each version's loss; whether champion or anchor had it in the top 10."""
 

@@ -263,7 +263,7 @@ def test_nothing_is_compared_outside_of_open() -> None:
     assert running is not None
     n, judged = running.better.n, running.prequential["challenger"].n
     assert n > 0
-    engine.gate._ask("made up", {})
+    engine.gate.ask("made up", {})
     engine.gate.data.ask_trial.wanted = 10_000  # type: ignore[union-attr]
     feed(engine, more(60, 3_000))
     assert engine.gate.data.state == "ask"

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from app.gate import Gate, Refusal
-from app.gate_data import Clock, Decision, Losses
+from app.commands import after_restore, command
+from app.gate import Gate
+from app.gate_data import Clock, Decision, Losses, Refusal
 from learners.base import ANCHOR, CANDIDATE, CHAMPION, N_VERSIONS, SHADOW
 from tests.factories import make_settings
 
@@ -76,7 +77,7 @@ class Shop:
     def ask(self, name: str, *, force: bool = False) -> list[Decision]:
         """Give an operator's command; return what was decided."""
         n_before = len(self.gate.decisions)
-        self.gate.command(name, "because", "tester", force=force, overlap=self.overlap)
+        command(self.gate, name, "because", "tester", force=force, overlap=self.overlap)
         return self.gate.decisions[n_before:]
 
     def until(self, kind: str, losses: tuple[float, float, float], limit: int = 10_000) -> int:
@@ -541,7 +542,7 @@ def test_a_restore_keeps_the_record() -> None:
     before = list(shop.gate.decisions)
     version, number = shop.gate.data.version, shop.gate.data.n_decisions
     shop.gate.load_state(saved, keep_record=True)
-    shop.gate.after_restore("s-1", "why", "tester", 0.9)
+    after_restore(shop.gate, "s-1", "why", "tester", 0.9)
     assert shop.gate.decisions[:-1] == before
     last = shop.gate.decisions[-1]
     assert (last.kind, last.number, last.evidence["overlap"]) == ("restore", number + 1, 0.9)
@@ -555,5 +556,5 @@ def test_a_restore_that_serves_something_else_asks() -> None:
     shop = Shop(**LIVELY)
     shop.run(5)
     shop.gate.load_state(copy.deepcopy(shop.gate.state()), keep_record=True)
-    shop.gate.after_restore("s-1", "why", "tester", 0.2)
+    after_restore(shop.gate, "s-1", "why", "tester", 0.2)
     assert (shop.gate.data.state, shop.gate.reason) == ("ask", "overlap")

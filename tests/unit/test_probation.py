@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from app.commands import command
 from app.gate import Gate
 from app.gate_data import Clock, Losses
 from tests.factories import make_settings
@@ -188,9 +189,9 @@ def test_a_branch_proven_better_waits_for_resume(mode: str) -> None:
     assert hold is not None
     for _ in range(120):
         shop.gate.credit(f"hold:{hold.number}:b")
-    shop.gate.command(mode, "because", "tester", force=False)
+    command(shop.gate, mode, "because", "tester", force=False)
     shop.run(100)
     assert shop.gate.data.state == "hold"
-    shop.gate.command("resume", "because", "tester", force=False)
+    command(shop.gate, "resume", "because", "tester", force=False)
     shop.run(1)
     assert shop.kinds()[-2:] == ["resume", "adopt"]
