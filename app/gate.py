@@ -28,7 +28,7 @@ from app.gate_data import (
 )
 from app.hold import Arbiter, Verdict
 from app.settings import EngineSettings
-from app.watch import CLICKS, ITEM, LOSS, Alarm, Watch, is_bad_news
+from app.watch import CLICKS, ITEM, LOSS, Alarm, Watch, is_bad_news, mean_surplus
 from learners.base import ANCHOR, CANDIDATE, CHAMPION, SHADOW
 from learners.ids import State
 from learners.kernels import F64
@@ -201,9 +201,9 @@ class Gate:
             return
         alarm = self.watch.slate(items, expected, clicked)
         if self.data.state == "hold":
-            surpluses = (clicked - expected).tolist() if is_marked else []
+            surplus = mean_surplus(expected, clicked) if is_marked else None
             margin = self.settings.calibration_margin
-            self.arbiter.slate(surpluses, margin, is_heard=alarm is not None)
+            self.arbiter.slate(surplus, margin, is_heard=alarm is not None)
             if alarm is not None:
                 self.watch.restart()
         elif alarm is not None:

@@ -7,7 +7,6 @@ where it was clicks that rang, it is looked at whether trusted users click so, t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -70,17 +69,16 @@ class Arbiter:
             self.branch.update(win, 0.0)
             self.anchor.update(-win, 0.0)
 
-    def slate(
-        self, surpluses: Sequence[float] = (), margin: float = 0.0, *, is_heard: bool
-    ) -> None:
+    def slate(self, surplus: float | None = None, margin: float = 0.0, *, is_heard: bool) -> None:
         """Count a judged slate; `is_heard` where the alarm that led here came again.
 
-        `surpluses` are clicks beyond what was expected of its places, of a trusted user's slate.
+        `surplus` is by how much more it was clicked than expected, if a user whom somebody vouches
+        for was shown it.
         """
         if self.hold is not None:
             self.hold.slates += 1
             sign = {"clicks_over": 1.0, "clicks_under": -1.0}.get(self.hold.detector, 0.0)
-            for surplus in surpluses:
+            if surplus is not None:
                 self.agreement.update(sign * surplus, margin)
             if is_heard:
                 self.hold.heard_at = self.hold.slates
@@ -131,7 +129,7 @@ class Arbiter:
             "anchor_wins": n - wins,
             "branch_statistic": self.branch.statistic,
             "anchor_statistic": self.anchor.statistic,
-            "trusted_places": self.agreement.n,
+            "trusted_slates": self.agreement.n,
             "trusted_surplus": self.agreement.mean,
             "trusted_statistic": self.agreement.statistic,
             "threshold": 1.0 / settings.arbiter_alpha,

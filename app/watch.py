@@ -88,13 +88,14 @@ class Watch:
     def slate(self, items: list[str], expected: F64, clicked: F64) -> Alarm | None:
         """Take what was expected of a slate's places, and what came of them.
 
-        The alarm of a single item goes before that of all: it says more.
+        A slate counts once, by its mean: who clicks on one place clicks on others, too. The alarm
+        of a single item goes before that of all: it says more.
         """
         settings = self.settings
         over, under = self.clicks["clicks_over"], self.clicks["clicks_under"]
-        for surplus in (clicked - expected).tolist():
-            over.update(surplus, settings.calibration_margin)
-            under.update(-surplus, settings.calibration_margin)
+        surplus = mean_surplus(expected, clicked)
+        over.update(surplus, settings.calibration_margin)
+        under.update(-surplus, settings.calibration_margin)
         suspect = self.items.update(
             items,
             expected,
@@ -173,6 +174,12 @@ class Watch:
         self.items.load_state(state["items"])
         self.rate.load_state(state["rate"])
         self.concentration.load_state(state["concentration"])
+
+
+def mean_surplus(expected: F64, clicked: F64) -> float:
+    """Return by how much a slate was clicked more than expected, as a mean over its places."""
+    surpluses: list[float] = (clicked - expected).tolist()
+    return sum(surpluses) / len(surpluses)
 
 
 def is_bad_news(alarm: Alarm) -> bool:

@@ -35,7 +35,7 @@ def test_answers_are_compared_only_after_500_slates() -> None:
     assert "alarm" not in shop.kinds()
 
 
-@pytest.mark.parametrize(("flip", "within"), [(1.0, 20), (0.5, 60), (0.4, 120)])
+@pytest.mark.parametrize(("flip", "within"), [(1.0, 50), (0.5, 100), (0.4, 150)])
 def test_labels_turned_round_raise_the_alarm_and_enter_hold(flip: float, within: int) -> None:
     """The more clicks are turned round, the sooner; the anchor serves from then on."""
     shop = opened()
@@ -55,7 +55,7 @@ def test_labels_turned_round_raise_the_alarm_and_enter_hold(flip: float, within:
 def test_lost_clicks_enter_hold_too() -> None:
     """No clicks at all are fewer than expected."""
     shop = opened()
-    assert shop.until("hold", lost=True) <= 100
+    assert shop.until("hold", lost=True) <= 120
     assert shop.evidence("alarm")["detector"] == "clicks_under"
 
 
@@ -78,16 +78,18 @@ def test_quiet_rolls_back_and_sets_the_window_aside() -> None:
     shop = held()
     engine = shop.engine
     first = engine.gate.data.anchor.event + 1
-    shop.run(40, flip=1.0)
+    shop.run(80, flip=1.0)
     alarms = engine.gate.arbiter.evidence(engine.gate.now, engine.settings)["alarms"]
     assert alarms > 1, "it was heard again"
     assert 120 < shop.until("rollback") <= 150
     evidence = shop.evidence("rollback")
     assert engine.gate.decisions[-2].reason == "quiet"
-    assert evidence["set_aside"] == [first, engine.n_events]
+    [begin, end] = evidence["set_aside"]
+    assert begin == first
+    assert end == engine.gate.decisions[-2].event <= engine.n_events
     assert evidence["slates_since_alarm"] == 150
     assert evidence["alarms"] == alarms
-    assert engine.gate.data.set_aside == [[first, engine.n_events]]
+    assert engine.gate.data.set_aside == [[begin, end]]
     assert slates_of(engine, CHAMPION) == slates_of(engine, ANCHOR)
     assert (engine.gate.data.state, engine.gate.reason) == ("ask", "probation")
     # What to expect is the anchor's again, too; one slate has been learned since.
