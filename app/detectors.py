@@ -23,16 +23,16 @@ ADWIN_LIFE = 20_000
 _MOST = 1e300
 
 
-def scaled(difference: float, margin: float) -> float:
-    """Return (D - m) / (1 + m), in [-1, 1]; its mean is above 0 where that of D is above m."""
-    return (difference - margin) / (1.0 + margin)
+def scaled(difference: float, margin: float, worst: float) -> float:
+    """Return (D - m) / (w + m), at least -1 for D >= -w; its mean is over 0 where D's is over m."""
+    return (difference - margin) / (worst + margin)
 
 
 class EDetector:
     r"""Shiryaev-Roberts e-detector of a mean that has risen above a margin.
 
-    $M_k \leftarrow (M_k + 1/K)(1 + \lambda_k x)$ with $x = (D - m)/(1 + m)$ and
-    $\lambda_k = 2^{-k}$; an alarm is due when $\sum_k M_k \ge A$. The mean time between false
+    $M_k \leftarrow (M_k + 1/K)(1 + \lambda_k x)$ with $x = (D - m)/(w + m)$ and
+    $\lambda_k = 2^{-k}$ for $k = 0 \dots K - 1$; an alarm is due when $\sum_k M_k \ge A$. The mean time between false
     alarms is then at least $A$ events, however they are distributed, as long as the mean of each,
     given those before it, is within the margin (Shin, Ramdas, Rinaldo 2022). A level that wanders
     around the margin for hundreds of events at a time is no such stream.
@@ -42,9 +42,12 @@ class EDetector:
         self._m = np.zeros(N_DETECTOR_BETS)
         self.statistic = 0.0
 
-    def update(self, difference: float, margin: float) -> None:
-        """Take one difference, in [-1, 1]; `statistic` is then the sum of the M_k."""
-        self.statistic = float(kernels.detect(self._m, difference, margin))
+    def update(self, difference: float, margin: float, worst: float = 1.0) -> None:
+        """Take one difference; `statistic` is then the sum of the M_k.
+
+        It is in [-w, 1], where `worst` was known before: the smaller, the more may be bet.
+        """
+        self.statistic = float(kernels.detect(self._m, difference, margin, worst))
 
     def state(self) -> list[float]:
         """Return the M_k, and the statistic."""
@@ -59,7 +62,8 @@ class EDetector:
 class Superiority:
     r"""Betting e-process for a mean above a margin; it may be looked at after every event.
 
-    $E = \frac1K \sum_k \prod (1 + \lambda_k x)$, with $x$ and $\lambda_k$ as in `EDetector`. Where
+    $E = \frac1K \sum_k \prod (1 + \lambda_k x)$, with $x$ as in `EDetector` and
+    $\lambda_k = 2^{-k}$ for $k = 1 \dots K$ (a bet of everything would not survive a loss). Where
     each mean, given the past, is at most $m$, E ever reaches $1/\alpha$ with a chance of at most
     $\alpha$ (Ville's inequality; Waudby-Smith and Ramdas 2024).
     """
@@ -82,11 +86,11 @@ class Superiority:
         """Return the mean difference so far."""
         return self.total / self.n if self.n else 0.0
 
-    def update(self, difference: float, margin: float) -> None:
-        """Take one difference, in [-1, 1]."""
+    def update(self, difference: float, margin: float, worst: float = 1.0) -> None:
+        """Take one difference, in [-w, 1], where `worst` was known before."""
         self.n += 1
         self.total += difference
-        x = scaled(difference, margin)
+        x = scaled(difference, margin, worst)
         weight = 1.0
         for k, product in enumerate(self._products):
             weight *= 0.5

@@ -199,11 +199,12 @@ class Gate:
         """
         if self.is_following or n_learned < ARMED_SLATES:
             return
-        alarm = self.watch.slate(items, expected, clicked)
+        alarm = self.watch.slate(items, expected, clicked, self.now.event)
         if self.data.state == "hold":
-            surplus = mean_surplus(expected, clicked) if is_marked else None
+            surplus = mean_surplus(expected, clicked)[0] if is_marked else None
             margin = self.settings.calibration_margin
-            self.arbiter.slate(surplus, margin, is_heard=alarm is not None)
+            heard_event = None if alarm is None else self.now.event
+            self.arbiter.slate(surplus, margin, heard_event=heard_event)
             if alarm is not None:
                 self.watch.restart()
         elif alarm is not None:
@@ -317,10 +318,14 @@ class Gate:
         self.ask_harm = EDetector()
         self.record("ask", reason, evidence)
 
-    def _probation(self) -> None:
-        """Promote nothing for a while after a rollback: longer with every alarm of the last day."""
+    def _probation(self, *, is_past: bool = False) -> None:
+        """Promote nothing for a while after a rollback: longer with every alarm of the last day.
+
+        Less for a fault that has been seen to be past.
+        """
         n_alarms = max(1, len(self.data.alarms_ms))
-        wanted = self.settings.probation_judged * 2 ** min(n_alarms - 1, 20)
+        usual = self.settings.ask_judged if is_past else self.settings.probation_judged
+        wanted = usual * 2 ** min(n_alarms - 1, 20)
         wanted = min(wanted, self.settings.hold_events)
         self.ask(PROBATION, {"judged_wanted": wanted, "alarms_in_a_day": n_alarms}, wanted)
 
@@ -380,13 +385,13 @@ class Gate:
             data.suspects[alarm.item_id] = now_ms + self.settings.suspect_s * 1_000
         if alarm.detector in CLICKS or len(data.suspects) >= MANY_SUSPECTS:
             data.suspects = {} if alarm.detector == ITEM else data.suspects
-            self._hold(alarm.detector)
+            self._hold(alarm)
         else:
             # It is shown that the champion is worse, or which item is at fault: no more to ask.
-            self.roll_back(alarm.detector, "gate", {}, relearn=True)
+            self.roll_back(alarm.detector, "gate", {}, aside=[])
             self._probation()
 
-    def _hold(self, detector: str) -> None:
+    def _hold(self, alarm: Alarm) -> None:
         """Serve the anchor, and find out whether the branch is right: see `Arbiter`.
 
         What is expected of slates stays what it was when the alarm rang: it goes on listening.
@@ -402,8 +407,11 @@ class Gate:
         data.ask_trial = None
         data.state = "hold"
         self.watch.restart()
-        self.record("hold", detector, evidence)
-        self.arbiter.begin(data.n_decisions, self.now, detector)
+        # What is wrong began after the detector was last calm; as long before that, to be sure.
+        calm_at = alarm.evidence.get("calm_at", self.now.event)
+        since = max(0, 2 * calm_at - self.now.event)
+        self.record("hold", alarm.detector, evidence | {"since": since})
+        self.arbiter.begin(data.n_decisions, self.now, alarm.detector, since)
 
     def _try_to_leave_hold(self) -> None:
         arbiter, settings = self.arbiter, self.settings
@@ -452,12 +460,19 @@ class Gate:
         self.record("adopt", reason, evidence | {"rows": rows}, asked_by)
 
     def _leave_hold(self, verdict: Verdict) -> None:
-        """Roll back. Without a proof in time, what was learned may be taken for drift after all."""
+        """Roll back, and set aside what came while it was wrong; the rest is learned again.
+
+        Without a proof in time, all of it may be taken for drift after all.
+        """
         is_drift = verdict.name == "hold_max" and self.settings.hold_undecided == "relearn"
-        numbers = verdict.evidence
-        self.roll_back(verdict.name, "gate", numbers, relearn=is_drift, keep_clicks=is_drift)
+        hold = self.arbiter.hold
+        aside: list[int] = []
+        if not is_drift and hold is not None:
+            end = hold.heard_event if verdict.name == "quiet" else self.now.event
+            aside = [hold.since, end]
+        self.roll_back(verdict.name, "gate", verdict.evidence, aside=aside, keep_clicks=is_drift)
         if not is_drift:
-            self._probation()
+            self._probation(is_past=verdict.name == "quiet")
 
     def start_anew(self) -> None:
         """Compare from here on: the versions are others, and so is what items are expected."""
@@ -471,10 +486,14 @@ class Gate:
         asked_by: str,
         evidence: dict[str, Any],
         *,
-        relearn: bool = False,
+        aside: list[int] | None = None,
         keep_clicks: bool = False,
     ) -> None:
-        """Make champion and shadow the anchor again; set aside, or learn again, what came since."""
+        """Make champion and shadow the anchor again.
+
+        Of what came since, the window `aside` is set aside (none: all of it; empty: nothing), and
+        the rest is learned again.
+        """
         self._drop_candidate("a rollback came first")
         self.arbiter.end()
         data = self.data
@@ -482,6 +501,9 @@ class Gate:
         rows = self._assign(CHAMPION, ANCHOR)
         (self._assign_rows if keep_clicks else self._assign)(SHADOW, ANCHOR)
         window = [data.anchor.event + 1, self.now.event]
+        aside = window if aside is None else aside
+        if aside:
+            self._set_aside([max(aside[0], window[0]), aside[1]])
         windows = remaining(window[0], window[1], data.set_aside)
         data.version += 1
         data.champion = data.anchor
@@ -489,11 +511,9 @@ class Gate:
         data.state = "open"
         self.watch.restart()
         self.ask_harm = EDetector()
-        if relearn:
+        if windows:
             self._relearn = Relearn(windows, self._suspects(), then_promote=keep_clicks)
-        else:
-            self._set_aside(window)
-        about = {"rows": rows, "learned_again" if relearn else "set_aside": window}
+        about = {"rows": rows, "set_aside": aside, "learned_again": windows}
         self.record("rollback", reason, evidence | about, asked_by)
 
     def _set_aside(self, window: list[int]) -> None:

@@ -32,12 +32,17 @@ class Verdict(NamedTuple):
 
 @dataclass
 class Hold:
-    """One HOLD: since when, by which detector, and what came since."""
+    """One HOLD: by which detector, and what came since.
+
+    What is wrong is taken to have begun at event `since`, and to have been there at `heard_event`.
+    """
 
     number: int
     event: int
     time_ms: int
     detector: str
+    since: int
+    heard_event: int
     slates: int = 0
     heard_at: int = 0
     n_heard: int = 0
@@ -53,10 +58,10 @@ class Arbiter:
         self.anchor = Superiority()
         self.agreement = Superiority()
 
-    def begin(self, number: int, now: Clock, detector: str) -> None:
+    def begin(self, number: int, now: Clock, detector: str, since: int) -> None:
         """Begin a HOLD with nothing counted."""
         self.__init__()  # type: ignore[misc]
-        self.hold = Hold(number, now.event, now.time_ms, detector)
+        self.hold = Hold(number, now.event, now.time_ms, detector, since, now.event)
 
     def end(self) -> None:
         """Forget the HOLD."""
@@ -69,8 +74,14 @@ class Arbiter:
             self.branch.update(win, 0.0)
             self.anchor.update(-win, 0.0)
 
-    def slate(self, surplus: float | None = None, margin: float = 0.0, *, is_heard: bool) -> None:
-        """Count a judged slate; `is_heard` where the alarm that led here came again.
+    def slate(
+        self,
+        surplus: float | None = None,
+        margin: float = 0.0,
+        *,
+        heard_event: int | None = None,
+    ) -> None:
+        """Count a judged slate; the alarm that led here came again at `heard_event`, if it did.
 
         `surplus` is by how much more it was clicked than expected, if a user whom somebody vouches
         for was shown it.
@@ -80,7 +91,8 @@ class Arbiter:
             sign = {"clicks_over": 1.0, "clicks_under": -1.0}.get(self.hold.detector, 0.0)
             if surplus is not None:
                 self.agreement.update(sign * surplus, margin)
-            if is_heard:
+            if heard_event is not None:
+                self.hold.heard_event = heard_event
                 self.hold.heard_at = self.hold.slates
                 self.hold.n_heard += 1
 

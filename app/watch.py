@@ -26,6 +26,8 @@ _SERIES = (LOSS, QUARANTINED, UNKNOWN, RATE, CONCENTRATION)
 HARM = ("harm", "harm_outside")
 CLICKS = ("clicks_over", "clicks_under")
 ITEM = "item"
+# Of an alarm's threshold, what a detector of clicks hardly ever exceeds while nothing is wrong.
+_CALM = 0.005
 
 
 class Alarm(NamedTuple):
@@ -44,6 +46,8 @@ class Watch:
         self.settings = settings
         self.harm = {name: EDetector() for name in HARM}
         self.clicks = {name: EDetector() for name in CLICKS}
+        # The last event at which each of these was far from an alarm.
+        self.calm_at = dict.fromkeys(CLICKS, 0)
         self.items = ItemWatch()
         self.rate = Rate()
         self.concentration = Concentration()
@@ -85,17 +89,17 @@ class Watch:
                 return self._harm(name, detector, settings.harm_margin)
         return self._drifted(LOSS, losses.champion)
 
-    def slate(self, items: list[str], expected: F64, clicked: F64) -> Alarm | None:
-        """Take what was expected of a slate's places, and what came of them.
+    def slate(self, items: list[str], expected: F64, clicked: F64, event: int) -> Alarm | None:
+        """Take what was expected of a slate's places, and what came of them, by some event.
 
         A slate counts once, by its mean: who clicks on one place clicks on others, too. The alarm
         of a single item goes before that of all: it says more.
         """
         settings = self.settings
         over, under = self.clicks["clicks_over"], self.clicks["clicks_under"]
-        surplus = mean_surplus(expected, clicked)
-        over.update(surplus, settings.calibration_margin)
-        under.update(-surplus, settings.calibration_margin)
+        surplus, mean = mean_surplus(expected, clicked)
+        over.update(surplus, settings.calibration_margin, worst=mean)
+        under.update(-surplus, settings.calibration_margin, worst=1.0 - mean)
         suspect = self.items.update(
             items,
             expected,
@@ -108,8 +112,11 @@ class Watch:
             numbers = suspect.evidence | {"margin": settings.item_margin}
             return Alarm(ITEM, numbers, acts=True, item_id=suspect.item_id)
         for name, detector in self.clicks.items():
+            if detector.statistic < settings.harm_alarm * _CALM:
+                self.calm_at[name] = event
             if detector.statistic >= settings.harm_alarm:
-                return self._harm(name, detector, settings.calibration_margin)
+                alarm = self._harm(name, detector, settings.calibration_margin)
+                return alarm._replace(evidence=alarm.evidence | {"calm_at": self.calm_at[name]})
         return None
 
     def _harm(self, name: str, detector: EDetector, margin: float) -> Alarm:
@@ -159,6 +166,7 @@ class Watch:
         detectors = self.harm | self.clicks
         return {
             "detectors": {name: d.state() for name, d in detectors.items()},
+            "calm_at": dict(self.calm_at),
             "drift": {name: d.state() for name, d in self.drift.items()},
             "items": self.items.state(),
             "rate": self.rate.state(),
@@ -169,6 +177,7 @@ class Watch:
         """Become the watch that `state` was taken from; raise ValueError if it is damaged."""
         for name, detector in (self.harm | self.clicks).items():
             detector.load_state(state["detectors"][name])
+        self.calm_at = {name: int(state["calm_at"][name]) for name in CLICKS}
         for name, drift in self.drift.items():
             drift.load_state(state["drift"][name])
         self.items.load_state(state["items"])
@@ -176,10 +185,13 @@ class Watch:
         self.concentration.load_state(state["concentration"])
 
 
-def mean_surplus(expected: F64, clicked: F64) -> float:
-    """Return by how much a slate was clicked more than expected, as a mean over its places."""
-    surpluses: list[float] = (clicked - expected).tolist()
-    return sum(surpluses) / len(surpluses)
+def mean_surplus(expected: F64, clicked: F64) -> tuple[float, float]:
+    """Return by how much a slate was clicked more than expected, and what was expected.
+
+    Both are means over its places.
+    """
+    mean = sum(expected.tolist()) / len(expected)
+    return sum(clicked.tolist()) / len(expected) - mean, mean
 
 
 def is_bad_news(alarm: Alarm) -> bool:

@@ -15,9 +15,10 @@ from learners.kernels import F64
 MOST_PLACES = 20
 """Places of a slate that are looked at."""
 
-# A step is 5 / (slates + 100): the first hundreds are learned from fast. It never falls below this,
-# at which what is expected follows a change within some 2,500 slates: later than a fault of a fifth
-# of the clicks is seen (300 slates), sooner than tastes turn.
+# A step is 5 / (slates + 100) at first, and falls with the square of the slates from a thousand on,
+# but never below this: what is expected then follows a change within some 5,000 slates. That is
+# later than a fault of a fifth of the clicks is seen (500 slates), sooner than tastes turn.
+_SETTLES = 1_000
 _LEAST_RATE = 0.0002
 
 
@@ -44,7 +45,8 @@ class ClickModel:
         """Teach the shadow which places of a slate were clicked (1.0) and which not (0.0)."""
         given = np.array(scores[:MOST_PLACES], np.float64)
         outcomes = np.array(clicked[: len(given)], np.float64)
-        rate = max(5.0 / (int(self.n_learned[SHADOW]) + 100), _LEAST_RATE)
+        n = int(self.n_learned[SHADOW])
+        rate = max(5.0 / (n + 100) / (1.0 + n / _SETTLES), _LEAST_RATE)
         kernels.clicks_learn(self.weights[SHADOW], given, outcomes, rate)
         self.n_learned[SHADOW] += 1
 

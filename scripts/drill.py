@@ -151,11 +151,11 @@ def _settings(given: Settings, *, is_shop: bool) -> EngineSettings:
     """Return the engine's settings as they are set, but for what the drill needs.
 
     In the shop tokens are on, and whose clicks may decide in HOLD is marked: theirs are few slates,
-    so all of them are drafted.
+    so half of them are drafted.
     """
     needed: dict[str, Any] = {"gate": "on"}
     if is_shop:
-        needed |= {"tokens": "check", "trusted": "marked", "arbiter_share": 1.0}
+        needed |= {"tokens": "check", "trusted": "marked", "arbiter_share": 0.5}
     return EngineSettings(**(given.engine().model_dump() | needed))
 
 

@@ -139,11 +139,16 @@ class Play(ABC):
         self.tally.kinds[kind] = self.tally.kinds.get(kind, 0) + 1
         if kind in ("promote", "adopt"):
             self._serve()
-        elif kind == "shadow_reset" or (kind == "rollback" and "set_aside" in evidence):
+        elif kind == "shadow_reset":
             self._pending = []
         elif kind == "rollback":
+            begin, end = evidence["set_aside"] or [1, 0]
             suspects = self.engine.gate.data.suspects
-            self._pending = [bad for bad in self._pending if bad[1] not in suspects]
+            self._pending = [
+                (number, item)
+                for number, item in self._pending
+                if not begin <= number <= end and item not in suspects
+            ]
         if kind in CAUGHT or kind in ("rollback", "hold", "adopt"):
             after = self.engine.n_events - self.tally.began_at
             shown = {name: evidence[name] for name in ("detector", "item_id") if name in evidence}

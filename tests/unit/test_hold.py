@@ -72,7 +72,7 @@ def test_credits_outside_of_hold_do_not_count() -> None:
     arbiter = held()
     arbiter.end()
     credit(arbiter, "b", 100)
-    arbiter.slate(is_heard=True)
+    arbiter.slate(heard_event=1)
     assert arbiter.branch.n == 0
     assert verdict(arbiter, later(10**6)) is None
     assert arbiter.elapsed(later(10**6), SETTINGS) == 0
@@ -84,7 +84,7 @@ def test_each_hold_begins_with_nothing_counted() -> None:
     """What was won in one HOLD is no proof in the next."""
     arbiter = held()
     credit(arbiter, "b", 60)
-    arbiter.slate(is_heard=True)
+    arbiter.slate(heard_event=1)
     arbiter.end()
     arbiter.begin(NUMBER + 1, later(), "clicks_under")
     fresh = Arbiter()
@@ -154,9 +154,9 @@ def test_quiet_ends_hold_after_slates_without_the_alarm() -> None:
     """499 slates in a row without the alarm are not enough, the 500th is."""
     arbiter = held()
     for _ in range(SETTINGS.hold_quiet - 1):
-        arbiter.slate(is_heard=False)
+        arbiter.slate()
         assert verdict(arbiter) is None
-    arbiter.slate(is_heard=False)
+    arbiter.slate()
     found = verdict(arbiter)
     assert found is not None
     assert (found.name, found.evidence["slates_since_alarm"]) == ("quiet", 500)
@@ -167,12 +167,12 @@ def test_an_alarm_heard_again_begins_the_quiet_anew() -> None:
     arbiter = held()
     for _ in range(3):
         for _ in range(SETTINGS.hold_quiet - 1):
-            arbiter.slate(is_heard=False)
-        arbiter.slate(is_heard=True)
+            arbiter.slate()
+        arbiter.slate(heard_event=1)
         assert verdict(arbiter) is None
     for _ in range(SETTINGS.hold_quiet):
         assert verdict(arbiter) is None
-        arbiter.slate(is_heard=False)
+        arbiter.slate()
     found = verdict(arbiter)
     assert found is not None
     assert (found.name, found.evidence["alarms"], found.evidence["slates"]) == ("quiet", 4, 2_000)
@@ -196,7 +196,7 @@ def test_a_proof_goes_before_the_end() -> None:
     """A branch proven better is adopted, though HOLD would be over, and quiet, too."""
     arbiter = held()
     for _ in range(SETTINGS.hold_quiet):
-        arbiter.slate(is_heard=False)
+        arbiter.slate()
     credit(arbiter, "b", 60)
     found = verdict(arbiter, later(10_000))
     assert found is not None
@@ -268,7 +268,7 @@ def test_state_continues_exactly(n: int) -> None:
 
     def step(one: Arbiter, draw: float) -> None:
         credit(one, "b" if draw < 0.6 else "a", 1)
-        one.slate(is_heard=draw < 0.05)
+        one.slate(heard_event=7 if draw < 0.05 else None)
         one.is_hopeless(later(1_500), SETTINGS)
 
     for _ in range(n):
@@ -288,7 +288,7 @@ def test_a_state_is_a_copy() -> None:
     state = arbiter.state()
     before = copy.deepcopy(state)
     credit(arbiter, "b", 5)
-    arbiter.slate(is_heard=True)
+    arbiter.slate(heard_event=1)
     assert state == before
     empty = Arbiter()
     arbiter.load_state(empty.state())
