@@ -24,7 +24,7 @@ _MOST = 1e300
 
 
 def scaled(difference: float, margin: float, worst: float) -> float:
-    """Return (D - m) / (w + m), at least -1 for D >= -w; its mean is over 0 where D's is over m."""
+    """Return (D - m) / (w + m): at least -1 for D >= -w, and of mean 0 where D is of mean m."""
     return (difference - margin) / (worst + margin)
 
 

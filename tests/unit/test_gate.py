@@ -325,7 +325,7 @@ def test_harm_rolls_everything_back_to_the_anchor() -> None:
     ]  # fmt: skip
     assert alarm.evidence["detector"] == "harm"
     assert alarm.evidence["statistic"] >= alarm.evidence["threshold"] == 1e6
-    assert rollback.evidence["learned_again"] == [11, shop.clock.event]
+    assert rollback.evidence["learned_again"] == [[11, shop.clock.event]]
     assert shop.content[SHADOW] == shop.content[CHAMPION] == shop.content[ANCHOR] == "empty+10"
     assert (shop.gate.data.state, shop.gate.reason) == ("ask", "probation")
     assert shop.gate.data.candidate_trial is None

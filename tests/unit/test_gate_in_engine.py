@@ -74,19 +74,22 @@ def test_nothing_is_promoted_in_hold_while_the_branch_learns() -> None:
 
 
 def test_quiet_rolls_back_and_sets_the_window_aside() -> None:
-    """When the alarm has been silent for 150 slates, what came since the anchor is set aside."""
+    """When the alarm has been silent for 150 slates, what came while it rang is set aside."""
     shop = held()
     engine = shop.engine
-    first = engine.gate.data.anchor.event + 1
+    first, rang_at = engine.gate.data.anchor.event + 1, engine.gate.data.promoted.event
     shop.run(80, flip=1.0)
+    heard_at = engine.n_events
     alarms = engine.gate.arbiter.evidence(engine.gate.now, engine.settings)["alarms"]
     assert alarms > 1, "it was heard again"
     assert 120 < shop.until("rollback") <= 150
     evidence = shop.evidence("rollback")
-    assert engine.gate.decisions[-2].reason == "quiet"
+    *_, rollback, _, _ = engine.gate.decisions
+    assert rollback.reason == "quiet"
     [begin, end] = evidence["set_aside"]
-    assert begin == first
-    assert end == engine.gate.decisions[-2].event <= engine.n_events
+    assert first < begin <= rang_at < end <= heard_at
+    assert evidence["learned_again"] == [[first, begin - 1], [end + 1, rollback.event]]
+    assert shop.evidence("relearn")["learned"] > 500
     assert evidence["slates_since_alarm"] == 150
     assert evidence["alarms"] == alarms
     assert engine.gate.data.set_aside == [[begin, end]]
@@ -102,7 +105,7 @@ def test_what_was_set_aside_is_learned_again_without_some_items() -> None:
     shop = held()
     engine = shop.engine
     shop.until("rollback")
-    [[first, last]] = engine.gate.data.set_aside
+    [[first, last]] = engine.gate.data.set_aside = [[701, engine.n_events]]
     before = slates_of(engine, SHADOW)
     barred = {engine.history.items.get(item) for item in ("i3", "i4")}
     kept = [one and one.item for one in engine.window.events(first, last, set())]

@@ -29,7 +29,7 @@ SETTINGS = make_settings(
 def held() -> Arbiter:
     """Return an arbiter whose HOLD has just begun."""
     arbiter = Arbiter()
-    arbiter.begin(NUMBER, START, "clicks_over")
+    arbiter.begin(NUMBER, START, "clicks_over", 0)
     return arbiter
 
 
@@ -86,9 +86,9 @@ def test_each_hold_begins_with_nothing_counted() -> None:
     credit(arbiter, "b", 60)
     arbiter.slate(heard_event=1)
     arbiter.end()
-    arbiter.begin(NUMBER + 1, later(), "clicks_under")
+    arbiter.begin(NUMBER + 1, later(), "clicks_under", 0)
     fresh = Arbiter()
-    fresh.begin(NUMBER + 1, later(), "clicks_under")
+    fresh.begin(NUMBER + 1, later(), "clicks_under", 0)
     assert canonical(arbiter.state()) == canonical(fresh.state())
 
 

@@ -202,8 +202,8 @@ def test_an_anchor_proven_better_rolls_back() -> None:
     """Trusted clicks that go to the anchor end HOLD, and set the branch aside."""
     shop = held()
     vote(shop, "a", 60)
-    assert shop.kinds()[-2:] == ["rollback", "ask"]
-    assert shop.engine.gate.decisions[-2].reason == "anchor_better"
+    assert shop.kinds()[-3:] == ["rollback", "ask", "relearn"]
+    assert shop.engine.gate.decisions[-3].reason == "anchor_better"
     assert len(shop.engine.gate.data.set_aside) == 1
 
 
@@ -226,7 +226,7 @@ def test_quiet_comes_though_the_anchor_is_young() -> None:
     """An anchor from before the first 500 slates ends HOLD as any other, when the fault is past."""
     shop = held(warmup_events=100)
     shop.until("rollback", limit=400)
-    assert shop.engine.gate.decisions[-2].reason == "quiet"
+    assert shop.engine.gate.decisions[-3].reason == "quiet"
 
 
 # -- suspects --------------------------------------------------------------------------------------

@@ -108,7 +108,7 @@ def test_an_item_goes_before_all_clicks() -> None:
         ["i0"], np.zeros(1), np.ones(1), armed=1, margin=0.0, threshold=1e12
     )
     watch.items.m[:] = 9e4
-    alarm = watch.slate(["i0"], np.array([0.2]), np.ones(1))
+    alarm = watch.slate(["i0"], np.array([0.2]), np.ones(1), 0)
     assert alarm is not None
     assert (alarm.detector, alarm.item_id) == (ITEM, "i0")
 

@@ -49,7 +49,7 @@ class Traffic:
         rates = [max(rate, spam)] + [rate] * (PLACES - 1)
         clicked = np.array([float(self.chance.random() < p) for p in rates])
         names = [f"i{item}" for item in [0 if spam else self.chance.randrange(200), *items]]
-        return self.watch.slate(names, np.full(PLACES, expected), clicked)
+        return self.watch.slate(names, np.full(PLACES, expected), clicked, 0)
 
     def admit(self, *, n_items: int = 100, a_second: float = 1.0, known: float = 0.95) -> Any:
         """Let an event be admitted."""
