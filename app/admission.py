@@ -62,7 +62,7 @@ class Admission:
         self.watermark_ms = 0
         self.counts: dict[str, int] = {}
         self._caps = Caps()
-        self._shares = IdShare()
+        self.shares = IdShare()
         self._ids: set[bytes] = set()
         self._order: deque[bytes] = deque()
 
@@ -117,9 +117,9 @@ class Admission:
             window_s = self.settings.cap_window_s
             most = getattr(self.settings, cap)
             return Verdict("quarantined", cap, f"over {most} events in {window_s} s")
-        swallows = self._shares.refuse(event.user_id, self.settings.id_share)
+        swallows = self.shares.refuse(event.user_id, self.settings.id_share)
         if swallows is not None:
-            self._shares.count(event.user_id, is_refused=True)
+            self.shares.count(event.user_id, is_refused=True)
             return Verdict("quarantined", "id_share", swallows)
         return Verdict("learned", time_ms=time_ms, reward=reward)
 
@@ -133,7 +133,7 @@ class Admission:
     def _remember(self, event: Feedback, time_ms: int) -> None:
         self.watermark_ms = max(self.watermark_ms, time_ms)
         self._caps.count(event, self.watermark_ms, self.settings)
-        self._shares.count(event.user_id, is_refused=False)
+        self.shares.count(event.user_id, is_refused=False)
         key = digest((event.event_id,))
         self._ids.add(key)
         self._order.append(key)
@@ -146,7 +146,7 @@ class Admission:
 
     def canonical(self) -> bytes:
         """Return the window, and what caps and shares have counted: what is hashed."""
-        return self.window() + self._caps.canonical() + self._shares.canonical()
+        return self.window() + self._caps.canonical() + self.shares.canonical()
 
     def state(self) -> State:
         """Return what `load_state` continues from."""
@@ -156,7 +156,7 @@ class Admission:
             "watermark_ms": self.watermark_ms,
             "counts": dict(self.counts),
             "caps": self._caps.state(),
-            "shares": self._shares.state(),
+            "shares": self.shares.state(),
         }
 
     def load_state(self, state: State) -> None:
@@ -168,7 +168,7 @@ class Admission:
         self._order = deque(packed[start : start + _DIGEST_BYTES] for start in starts)
         self._ids = set(self._order)
         self._caps.load_state(state["caps"])
-        self._shares.load_state(state["shares"])
+        self.shares.load_state(state["shares"])
 
 
 def flaw_of_token(event: Feedback, settings: EngineSettings) -> str | None:

@@ -24,7 +24,7 @@ _MOST = 1e300
 
 
 def scaled(difference: float, margin: float, worst: float) -> float:
-    """Return (D - m) / (w + m): at least -1 for D >= -w, and of mean 0 where D is of mean m."""
+    """Return (D - m) / (w + m): at least -1 for D >= -w; of mean 0 where D is of mean m."""
     return (difference - margin) / (worst + margin)
 
 
@@ -32,10 +32,10 @@ class EDetector:
     r"""Shiryaev-Roberts e-detector of a mean that has risen above a margin.
 
     $M_k \leftarrow (M_k + 1/K)(1 + \lambda_k x)$ with $x = (D - m)/(w + m)$ and
-    $\lambda_k = 2^{-k}$ for $k = 0 \dots K - 1$; an alarm is due when $\sum_k M_k \ge A$. The mean time between false
-    alarms is then at least $A$ events, however they are distributed, as long as the mean of each,
-    given those before it, is within the margin (Shin, Ramdas, Rinaldo 2022). A level that wanders
-    around the margin for hundreds of events at a time is no such stream.
+    $\lambda_k = 2^{-k}$ for $k = 0 \dots K - 1$; an alarm is due when $\sum_k M_k \ge A$. The mean
+    time between false alarms is then at least $A$ events, however they are distributed, as long as
+    the mean of each, given those before it, is within the margin (Shin, Ramdas, Rinaldo 2022). A
+    level that wanders around the margin for hundreds of events at a time is no such stream.
     """
 
     def __init__(self) -> None:

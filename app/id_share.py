@@ -50,16 +50,18 @@ class IdShare:
         is_armed = self._n_long >= ARMED and len(self._window) == WINDOW
         if not is_armed or len(self._now) < MIN_USERS:
             return None
-        key = _key(user_id)
-        share = (self._now.get(key, 0) + 1) / WINDOW
-        limit = OVER_OWN * self._long.get(key, 0) / self._n_long
-        if user_id.lower() in PLACEHOLDERS:
-            limit = max(limit, min(floor, PLACEHOLDER_SHARE))
-        else:
-            limit = max(limit, floor, OVER_LARGEST * self._largest)
+        share = (self._now.get(_key(user_id), 0) + 1) / WINDOW
+        limit = self.limit(user_id, floor)
         if share <= limit:
             return None
         return f"its user has {share:.1%} of the last {WINDOW} events, over {limit:.1%}"
+
+    def limit(self, user_id: str, floor: float) -> float:
+        """Return the share that a user may have, once anything is refused."""
+        own = OVER_OWN * self._long.get(_key(user_id), 0) / max(self._n_long, 1)
+        if user_id.lower() in PLACEHOLDERS:
+            return max(own, min(floor, PLACEHOLDER_SHARE))
+        return max(own, floor, OVER_LARGEST * self._largest)
 
     def count(self, user_id: str, *, is_refused: bool) -> None:
         """Take note of an event that was admitted, or refused for its share."""

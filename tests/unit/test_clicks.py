@@ -56,7 +56,7 @@ def mean_gap(model: ClickModel) -> float:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_click_curve_is_learned_to_within_the_margin(seed: int) -> None:
-    """After 4,000 slates no place is expected wrongly by more than 0.05, nor a whole slate by 0.01."""
+    """After 4,000 slates no place is expected wrongly by over 0.05, nor a whole slate by 0.01."""
     model, chance = ClickModel(), random.Random(seed)
     teach(model, chance, 4_000)
     assert gap(model) < 0.05

@@ -35,7 +35,7 @@ def test_the_team_of_each_place_comes_back() -> None:
     """Where two versions filled the slate, feedback on an item says which of them drafted it."""
     engine, ours, impressions = signing(arbiter_share=1.0, trusted_history=1)
     engine.gate.data.state = "hold"
-    engine.gate.arbiter.begin(1, engine.gate.now, "clicks_over")
+    engine.gate.arbiter.begin(1, engine.gate.now, "clicks_over", 0)
     slate, token = ours.recommend(engine, Request("u1"), NOW_MS)
     assert slate.draft is not None
     assert set(slate.draft.teams) == {"a", "b"}
