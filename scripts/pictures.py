@@ -44,7 +44,8 @@ def draw(
     The fault lasts for the first `n_during` steps.
     """
     figure, axes = plt.subplots(figsize=_SIZE, layout="constrained")
-    axes.axvspan(0, n_during, color="#f3e9dc", label="the fault")
+    if fault.turn is None:
+        axes.axvspan(0, n_during, color="#f3e9dc", label="the fault")
     guarded: dict[str, Any] | None = None
     lines = {"clean": clean}
     for run in runs:
