@@ -23,15 +23,15 @@ ADWIN_LIFE = 20_000
 _MOST = 1e300
 
 
-def scaled(difference: float, margin: float, worst: float) -> float:
-    """Return (D - m) / (w + m): at least -1 for D >= -w; of mean 0 where D is of mean m."""
-    return (difference - margin) / (worst + margin)
+def scaled(difference: float, margin: float) -> float:
+    """Return (D - m) / (1 + m), in [-1, 1]; its mean is above 0 where that of D is above m."""
+    return (difference - margin) / (1.0 + margin)
 
 
 class EDetector:
     r"""Shiryaev-Roberts e-detector of a mean that has risen above a margin.
 
-    $M_k \leftarrow (M_k + 1/K)(1 + \lambda_k x)$ with $x = (D - m)/(w + m)$ and
+    $M_k \leftarrow (M_k + 1/K)(1 + \lambda_k x)$ with $x = (D - m)/(1 + m)$ and
     $\lambda_k = 2^{-k}$ for $k = 0 \dots K - 1$; an alarm is due when $\sum_k M_k \ge A$. The mean
     time between false alarms is then at least $A$ events, however they are distributed, as long as
     the mean of each, given those before it, is within the margin (Shin, Ramdas, Rinaldo 2022). A
@@ -42,12 +42,9 @@ class EDetector:
         self._m = np.zeros(N_DETECTOR_BETS)
         self.statistic = 0.0
 
-    def update(self, difference: float, margin: float, worst: float = 1.0) -> None:
-        """Take one difference; `statistic` is then the sum of the M_k.
-
-        It is in [-w, 1], where `worst` was known before: the smaller, the more may be bet.
-        """
-        self.statistic = float(kernels.detect(self._m, difference, margin, worst))
+    def update(self, difference: float, margin: float) -> None:
+        """Take one difference, in [-1, 1]; `statistic` is then the sum of the M_k."""
+        self.statistic = float(kernels.detect(self._m, difference, margin))
 
     def state(self) -> list[float]:
         """Return the M_k, and the statistic."""
@@ -86,11 +83,11 @@ class Superiority:
         """Return the mean difference so far."""
         return self.total / self.n if self.n else 0.0
 
-    def update(self, difference: float, margin: float, worst: float = 1.0) -> None:
-        """Take one difference, in [-w, 1], where `worst` was known before."""
+    def update(self, difference: float, margin: float) -> None:
+        """Take one difference, in [-1, 1]."""
         self.n += 1
         self.total += difference
-        x = scaled(difference, margin, worst)
+        x = scaled(difference, margin)
         weight = 1.0
         for k, product in enumerate(self._products):
             weight *= 0.5

@@ -162,7 +162,7 @@ class Engine:
         self.clicks = ClickModel()
         self.answers = Answers()
         self.window = Window(settings.relearn_events, self.history)
-        self.gate = Gate(settings, self._assign, self.clicks.assign, self.clicks.learn_anew)
+        self.gate = Gate(settings, self._assign, self.clicks)
         self.challenges = Challenges(self.history, self.catalogue, self.gate, adopted or {})
         self.prequential = {name: Prequential() for name in ("champion", "shadow", "anchor")}
         self._profile = Profile(settings.history_length)

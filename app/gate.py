@@ -30,6 +30,7 @@ from app.hold import Arbiter, Verdict
 from app.settings import EngineSettings
 from app.watch import CLICKS, ITEM, LOSS, Alarm, Watch, is_bad_news, mean_surplus
 from learners.base import ANCHOR, CANDIDATE, CHAMPION, SHADOW
+from learners.clicks import ClickModel
 from learners.ids import State
 from learners.kernels import F64
 
@@ -63,13 +64,11 @@ class Gate:
         self,
         settings: EngineSettings,
         assign: Callable[[int, int], int],
-        assign_clicks: Callable[[int, int], None] = lambda target, source: None,
-        expect_anew: Callable[[], None] = lambda: None,
+        clicks: ClickModel | None = None,
     ) -> None:
         self.settings = settings
         self._assign_rows = assign
-        self._assign_clicks = assign_clicks
-        self._expect_anew = expect_anew
+        self._clicks = ClickModel() if clicks is None else clicks
         self.data = GateData()
         self.now = Clock()
         self.decisions: list[Decision] = []
@@ -85,7 +84,7 @@ class Gate:
         self.watch.use(settings)
 
     def _assign(self, target: int, source: int) -> int:
-        self._assign_clicks(target, source)
+        self._clicks.assign(target, source)
         return self._assign_rows(target, source)
 
     # -- what is served -----------------------------------------------------------------------
@@ -201,7 +200,7 @@ class Gate:
             return
         alarm = self.watch.slate(items, expected, clicked, self.now.event)
         if self.data.state == "hold":
-            surplus = mean_surplus(expected, clicked)[0] if is_marked else None
+            surplus = mean_surplus(expected, clicked) if is_marked else None
             margin = self.settings.calibration_margin
             heard_event = None if alarm is None else self.now.event
             self.arbiter.slate(surplus, margin, heard_event=heard_event)
@@ -394,13 +393,13 @@ class Gate:
     def _hold(self, alarm: Alarm) -> None:
         """Serve the anchor, and find out whether the branch is right: see `Arbiter`.
 
-        What is expected of slates stays what it was when the alarm rang: it goes on listening.
+        The alarm goes on listening, with what the anchor expects of slates: the champion may have
+        learned to expect what is wrong. An anchor too young to expect anything leaves that to it.
         """
         data = self.data
-        evidence = {
-            "champion_was": asdict(data.champion),
-            "rows": self._assign_rows(CHAMPION, ANCHOR),
-        }
+        is_settled = self._clicks.n_learned[ANCHOR] >= ARMED_SLATES
+        assign = self._assign if is_settled else self._assign_rows
+        evidence = {"champion_was": asdict(data.champion), "rows": assign(CHAMPION, ANCHOR)}
         data.version += 1
         data.champion = data.anchor
         data.promoted = self.now
@@ -440,7 +439,7 @@ class Gate:
         data.champion = data.anchor = self._here()
         data.promoted = data.put_aside = self.now
         self.start_anew()
-        self._expect_anew()
+        self._clicks.learn_anew()
         self.reopen("adopt", _ADOPTED[verdict.name], verdict.evidence)
         self.decisions[-1].evidence["rows"] = rows
 
@@ -543,7 +542,7 @@ class Gate:
         self.record("relearn", "the shadow learned again what was set aside", evidence)
         if job.then_promote and self.data.mode == "normal":
             self.start_anew()
-            self._expect_anew()
+            self._clicks.learn_anew()
             self.promote("nothing was proven in time: taken for drift", "gate", None)
 
     # -- the record --------------------------------------------------------------------------

@@ -97,9 +97,9 @@ class Watch:
         """
         settings = self.settings
         over, under = self.clicks["clicks_over"], self.clicks["clicks_under"]
-        surplus, mean = mean_surplus(expected, clicked)
-        over.update(surplus, settings.calibration_margin, worst=mean)
-        under.update(-surplus, settings.calibration_margin, worst=1.0 - mean)
+        surplus = mean_surplus(expected, clicked)
+        over.update(surplus, settings.calibration_margin)
+        under.update(-surplus, settings.calibration_margin)
         suspect = self.items.update(
             items,
             expected,
@@ -185,13 +185,10 @@ class Watch:
         self.concentration.load_state(state["concentration"])
 
 
-def mean_surplus(expected: F64, clicked: F64) -> tuple[float, float]:
-    """Return by how much a slate was clicked more than expected, and what was expected.
-
-    Both are means over its places.
-    """
-    mean = sum(expected.tolist()) / len(expected)
-    return sum(clicked.tolist()) / len(expected) - mean, mean
+def mean_surplus(expected: F64, clicked: F64) -> float:
+    """Return by how much a slate was clicked more than expected, as a mean over its places."""
+    surpluses: list[float] = (clicked - expected).tolist()
+    return sum(surpluses) / len(surpluses)
 
 
 def is_bad_news(alarm: Alarm) -> bool:

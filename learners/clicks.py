@@ -15,9 +15,9 @@ from learners.kernels import F64
 MOST_PLACES = 20
 """Places of a slate that are looked at."""
 
-# A step is 5 / (slates + 100) at first, and falls with the square of the slates from some thousands,
-# but never below this: what is expected then follows a change within some 5,000 slates. That is
-# later than a fault of a fifth of the clicks is seen (500 slates), sooner than tastes turn.
+# A step is 5 / (slates + 100) at first, and falls with the square of the slates after thousands of
+# them, but never below this: what is expected then follows a change within some 5,000 slates. That
+# is later than a fault of a fifth of the clicks is seen (500 slates), sooner than tastes turn.
 _SETTLES = 3_000
 _LEAST_RATE = 0.0002
 

@@ -1538,9 +1538,9 @@ def clicks_learn(weights: F64, scores: F64, clicked: F64, rate: float) -> None:
 
 
 @njit(cache=True)
-def detect(m: F64, difference: float, margin: float, worst: float) -> float:
+def detect(m: F64, difference: float, margin: float) -> float:
     """Take one difference into an e-detector (see `EDetector`); return its statistic."""
-    x = (difference - margin) / (worst + margin)
+    x = (difference - margin) / (1.0 + margin)
     weight, total = 1.0, 0.0
     for k in range(len(m)):
         m[k] = min((m[k] + 1.0 / len(m)) * (1.0 + weight * x), 1e300)
@@ -1576,7 +1576,7 @@ def watch_outcomes(
             if baseline[row] == 0.0:
                 baseline[row] = baseline_of(n_shown[row], surplus[row])
             beyond = min(max(difference - baseline[row], -1.0), 1.0)
-            statistics[i] = detect(m[row], beyond, margin, 1.0)
+            statistics[i] = detect(m[row], beyond, margin)
         n_shown[row] += 1
         surplus[row] += difference
 
