@@ -182,8 +182,7 @@ def test_suspects_of_another_day_do_not_count() -> None:
 def test_a_branch_proven_better_waits_for_resume(mode: str) -> None:
     """Where nothing may be promoted HOLD goes on, and the branch is adopted at once on resume."""
     shop = Shop().run(100)
-    shop.gate.after_slate(["a"] * 20, np.zeros(20), np.ones(20), 1_000)
-    for _ in range(10):
+    for _ in range(40):
         shop.gate.after_slate(["a"] * 20, np.zeros(20), np.ones(20), 1_000)
     hold = shop.gate.arbiter.hold
     assert hold is not None
