@@ -100,7 +100,7 @@ async def test_an_append_that_fails_is_not_tried_again(
     server: EmbeddedServer, open_store: OpenStore, eventually: Eventually
 ) -> None:
     """What was sent when the store stopped answering is dropped, and in the log at most once."""
-    store = await open_store(server.url, store_timeout_s=0.5)
+    store = await open_store(server.url, store_timeout_s=1.5)
     async with running(store) as (ingest, impressions):
         impressions.note(Request("u0"), SLATE, "unknown", SHOWN_MS)
         impressions.note(Request("u0"), SLATE, "waiting", SHOWN_MS + 60_000)

@@ -221,7 +221,7 @@ def test_a_batch_is_verified_event_by_event(checked: Service) -> None:
         elif n % 2 == 0:
             assert (status, reason) == ("quarantined", "token")
         else:
-            assert reason in (None, "cap_user_item")
+            assert reason in (None, "repeat", "cap_user_item")
 
 
 def test_ids_are_bounded_as_before(checked: Service) -> None:
@@ -292,7 +292,7 @@ def test_tokens_can_be_turned_on_within_a_log(make_service: StartService) -> Non
     del service.settings["token_keys"]
     service.settings["tokens"] = "off"
     service.start("--reconfigure")
-    assert send(service, click("u1", item, "anything")) == [("learned", None)]
+    assert send(service, click("u1", item, "anything")) == [("learned", "repeat")]
 
 
 def test_a_start_without_keys_says_how_to_make_one(make_service: StartService) -> None:
