@@ -138,7 +138,7 @@ def _flood_of_a_user(bench: Bench) -> tuple[str, bool]:
     most = bench.engine.settings.cap_user
     seen = bench.apply([bench.event(user_id="drill-flood") for _ in range(most + 2_000)])
     n_learned = seen["learned"] + seen["repeat"]
-    return _counts(seen), n_learned <= most and seen["cap_user"] >= 2_000
+    return _counts(seen), n_learned <= most and seen["cap_user"] + seen["id_share"] >= 2_000
 
 
 def _one_user_on_one_item(bench: Bench) -> tuple[str, bool]:
