@@ -17,7 +17,7 @@ N_DETECTOR_BETS = 10
 N_PROOF_BETS = 12
 
 ADWIN_LIFE = 20_000
-"""Updates after which ADWIN is made anew, so that a snapshot can keep all values it has seen."""
+"""Updates after which ADWIN is replaced, so that a snapshot can keep all values it has seen."""
 
 # Far above any threshold; bets that went on winning would end at infinity, which is no number.
 _MOST = 1e300
@@ -123,8 +123,9 @@ def _checked(values: list[float], n: int, whose: str) -> list[float]:
 
 
 class Drift:
-    """River's ADWIN on values in [0, 1], made anew after 20,000 updates.
+    """River's ADWIN on values in [0, 1], replaced after 20,000 updates by a younger one.
 
+    The younger one has seen the last 10,000, so that a change just then is not missed.
     River offers no way to store ADWIN but pickle; so the values since it was made are kept, and
     fed again on restore, which gives the same detector exactly. Should ADWIN itself fail (it is
     compiled code, and a panic in it is no `Exception`), it is made anew as well.
@@ -138,6 +139,13 @@ class Drift:
     def _renew(self) -> None:
         self._values: list[float] = []
         self._adwin = ADWIN(delta=self.delta)
+        self._younger: ADWIN | None = None
+
+    def _replace(self) -> None:
+        """Go on with the younger detector, and with what it has seen."""
+        if self._younger is not None:
+            self._values = self._values[ADWIN_LIFE // 2 :]
+            self._adwin, self._younger = self._younger, None
 
     @property
     def mean(self) -> float:
@@ -147,11 +155,15 @@ class Drift:
     def update(self, value: float) -> tuple[float, float] | None:
         """Take one value; return (mean before, mean after) where a change is detected."""
         if len(self._values) >= ADWIN_LIFE:
-            self._renew()
+            self._replace()
+        if len(self._values) >= ADWIN_LIFE // 2 and self._younger is None:
+            self._younger = ADWIN(delta=self.delta)
         before = self.mean
         self._values.append(value)
         try:
             self._adwin.update(value)
+            if self._younger is not None:
+                self._younger.update(value)
         except (KeyboardInterrupt, SystemExit, GeneratorExit):
             raise
         except BaseException:
