@@ -7,6 +7,7 @@ long-run share, and over what any one user has ever had here, while many others 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 
 import numpy as np
 import orjson
@@ -138,8 +139,8 @@ def _key(user_id: str) -> bytes:
     return digest(("user", user_id))
 
 
-def _packed(keys: object) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
-    return np.frombuffer(b"".join(keys), np.uint8)  # type: ignore[arg-type]
+def _packed(keys: Iterable[bytes]) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
+    return np.frombuffer(b"".join(keys), np.uint8)
 
 
 def _unpacked(packed: np.ndarray[tuple[int], np.dtype[np.uint8]]) -> list[bytes]:

@@ -237,7 +237,7 @@ class EngineSettings(BaseModel):
         86_400, description="seconds of event time that a suspect item is kept from teaching"
     )
     relearn_events: int = Field(
-        100_000, ge=0, le=10**8, description="learned events kept, to be learned again after HOLD"
+        100_000, ge=0, le=10**8, description="admitted events kept, to be learned again after HOLD"
     )
 
     challenger: dict[str, JsonValue] = Field(

@@ -6,6 +6,7 @@ import heapq
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -181,17 +182,16 @@ class Play(ABC):
     @property
     def target(self) -> str:
         """The item that fakes push: one that few know."""
-        return self._ranked()[-1]
+        return self._ranked[-1]
 
     @property
     def attacked(self) -> list[str]:
         """The bestsellers beside which it is to be shown."""
-        return self._ranked()[:N_ATTACKED]
+        return self._ranked[:N_ATTACKED]
 
+    @cached_property
     def _ranked(self) -> list[str]:
-        if not hasattr(self, "_by_popularity"):
-            self._by_popularity = self._popularity()
-        return self._by_popularity
+        return self._popularity()
 
     @abstractmethod
     def _popularity(self) -> list[str]:
@@ -214,7 +214,7 @@ class Play(ABC):
 
     def report(self) -> dict[str, Any]:
         """Return what happened since the fault began."""
-        return asdict(self.tally) | {"exposure": self.exposure() if self._n_fakes else None}
+        return asdict(self.tally)
 
 
 class ShopPlay(Play):

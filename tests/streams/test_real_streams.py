@@ -21,9 +21,8 @@ from app.engine import Engine
 from app.events import Configure, Entry, Feedback
 from app.gate_data import Decision
 from app.settings import SEMANTICS, EngineSettings
-from learners import kernels
-from learners.base import SHADOW
 from scripts.datasets import read
+from scripts.faults import wipe
 
 pytestmark = pytest.mark.streams
 
@@ -142,16 +141,6 @@ def test_permuted_ids_raise_a_drift_alarm(name: str, at: int) -> None:
     assert "alarm" not in [d.kind for d in feed(clean, events[at : at + n])]
 
 
-def wipe_shadow(engine: Engine) -> None:
-    """Do what a bad deploy might: lose all that the shadow has learned."""
-    for source in engine.learner.sources.values():
-        slots = source.rows.slots[SHADOW]
-        for item in range(engine.history.items.n_indices):
-            kernels.release_slot(source.rows.pool, slots[item])
-            slots[item] = 0
-    engine.learner.trending.top_size[SHADOW][:] = 0
-
-
 WIPES = [(ML, 25_003), (YOOCHOOSE, 40_003)]
 
 
@@ -161,7 +150,7 @@ def test_a_wiped_shadow_is_not_promoted(name: str, at: int) -> None:
     engine = new_engine()
     feed(engine, stream(name)[:at])
     version = engine.gate.data.version
-    wipe_shadow(engine)
+    wipe(engine)
     kinds = []
     for event in stream(name)[at:]:
         decisions = [d.kind for d in feed(engine, [event])]
@@ -177,7 +166,7 @@ def test_a_wiped_champion_is_rolled_back(name: str, at: int) -> None:
     """Without that check: a harm alarm within 300 judged events of the promotion, and back."""
     engine = new_engine(overlap_min=0.0)
     feed(engine, stream(name)[:at])
-    wipe_shadow(engine)
+    wipe(engine)
     promoted_at = None
     for event in stream(name)[at:]:
         decisions = {d.kind: d for d in feed(engine, [event])}
