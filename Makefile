@@ -25,7 +25,7 @@ run: $(RUNTIME) ## Set up what is missing and serve on http://127.0.0.1:8000
 	@exec $(BIN)/sluice serve
 
 test: $(DEV) ## Set up what is missing and run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 demo: $(RUNTIME) ## Play a small shop into a running service, and show what it learns
 	@$(BIN)/python -m scripts.demo $(if $(URL),--url $(URL))
