@@ -90,7 +90,7 @@ class Catalogue:
             if i in self.attributes or i in self.updated_ms
         ]
         return {
-            "hidden": self.hidden[:n].copy(),
+            "hidden": self.hidden[:n],
             "items": items,
             # Pairs: names that a client chose are never keys, which mean something to a snapshot.
             "users": [[user, dict(a)] for user, a in self.user_attributes.items()],

@@ -95,6 +95,16 @@ class StoreUnavailable(SluiceError):
         super().__init__(message, retry_after_s=retry_after_s)
 
 
+class CopyFailed(SluiceError):
+    """The copy of this process that read its state ended before it had done so."""
+
+    status = 503
+    code = "copy_failed"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, retry_after_s=10)
+
+
 class LogTrimmed(SluiceError):
     """A reader stands before the beginning of the log, or past its end; it must reload."""
 
@@ -109,3 +119,9 @@ class LogStopped(SluiceError):
 
     def __init__(self, message: str) -> None:
         super().__init__(message, retry_after_s=30)
+
+
+class Diverged(LogStopped):
+    """This process's state is not that of another which has applied the same log."""
+
+    code = "diverged"

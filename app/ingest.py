@@ -18,6 +18,7 @@ from app import events
 from app.embedded import EmbeddedServer
 from app.engine import TUNABLE, Engine, Outcome, changed_fields
 from app.errors import (
+    Diverged,
     LogStopped,
     LogTrimmed,
     NotFound,
@@ -84,7 +85,7 @@ class Ingest:
             store, on_failure=self._on_append_failed, applied=lambda: self.engine.cursor
         )
         self._tail = Tail()
-        self.keeper = Keeper(store, settings, self.whole)
+        self.keeper = Keeper(store, settings, self.whole, on_diverged=self._on_diverged)
         self._waiting: dict[str, asyncio.Future[Outcome]] = {}
         self._applied = asyncio.Condition()
         # Held while an entry is being applied: whoever needs whole entries waits for it.
@@ -103,6 +104,7 @@ class Ingest:
         self.engine = await self.keeper.restore_newest() or self.engine
         await self._begin_log()
         self._tail.restart(self.engine.cursor)
+        n_restored = self.n
         await self._catch_up()
         await self._agree_on_settings()
         self.is_store_up = True
@@ -112,6 +114,8 @@ class Ingest:
         ]
         for task in self._tasks:
             task.add_done_callback(self._on_task_done)
+        if self.n - n_restored >= self.settings.snapshot_events:
+            await self.keeper.begin()  # so that the next start need not replay all that again
 
     async def stop(self) -> None:
         """Stop learning and write a last snapshot, if there is anything new."""
@@ -167,6 +171,7 @@ class Ingest:
             await self._flush_quarantine()
             for entry in await self._read_tail():
                 await self._apply(*entry)
+                self.keeper.is_due(self.n, entry.cursor)
                 if begin_ms == 0:
                     begin_ms = parse_cursor(entry[0])[0]
                 if time.monotonic() - told > PROGRESS_S:
@@ -218,6 +223,10 @@ class Ingest:
     def _refuse_if_stopped(self) -> None:
         if self.stopped is not None:
             raise LogStopped(self.stopped.message)  # a new one: a raised one keeps its frames
+
+    def _on_diverged(self, error: Diverged) -> None:
+        if self.stopped is None:
+            self._stop_at(self.engine.cursor, error)
 
     def _on_append_failed(self) -> None:
         self.is_store_up = False
@@ -325,12 +334,13 @@ class Ingest:
             await self._apply(cursor, payload, tag)
             if self.stopped is not None:
                 return
+            if self.keeper.is_due(self.n, cursor):
+                await self.keeper.begin()
             self.lag_s = max(0.0, time.time() - parse_cursor(cursor)[0] / 1_000)
         if not is_behind:
             self.lag_s = 0.0
         async with self._whole_entries:
             await self._flush_quarantine()
-        self.keeper.write_if_due(self.n, self.engine.cursor)
 
     async def _restore_tail(self) -> int:
         """Write what the store has lost again, from memory, before anything new; return how much.

@@ -1,55 +1,116 @@
-"""Snapshots over time: when one is due, which are kept, and how far the log may be trimmed."""
+"""Snapshots over time: when one is due, which are kept, and how far the log may be trimmed.
+
+When one is due is a matter of the log alone, so every replica comes by the same places. One of
+them writes the snapshot; the others compare their state with it.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import platform
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
-from typing import Any
+from typing import Any, NamedTuple
 
-from app import snapshot
+import orjson
+from llvmlite import binding as llvm
+
+from app import forked, snapshot
 from app.engine import Engine
-from app.errors import NotFound, SluiceError, SnapshotRefused
+from app.errors import Diverged, NotFound, SluiceError, SnapshotRefused, StoreUnavailable
 from app.events import DAY_MS
-from app.settings import SEMANTICS, Settings
+from app.settings import KNOWN_SEMANTICS, Settings
+from app.snapshot import FORMAT, Base, Chunks, Dump, Manifest
 from app.store import BEGINNING, Cursor, Store, parse_cursor
 from learners.ids import State
 
 logger = logging.getLogger(__name__)
 
 WholeEngine = Callable[[], AbstractAsyncContextManager[Engine]]
+StartCopy = Callable[[forked.Work], Awaitable[AsyncIterator[bytes]]]
+
+POLL_S = 0.2
+# What River's parts compute is the same on like processors only.
+MACHINE = f"{platform.machine()} {llvm.get_host_cpu_name()}"
+_DIGEST, _CHUNK, _MANIFEST, _PRINTS = b"d", b"c", b"m", b"p"
 
 
 async def read_snapshot(store: Store, snapshot_id: str) -> State:
     """Return a snapshot's state; raise NotFound or SnapshotRefused."""
+    chain = [await _read_checked(store, snapshot_id)]
+    while (base := chain[-1][0].get("base")) is not None:
+        try:
+            chain.append(await _read_checked(store, base))
+        except (NotFound, SnapshotRefused) as error:
+            raise SnapshotRefused(
+                f"snapshot {snapshot_id} builds on another one: {error.message}"
+            ) from None
+        if parse_cursor(base) >= parse_cursor(chain[-2][0]["id"]):
+            raise SnapshotRefused(f"snapshot {snapshot_id} builds on a later one, {base}")
+    return await asyncio.to_thread(snapshot.load, chain[::-1])
+
+
+async def _read_checked(store: Store, snapshot_id: str) -> tuple[Manifest, Chunks]:
     manifest, chunks = await store.read_snapshot(snapshot_id)
-    return await asyncio.to_thread(snapshot.load, manifest, chunks)
+    await asyncio.to_thread(snapshot.check, manifest, chunks)
+    return manifest, chunks
+
+
+class Point(NamedTuple):
+    """The last place of the log at which a snapshot was due: admitted events, and log time."""
+
+    n_events: int
+    ms: int
+
+
+class _Job(NamedTuple):
+    """A snapshot on its way: `frames` come from a copy of this process."""
+
+    cursor: Cursor
+    n_events: int
+    restored: dict[str, str]
+    is_ours: bool
+    began: float
+    frames: AsyncIterator[bytes]
 
 
 class Keeper:
     """Writes snapshots in the background and trims the log behind the oldest one kept.
 
-    `whole` lends the engine between two entries, with all that it set aside written.
+    `whole` lends the engine between two entries, with all that it set aside written; `start_copy`
+    runs what reads it; `on_diverged` hears that this process's state is not that of its peers.
     """
 
-    def __init__(self, store: Store, settings: Settings, whole: WholeEngine) -> None:
+    def __init__(
+        self,
+        store: Store,
+        settings: Settings,
+        whole: WholeEngine,
+        *,
+        on_diverged: Callable[[Diverged], None],
+        start_copy: StartCopy = forked.start,
+    ) -> None:
         self.refused: list[str] = []
         self._refused_ids: set[str] = set()
         self._store = store
         self._settings = settings
         self._whole = whole
+        self._on_diverged = on_diverged
+        self._start_copy = start_copy
         self._lock = asyncio.Lock()
-        self._task: asyncio.Task[None] | None = None
-        self._n_events = 0
+        self._task: asyncio.Task[Any] | None = None
         self._cursor = BEGINNING
-        self._when = time.monotonic()
+        self._point: Point | None = None
+        self._base: Base | None = None
 
     async def restore_newest(self) -> Engine | None:
         """Return the engine of the newest snapshot that verifies, and note those that do not."""
         self.refused = []
         self._refused_ids = set()
+        self._base = self._point = None
         for manifest in reversed(await self._store.list_snapshots()):
             try:
                 engine = Engine.from_state(await read_snapshot(self._store, manifest["id"]))
@@ -58,77 +119,204 @@ class Keeper:
                 self._refused_ids.add(manifest["id"])
                 logger.error("refused at start: %s; trying the next older one", error)
                 continue
-            self._note(engine.n_events, engine.cursor)
+            self._cursor = engine.cursor
+            here = (engine.n_events, parse_cursor(engine.cursor)[0])
+            self._point = Point(*(manifest.get("point") or here))
             logger.info("restored snapshot %s (%d events)", manifest["id"], engine.n_events)
             return engine
         return None
 
-    def _note(self, n_events: int, cursor: Cursor) -> None:
-        self._n_events, self._cursor = n_events, cursor
-        self._when = time.monotonic()
+    def is_due(self, n_events: int, cursor: Cursor) -> bool:
+        """Tell whether a snapshot is due after this entry. To be asked after every one."""
+        settings, ms = self._settings, parse_cursor(cursor)[0]
+        last = self._point = self._point or Point(0, ms)
+        age_ms = ms - last.ms
+        is_due = (
+            n_events - last.n_events >= settings.snapshot_events
+            or age_ms >= settings.snapshot_s * 1_000
+        )
+        if not is_due or age_ms < settings.snapshot_min_s * 1_000:
+            return False
+        self._point = Point(n_events, ms)
+        return True
 
-    def write_if_due(self, n_events: int, cursor: Cursor) -> None:
-        """Begin a snapshot in the background if enough events came, or anything in a while."""
-        settings = self._settings
-        n_new, age_s = n_events - self._n_events, time.monotonic() - self._when
-        has_news = cursor != self._cursor
-        is_due = n_new >= settings.snapshot_events or (has_news and age_s >= settings.snapshot_s)
-        is_running = self._task is not None and not self._task.done()
-        if is_due and age_s >= settings.snapshot_min_s and not is_running:
-            self._task = asyncio.create_task(self._write_quietly())
+    async def begin(self) -> None:
+        """Begin a snapshot of the present state, unless one is under way; return when copied."""
+        if self._task is not None and not self._task.done():
+            return
+        try:
+            job = await self._copy()
+        except SluiceError as error:
+            logger.warning("no snapshot now: %s", error.message)
+            return
+        self._task = asyncio.create_task(self._finish_quietly(job))
+
+    async def write(self) -> Manifest:
+        """Write a snapshot of the present state, if there is none of it, and return its manifest.
+
+        Raises Diverged where there is one, and it is of another state.
+        """
+        return await self._finish(await self._copy())
 
     async def finish(self, cursor: Cursor) -> None:
         """Wait for a snapshot that is being written, and write a last one if there is news."""
         if self._task is not None:
             await self._task
         if cursor != self._cursor:
-            await self._write_quietly()
+            await self.begin()
+            if self._task is not None:
+                await self._task
 
-    async def _write_quietly(self) -> None:
-        self._when = time.monotonic()  # one that fails is not tried again at once, either
+    # -- one snapshot -------------------------------------------------------------------------
+
+    async def _copy(self) -> _Job:
+        """Copy the process between two entries: learning waits until that is done."""
+        async with self._lock, self._whole() as engine:
+            cursor = engine.cursor
+            if cursor in self._refused_ids:  # where a damaged one stands, there is a good one soon
+                await self._store.delete_snapshot(cursor)
+                self._refused_ids.discard(cursor)
+            is_ours = await self._store.claim_snapshot(cursor)
+            base = await self._usable_base() if is_ours else None
+            more = {"machine": MACHINE, "point": self._point and list(self._point)}
+            restored, n_events = dict(engine.restored), engine.n_events
+            began = time.perf_counter()
+            frames = await self._start_copy(
+                lambda: _serialised(engine, cursor, base, is_ours=is_ours, more=more)
+            )
+            waited_ms = (time.perf_counter() - began) * 1_000
+            logger.debug("copied at %s: learning waited for %.1f ms", cursor, waited_ms)
+        return _Job(cursor, n_events, restored, is_ours, began, frames)
+
+    async def _usable_base(self) -> Base | None:
+        """Return what the next snapshot may build on; every so often, nothing.
+
+        Of those kept, two at least build on nothing that the others do: one damaged chunk must
+        not be the end of all.
+        """
+        base, period = self._base, max(1, self._settings.snapshots_keep - 1)
+        if base is None or base.manifest["n_bases"] + 1 >= period:
+            return None
+        return base if await self._store.has_snapshot(base.manifest["id"]) else None
+
+    async def _finish_quietly(self, job: _Job) -> None:
         try:
-            await self.write()
+            await self._finish(job)
+        except Diverged as error:
+            self._on_diverged(error)
         except SluiceError as error:
             logger.warning("no snapshot now: %s", error.message)
         except Exception:  # a snapshot that fails must not end the service
             logger.exception("no snapshot now, by a fault of ours")
 
-    async def write(self) -> dict[str, Any]:
-        """Write a snapshot of the present state and return its manifest."""
-        async with self._lock:
-            async with self._whole() as engine:
-                # In a thread: learning waits for the copy, requests do not.
-                state = await asyncio.to_thread(engine.state)
-                cursor, restored = engine.cursor, dict(engine.restored)
-            manifest, chunks = await asyncio.to_thread(snapshot.dump, state, cursor)
-            if cursor in self._refused_ids:  # where a damaged one stands, there is a good one now
-                await self._store.delete_snapshot(cursor)
-                self._refused_ids.discard(cursor)
-            await self._store.write_snapshot(manifest, chunks)
-            self._note(manifest["n_events"], cursor)
-            logger.info("snapshot %s: %d events", cursor, manifest["n_events"])
-            await self._forget_old(restored)
-            return manifest
+    async def _finish(self, job: _Job) -> Manifest:
+        try:
+            digest, manifest, prints = await self._take(job)
+        finally:
+            if job.is_ours:
+                with contextlib.suppress(StoreUnavailable):  # it ends by itself, too
+                    await self._store.end_claim(job.cursor)
+        if manifest is None:
+            manifest = await self._others(job.cursor)
+            _compare(manifest, digest)
+        self._base = Base(manifest, prints)
+        self._cursor = job.cursor
+        if job.is_ours:
+            logger.info(
+                "snapshot %s: %d events, %.1f of %.1f MiB written in %.1f s",
+                job.cursor,
+                job.n_events,
+                manifest["bytes"] / 2**20,
+                manifest["state_bytes"] / 2**20,
+                time.perf_counter() - job.began,
+            )
+            await self._forget_old(job.restored)
+        return manifest
+
+    async def _take(self, job: _Job) -> tuple[str, Manifest | None, snapshot.Prints]:
+        """Take what the copy sends, writing it if it is for us to write; return what it is."""
+        writer = self._store.snapshot_writer(job.cursor)
+        digest, manifest, prints = "", None, {}
+        try:
+            async for frame in job.frames:
+                kind, content = frame[:1], frame[1:]
+                if kind == _CHUNK:
+                    await writer.add(content)
+                elif kind == _DIGEST:
+                    digest = content.decode()
+                elif kind == _PRINTS:
+                    prints = snapshot.unpack_prints(content)
+                elif await writer.finish(orjson.loads(content)):
+                    manifest = orjson.loads(content)
+        except BaseException:
+            await writer.abandon()
+            raise
+        return digest, manifest, prints
+
+    async def _others(self, cursor: Cursor) -> Manifest:
+        """Return the manifest that another process writes of the same place in the log."""
+        while not await self._store.has_snapshot(cursor):
+            if not await self._store.is_claimed(cursor):
+                raise StoreUnavailable(f"another process gave up writing snapshot {cursor}")
+            await asyncio.sleep(POLL_S)
+        return await self._store.read_manifest(cursor)
 
     async def _forget_old(self, restored: dict[str, str]) -> None:
-        """Keep the newest, and those that a command in the log restores; trim the log."""
-        # One of a newer program is not ours to delete; one that is damaged is.
-        ids = [
-            manifest["id"]
-            for manifest in await self._store.list_snapshots()
-            if manifest.get("format", snapshot.FORMAT) == snapshot.FORMAT
-            and manifest.get("semantics", SEMANTICS) == SEMANTICS
-        ]
-        good = [snapshot_id for snapshot_id in ids if snapshot_id not in self._refused_ids]
-        kept = good[-self._settings.snapshots_keep :]
-        oldest = parse_cursor(kept[0])
-        still_named = {id_ for id_, command in restored.items() if parse_cursor(command) >= oldest}
-        await self._store.trim(kept[0])
+        """Keep the newest, those that a command in the log restores, and what these build on."""
+        manifests = {m["id"]: m for m in await self._store.list_snapshots() if _is_known(m)}
+        good = [snapshot_id for snapshot_id in manifests if snapshot_id not in self._refused_ids]
+        newest = good[-self._settings.snapshots_keep :]
+        oldest = parse_cursor(newest[0])
+        named = {id_ for id_, command in restored.items() if parse_cursor(command) >= oldest}
+        # One that was pinned for a command which may be further on in the log than we are.
+        pinned = {id_ for id_ in manifests if await self._store.is_pinned(id_)}
+        kept = _with_bases({*newest, *named, *pinned}, manifests)
+        await self._store.trim(newest[0])
         kept_ms = round(self._settings.quarantine_days * DAY_MS)
         await self._store.trim_quarantine(time.time_ns() // 1_000_000 - kept_ms)
-        for snapshot_id in ids:
-            if snapshot_id in kept or snapshot_id in still_named:
-                continue
-            # One that was pinned for a command which may be further on in the log than we are.
-            if not await self._store.is_pinned(snapshot_id):
+        for snapshot_id in manifests:
+            if snapshot_id not in kept:
                 await self._store.delete_snapshot(snapshot_id)
+
+
+def _serialised(
+    engine: Engine, cursor: Cursor, base: Base | None, *, is_ours: bool, more: dict[str, Any]
+) -> Iterator[bytes]:
+    """Yield the frames of a snapshot: its digest, chunks and manifest if wanted, fingerprints."""
+    dump = Dump(engine.state())
+    yield _DIGEST + dump.digest.encode()
+    if is_ours:
+        for chunk in dump.chunks(base):
+            yield _CHUNK + chunk
+        yield _MANIFEST + orjson.dumps(dump.manifest(cursor, base, **more))
+    yield _PRINTS + snapshot.pack_prints(dump.prints)
+
+
+def _compare(manifest: Manifest, digest: str) -> None:
+    """Raise Diverged if a snapshot of the same place in the log is of another state."""
+    is_like = manifest.get("machine") == MACHINE and manifest.get("format") == FORMAT
+    if is_like and manifest["digest"] != digest:
+        raise Diverged(
+            f"the state here differs from that of snapshot {manifest['id']}, which another process"
+            " made of the same log: one of the two is wrong. This one stops learning and is not"
+            " ready; `sluice replay --from-log --until` that id tells which is right. Started"
+            " again, it takes over the snapshot"
+        )
+
+
+def _is_known(manifest: Manifest) -> bool:
+    """Tell whether a snapshot is ours to delete: one of a newer program is not, a damaged is."""
+    formats = (FORMAT, snapshot.WHOLE_FORMAT)
+    is_format = manifest.get("format", FORMAT) in formats
+    return is_format and manifest.get("semantics", KNOWN_SEMANTICS[-1]) in KNOWN_SEMANTICS
+
+
+def _with_bases(ids: set[str], manifests: dict[str, Manifest]) -> set[str]:
+    """Return snapshots and all that they build on."""
+    found: set[str] = set()
+    for snapshot_id in ids:
+        at: str | None = snapshot_id
+        while at is not None and at not in found:
+            found.add(at)
+            at = manifests.get(at, {}).get("base")
+    return found

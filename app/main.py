@@ -161,4 +161,4 @@ def warm_up() -> None:
     for user_id in ("u1", "nobody"):
         engine.recommend(Request(user_id, explain=True, categories=["none"]))
     engine.history.evict_item("i1")
-    Engine.from_state(snapshot.load(*snapshot.dump(engine.state(), "0-2")))
+    Engine.from_state(snapshot.load([snapshot.dump(engine.state(), "0-2")]))

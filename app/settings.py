@@ -36,6 +36,9 @@ from learners.combiner import feature_names
 SEMANTICS = 6
 """Version of what the engine computes from a log; hashes compare only within one."""
 
+KNOWN_SEMANTICS = (6,)
+"""The versions whose logs this program follows."""
+
 PREFIX = "SLUICE_"
 # Read by other parts, not fields: the TOML file's path, and where the tests find real streams.
 NOT_FIELDS = {"SLUICE_CONFIG", "SLUICE_STREAMS"}

@@ -1,65 +1,424 @@
 """Engine state <-> bytes: arrays plus JSON, checksummed, in chunks. No pickle, no I/O.
 
-A snapshot is a manifest (JSON) and chunks. The chunks, joined, are a JSON header and then the raw
-arrays, little-endian, in the order of the manifest. Whatever does not verify is refused by name.
+A snapshot is a manifest (JSON) and chunks. The chunks, joined, are a JSON header and then the
+*parts*: every array and every long list, cut into blocks. A snapshot may build on another, its
+base, and then holds only the blocks that differ. Whatever does not verify is refused by name.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import numpy as np
 import orjson
+from numpy.typing import NDArray
 
 from app.errors import SnapshotRefused
-from app.settings import SEMANTICS
-from learners.ids import State
+from app.settings import KNOWN_SEMANTICS
+from learners.ids import PackedRows, State
 
-FORMAT = 1
+FORMAT = 2
+# Before parts: the header, then all arrays, whole.
+WHOLE_FORMAT = 1
 CHUNK_BYTES = 2**20
+# Two rows of neighbours: an event touches some tens of rows, which lie anywhere.
+BLOCK_BYTES = 2_048
+# A list is cut into pieces of so many elements once it is longer than a few of them.
+PIECE, LONG_LIST = 256, 1_024
+# Blocks that are held as Python objects at a time.
+_BATCH = 8_192
+_PRINT_BYTES = 8
 # Only these can be in a snapshot: no objects, no strings, nothing that would need pickle.
 _DTYPES = {"uint8", "uint16", "int32", "int64", "uint64", "float32", "float64"}
-_ARRAY = "$array"
+_ARRAY, _PART = "$array", "$part"
+
+Manifest = dict[str, Any]
+Chunks = Sequence[bytes | None]
+Prints = dict[str, NDArray[np.uint64]]
+"""A fingerprint of 64 bits for each block, by the name of the part."""
 
 
-def dump(state: State, snapshot_id: str) -> tuple[dict[str, Any], list[bytes]]:
-    """Return the manifest and chunks of an engine's state, named by its cursor."""
-    arrays: list[np.ndarray[Any, Any]] = []
-    header = orjson.dumps(_take_arrays(state, arrays))
-    body = b"".join([header, *(array.tobytes() for array in arrays)])
-    chunks = [body[start : start + CHUNK_BYTES] for start in range(0, len(body), CHUNK_BYTES)]
-    manifest = {
-        "id": snapshot_id,
-        "format": FORMAT,
-        "semantics": state["semantics"],
-        "n_events": state["plain"]["n_events"],
-        "watermark_ms": state["admission"]["watermark_ms"],
-        "model_version": state["gate"]["data"]["version"],
-        "gate": state["gate"]["data"]["state"],
-        "n_blessings": state["gate"]["data"]["n_blessings"],
-        "bytes": len(body),
-        "header_bytes": len(header),
-        "arrays": [[array.dtype.name, list(array.shape)] for array in arrays],
-        "chunks": [hashlib.sha256(chunk).hexdigest() for chunk in chunks],
-    }
-    return manifest | {"checksum": _checksum(manifest)}, chunks
+def pack_prints(prints: Prints) -> bytes:
+    """Return fingerprints as bytes."""
+    header = orjson.dumps([[name, len(found)] for name, found in prints.items()])
+    arrays = (found.tobytes() for found in prints.values())
+    return b"".join([len(header).to_bytes(4, "little"), header, *arrays])
 
 
-def load(manifest: dict[str, Any], chunks: Sequence[bytes | None]) -> State:
-    """Return the state that was dumped; raise SnapshotRefused, naming what is wrong with it."""
-    name = f"snapshot {manifest.get('id')}"
-    check(manifest, chunks)
-    body = b"".join(chunk for chunk in chunks if chunk is not None)
-    try:
-        return _read(manifest, body)
-    except (ValueError, KeyError, TypeError, IndexError) as error:
-        raise SnapshotRefused(f"{name} is damaged: {error}") from None
+def unpack_prints(packed: bytes) -> Prints:
+    """Undo `pack_prints`."""
+    at = 4 + int.from_bytes(packed[:4], "little")
+    prints = {}
+    for name, n in orjson.loads(packed[4:at]):
+        prints[name] = np.frombuffer(packed, np.uint64, n, at)
+        at += n * _PRINT_BYTES
+    return prints
 
 
-def check(manifest: dict[str, Any], chunks: Sequence[bytes | None]) -> None:
+class Base(NamedTuple):
+    """A snapshot that another may build on: its manifest, and the fingerprints of its blocks."""
+
+    manifest: Manifest
+    prints: Prints
+
+
+class Dump:
+    """A state on its way into bytes. It reads the state as it goes: nothing may change meanwhile.
+
+    `digest` is the same wherever the same log was applied, whatever the snapshot builds on.
+    """
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._parts: list[_Part] = []
+        tree = self._take("", state)
+        meta = [part.meta() for part in self._parts]
+        self._header = orjson.dumps({"state": tree, "parts": meta})
+        self.prints: Prints = {part.name: _prints(part) for part in self._parts}
+        sha = hashlib.sha256(self._header)
+        for prints in self.prints.values():
+            sha.update(prints.tobytes())
+        self.digest = sha.hexdigest()
+        self._sums: list[str] = []
+        self._n_bytes = 0
+
+    def _take(self, name: str, value: Any) -> Any:
+        """Return the value with arrays and long lists replaced by the numbers of their parts."""
+        part: _Part
+        if isinstance(value, dict):
+            return {key: self._take(f"{name}/{key}", inner) for key, inner in value.items()}
+        if isinstance(value, PackedRows):
+            part = _Rows(name, value)
+        elif isinstance(value, np.ndarray):
+            part = _Array(name, value)
+        elif isinstance(value, list) and len(value) > LONG_LIST:
+            part = _List(name, value)
+        else:
+            return value
+        self._parts.append(part)
+        return {_PART: len(self._parts) - 1}
+
+    def chunks(self, base: Base | None = None) -> Iterator[bytes]:
+        """Yield the chunks: with a base only what is not in it, else everything but zeros."""
+        known = {} if base is None else base.prints
+        for chunk in _cut(self._body(known)):
+            self._sums.append(hashlib.sha256(chunk).hexdigest())
+            self._n_bytes += len(chunk)
+            yield chunk
+
+    def _body(self, known: Prints) -> Iterator[bytes]:
+        yield self._header
+        for part in self._parts:
+            changed = _changed(part, self.prints[part.name], known.get(part.name))
+            if not isinstance(part, _Array):
+                yield part.lengths.astype("<u4").tobytes()
+            yield np.packbits(changed).tobytes()
+            for start, stop in _runs(changed):
+                for at in range(start, stop, _BATCH):
+                    yield part.read(at, min(at + _BATCH, stop))
+
+    def manifest(self, snapshot_id: str, base: Base | None = None, **more: Any) -> Manifest:
+        """Return what describes the chunks, once they have all been taken."""
+        state = self._state
+        manifest = {
+            "id": snapshot_id,
+            "format": FORMAT,
+            "semantics": state["semantics"],
+            "n_events": state["plain"]["n_events"],
+            "watermark_ms": state["admission"]["watermark_ms"],
+            "model_version": state["gate"]["data"]["version"],
+            "gate": state["gate"]["data"]["state"],
+            "n_blessings": state["gate"]["data"]["n_blessings"],
+            "base": None if base is None else base.manifest["id"],
+            "n_bases": 0 if base is None else base.manifest["n_bases"] + 1,
+            "bytes": self._n_bytes,
+            "state_bytes": len(self._header) + sum(part.n_bytes for part in self._parts),
+            "header_bytes": len(self._header),
+            "chunks": self._sums,
+            "digest": self.digest,
+            **more,
+        }
+        return manifest | {"checksum": _checksum(manifest)}
+
+
+def dump(state: State, snapshot_id: str) -> tuple[Manifest, list[bytes]]:
+    """Return the manifest and chunks of a whole snapshot of an engine's state."""
+    dumped = Dump(state)
+    chunks = list(dumped.chunks())
+    return dumped.manifest(snapshot_id), chunks
+
+
+# -- parts ------------------------------------------------------------------------------------
+
+
+class _Part:
+    """Something long, in blocks. `lengths` are the blocks' in bytes; `read` joins some of them."""
+
+    name: str
+    lengths: NDArray[np.int64]
+
+    @property
+    def n_bytes(self) -> int:
+        return int(self.lengths.sum())
+
+    def meta(self) -> list[Any]:
+        raise NotImplementedError
+
+    def read(self, start: int, stop: int) -> bytes:
+        raise NotImplementedError
+
+
+class _Array(_Part):
+    def __init__(self, name: str, array: NDArray[Any]) -> None:
+        self.name = name
+        self._dtype, self._shape = _checked_dtype(array.dtype), list(array.shape)
+        self._bytes = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        self.lengths = _array_lengths(self._dtype, self._shape)
+        self._starts = _starts(self.lengths)
+
+    def meta(self) -> list[Any]:
+        return [self.name, "array", self._dtype, self._shape]
+
+    def read(self, start: int, stop: int) -> bytes:
+        return self._bytes[self._starts[start] : self._starts[stop]].tobytes()
+
+
+class _Rows(_Part):
+    def __init__(self, name: str, packed: PackedRows) -> None:
+        self.name = name
+        self._packed = packed
+        self._dtype = _checked_dtype(packed.rows.dtype)
+        width = packed.rows.shape[1] * packed.rows.itemsize
+        self._per = max(1, BLOCK_BYTES // max(width, 1))
+        sizes = packed.sizes.astype(np.int64)
+        firsts = np.arange(0, len(sizes), self._per)
+        sums = np.add.reduceat(sizes, firsts) if len(sizes) else np.zeros(0, np.int64)
+        self.lengths = sums * packed.rows.itemsize
+
+    def meta(self) -> list[Any]:
+        return [self.name, "rows", self._dtype, [len(self.lengths)]]
+
+    def read(self, start: int, stop: int) -> bytes:
+        return self._packed.pack(start * self._per, stop * self._per).tobytes()
+
+
+class _List(_Part):
+    def __init__(self, name: str, values: list[Any]) -> None:
+        self.name = name
+        starts = range(0, len(values), PIECE)
+        self._pieces = [orjson.dumps(values[start : start + PIECE]) for start in starts]
+        self.lengths = np.array([len(piece) for piece in self._pieces], np.int64)
+
+    def meta(self) -> list[Any]:
+        return [self.name, "list", "json", [len(self._pieces)]]
+
+    def read(self, start: int, stop: int) -> bytes:
+        return b"".join(self._pieces[start:stop])
+
+
+def _checked_dtype(dtype: np.dtype[Any]) -> str:
+    if dtype.name not in _DTYPES:
+        raise TypeError(f"an array of {dtype} cannot be in a snapshot")
+    return dtype.name
+
+
+def _array_lengths(dtype: str, shape: Sequence[int]) -> NDArray[np.int64]:
+    """Return the lengths of an array's blocks: as many whole rows as fit, one at least."""
+    width = np.dtype(dtype).itemsize * math.prod(shape[1:])
+    n_bytes = width * shape[0] if shape else width
+    block = max(width, BLOCK_BYTES // max(width, 1) * width, 1)
+    n_full, rest = divmod(n_bytes, block)
+    return np.array([block] * n_full + [rest] * (rest > 0), np.int64)
+
+
+def _starts(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+
+
+def _prints(part: _Part) -> NDArray[np.uint64]:
+    """Return a fingerprint of each block."""
+    found = bytearray()
+    for start in range(0, len(part.lengths), _BATCH):
+        lengths = part.lengths[start : start + _BATCH]
+        blocks = memoryview(part.read(start, start + len(lengths)))
+        for begin, end in pairwise(_starts(lengths).tolist()):
+            found += _print(blocks[begin:end])
+    return np.frombuffer(bytes(found), np.uint64)
+
+
+def _print(block: bytes | memoryview) -> bytes:
+    return hashlib.blake2b(block, digest_size=_PRINT_BYTES).digest()
+
+
+def _changed(
+    part: _Part, prints: NDArray[np.uint64], known: NDArray[np.uint64] | None
+) -> NDArray[np.bool_]:
+    """Tell which blocks a reader lacks who has the base's, or zeros where there is no base."""
+    changed = np.ones(len(prints), np.bool_)
+    if known is not None:
+        n = min(len(known), len(prints))
+        changed[:n] = prints[:n] != known[:n]
+    elif isinstance(part, _Array):
+        for length in set(part.lengths.tolist()):
+            zeros = np.frombuffer(_print(bytes(length)), np.uint64)
+            changed[part.lengths == length] = prints[part.lengths == length] != zeros
+    return changed
+
+
+def _runs(changed: NDArray[np.bool_]) -> Iterator[tuple[int, int]]:
+    """Yield the stretches of blocks that changed, as (start, stop)."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], changed, [False]]).astype(np.int8)))
+    yield from zip(edges[::2].tolist(), edges[1::2].tolist())
+
+
+def _cut(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """Join pieces into chunks of one size."""
+    chunk = bytearray()
+    for piece in pieces:
+        chunk += piece
+        while len(chunk) >= CHUNK_BYTES:
+            yield bytes(chunk[:CHUNK_BYTES])
+            del chunk[:CHUNK_BYTES]
+    if chunk:
+        yield bytes(chunk)
+
+
+# -- reading ----------------------------------------------------------------------------------
+
+
+class _Read(NamedTuple):
+    """A part as it was read: what it is, and its blocks."""
+
+    meta: list[Any]
+    lengths: NDArray[np.int64]
+    content: NDArray[np.uint8]
+
+
+def load(chain: Sequence[tuple[Manifest, Chunks]]) -> State:
+    """Return the state that was dumped; raise SnapshotRefused where the bytes make no sense.
+
+    `chain` ends with the snapshot and begins with a whole one; each has passed `check`.
+    """
+    parts: dict[str, _Read] = {}
+    tree: Any = None
+    expected: str | None = None
+    for manifest, chunks in chain:
+        name = f"snapshot {manifest.get('id')}"
+        body = b"".join(chunk for chunk in chunks if chunk is not None)
+        try:
+            if manifest["format"] == WHOLE_FORMAT:
+                return _read_whole(manifest, body)
+            if manifest["base"] != expected:
+                raise ValueError(f"it builds on {manifest['base']}, which is not there")
+            tree, parts = _read(manifest, body, parts)
+        except (ValueError, KeyError, TypeError, IndexError) as error:
+            raise SnapshotRefused(f"{name} is damaged: {error}") from None
+        expected = manifest["id"]
+    ordered = list(parts.values())
+    state: State = _put(tree, _PART, lambda number: _value(ordered[number]))
+    return state
+
+
+def _read(
+    manifest: Manifest, body: bytes, before: dict[str, _Read]
+) -> tuple[Any, dict[str, _Read]]:
+    """Return the tree of a snapshot, and its parts: those before, with the changed blocks."""
+    start = int(manifest["header_bytes"])
+    header = orjson.loads(body[:start])
+    whole = np.frombuffer(body, np.uint8)
+    parts: dict[str, _Read] = {}
+    for meta in header["parts"]:
+        name, kind, dtype, shape = meta
+        if kind == "array":
+            if dtype not in _DTYPES:
+                raise ValueError(f"an array of {dtype}")
+            lengths = _array_lengths(dtype, shape)
+        else:
+            lengths = np.frombuffer(body, "<u4", shape[0], start).astype(np.int64)
+            start += 4 * shape[0]
+        n = len(lengths)
+        packed = np.frombuffer(body, np.uint8, -(-n // 8), start)
+        start += len(packed)
+        changed = np.unpackbits(packed, count=n).astype(np.bool_)
+        n_bytes = int(lengths[changed].sum())
+        content = _overlaid(before.get(name), lengths, changed, whole[start : start + n_bytes])
+        start += n_bytes
+        parts[name] = _Read(meta, lengths, content)
+    if start != len(body):
+        raise ValueError(f"{len(body)} bytes, of which the parts explain {start}")
+    return header["state"], parts
+
+
+def _overlaid(
+    before: _Read | None,
+    lengths: NDArray[np.int64],
+    changed: NDArray[np.bool_],
+    new: NDArray[np.uint8],
+) -> NDArray[np.uint8]:
+    """Return a part's bytes: the changed blocks, and the others as they were before (or zeros)."""
+    starts = _starts(lengths)
+    content = np.zeros(int(starts[-1]), np.uint8)
+    if before is not None:
+        old = _starts(before.lengths)
+        for first, last in _runs(~changed):
+            if last >= len(old) or (before.lengths[first:last] != lengths[first:last]).any():
+                raise ValueError("its base has other blocks")
+            content[starts[first] : starts[last]] = before.content[old[first] : old[last]]
+    at = 0
+    for first, last in _runs(changed):
+        n = int(starts[last] - starts[first])
+        content[starts[first] : starts[last]] = new[at : at + n]
+        at += n
+    return content
+
+
+def _value(part: _Read) -> Any:
+    _, kind, dtype, shape = part.meta
+    if kind == "array":
+        return part.content.view(dtype).reshape(shape)
+    if kind == "rows":
+        return part.content.view(dtype)
+    raw, starts = part.content.tobytes(), _starts(part.lengths).tolist()
+    values: list[Any] = []
+    for start, stop in pairwise(starts):
+        values += orjson.loads(raw[start:stop])
+    return values
+
+
+def _read_whole(manifest: Manifest, body: bytes) -> State:
+    """Read a snapshot of the first format."""
+    start = int(manifest["header_bytes"])
+    header = orjson.loads(body[:start])
+    arrays = []
+    for dtype, shape in manifest["arrays"]:
+        if dtype not in _DTYPES:
+            raise ValueError(f"an array of {dtype}")
+        count = math.prod(shape)
+        arrays.append(np.frombuffer(body, dtype, count, start).reshape(shape))
+        start += arrays[-1].nbytes
+    if start != len(body):
+        raise ValueError(f"{len(body)} bytes, of which the arrays explain {start}")
+    state: State = _put(header, _ARRAY, arrays.__getitem__)
+    return state
+
+
+def _put(value: Any, key: str, get: Any) -> Any:
+    """Return a tree with each {key: number} replaced by what the number stands for."""
+    if isinstance(value, dict):
+        if set(value) == {key}:
+            return get(value[key])
+        return {name: _put(inner, key, get) for name, inner in value.items()}
+    return value
+
+
+# -- checking ---------------------------------------------------------------------------------
+
+
+def check(manifest: Manifest, chunks: Chunks) -> None:
     """Raise SnapshotRefused unless format, manifest and every chunk are as they were written."""
     check_manifest(manifest)
     name = f"snapshot {manifest['id']}"
@@ -73,60 +432,25 @@ def check(manifest: dict[str, Any], chunks: Sequence[bytes | None]) -> None:
             raise SnapshotRefused(f"{name}: chunk {i} of {len(expected)} is damaged")
 
 
-def check_manifest(manifest: dict[str, Any]) -> None:
+def check_manifest(manifest: Manifest) -> None:
     """Raise SnapshotRefused unless the manifest is of our format and as it was written."""
     name = f"snapshot {manifest.get('id')}"
     if set(manifest) == {"id"}:
         raise SnapshotRefused(f"{name}: its manifest cannot be read")
-    if manifest.get("format") != FORMAT:
+    if manifest.get("format") not in (FORMAT, WHOLE_FORMAT):
         raise SnapshotRefused(
-            f"{name} has format {manifest.get('format')}; this program reads format {FORMAT}"
+            f"{name} has format {manifest.get('format')}; this program reads formats"
+            f" {WHOLE_FORMAT} and {FORMAT}"
         )
     if manifest.get("checksum") != _checksum(manifest):
         raise SnapshotRefused(f"{name}: its manifest does not match its checksum")
-    if manifest["semantics"] != SEMANTICS:
+    if manifest["semantics"] not in KNOWN_SEMANTICS:
+        known = " and ".join(map(str, KNOWN_SEMANTICS))
         raise SnapshotRefused(
-            f"{name} has semantics version {manifest['semantics']}; this program knows {SEMANTICS}"
+            f"{name} has semantics version {manifest['semantics']}; this program knows {known}"
         )
 
 
-def _checksum(manifest: dict[str, Any]) -> str:
+def _checksum(manifest: Manifest) -> str:
     content = {name: value for name, value in manifest.items() if name != "checksum"}
     return hashlib.sha256(orjson.dumps(content, option=orjson.OPT_SORT_KEYS)).hexdigest()
-
-
-def _take_arrays(value: Any, arrays: list[np.ndarray[Any, Any]]) -> Any:
-    """Return the value with each array replaced by its number, the arrays appended to a list."""
-    if isinstance(value, np.ndarray):
-        if value.dtype.name not in _DTYPES:
-            raise TypeError(f"an array of {value.dtype} cannot be in a snapshot")
-        arrays.append(np.ascontiguousarray(value))
-        return {_ARRAY: len(arrays) - 1}
-    if isinstance(value, dict):
-        return {name: _take_arrays(inner, arrays) for name, inner in value.items()}
-    return value
-
-
-def _read(manifest: dict[str, Any], body: bytes) -> State:
-    start = int(manifest["header_bytes"])
-    header = orjson.loads(body[:start])
-    arrays = []
-    for dtype, shape in manifest["arrays"]:
-        if dtype not in _DTYPES:
-            raise ValueError(f"an array of {dtype}")
-        count = math.prod(shape)
-        array = np.frombuffer(body, dtype, count, start).reshape(shape)
-        arrays.append(array)
-        start += array.nbytes
-    if start != len(body):
-        raise ValueError(f"{len(body)} bytes, of which the arrays explain {start}")
-    state: State = _put_arrays(header, arrays)
-    return state
-
-
-def _put_arrays(value: Any, arrays: list[np.ndarray[Any, Any]]) -> Any:
-    if isinstance(value, dict):
-        if set(value) == {_ARRAY}:
-            return arrays[value[_ARRAY]]
-        return {name: _put_arrays(inner, arrays) for name, inner in value.items()}
-    return value

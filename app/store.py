@@ -8,6 +8,7 @@ sends an append twice, and whatever goes wrong on the way comes out as StoreUnav
     sluice:{<namespace>}:snapshots        hash     id -> manifest; a snapshot exists once it is here
     sluice:{<namespace>}:snapshot:<id>:<writer>:<i>
                                           string   chunk; expires unless its manifest was written
+    sluice:{<namespace>}:claim:<id>       string   somebody is writing this snapshot; expires
     sluice:{<namespace>}:pin:<id>         string   a command may restore this snapshot; expires
     sluice:{<namespace>}:quarantine       stream   records: e = payload; a number of them
     sluice:{<namespace>}:probe            string   written at open to test the fsync promise
@@ -20,7 +21,7 @@ import contextlib
 import json
 import logging
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
@@ -43,6 +44,8 @@ from app.settings import Settings
 
 # A chunk whose writer died before its manifest goes by itself; writing takes seconds.
 UNFINISHED_CHUNK_TTL_S = 3_600
+# Longer than a large snapshot takes to write; its writer may die meanwhile.
+CLAIM_TTL_S = 300
 PROBE_TTL_S = 60
 # Longer than any replica may lag behind a command that it has not seen yet.
 PIN_TTL_S = 86_400
@@ -113,6 +116,7 @@ class Store:
         self._floor = f"{prefix}:log:floor"
         self._manifests = f"{prefix}:snapshots"
         self._chunks = f"{prefix}:snapshot"
+        self._claims = f"{prefix}:claim"
         self._pins = f"{prefix}:pin"
         self._quarantine = f"{prefix}:quarantine"
         self._probe = f"{prefix}:probe"
@@ -243,33 +247,47 @@ class Store:
             except WatchError:
                 raise taken from None
 
-    async def write_snapshot(self, manifest: dict[str, Any], chunks: Sequence[bytes]) -> None:
-        """Write a snapshot, whole or not at all; nothing if `manifest["id"]` is there already."""
-        snapshot_id: str = manifest["id"]
+    async def claim_snapshot(self, snapshot_id: str) -> bool:
+        """Tell whether it is for us to write a snapshot: there is none, and nobody is writing it.
+
+        Every replica comes by the same places in the log. A claim ends by itself.
+        """
         parse_cursor(snapshot_id)
-        if await self._ask("HEXISTS", self._manifests, snapshot_id):
+        claim = f"{self._claims}:{snapshot_id}"
+        if await self.has_snapshot(snapshot_id):
+            return False
+        return bool(await self._ask("SET", claim, "", "NX", "EX", CLAIM_TTL_S))
+
+    async def is_claimed(self, snapshot_id: str) -> bool:
+        """Tell whether somebody is writing a snapshot."""
+        return bool(await self._ask("EXISTS", f"{self._claims}:{snapshot_id}"))
+
+    async def end_claim(self, snapshot_id: str) -> None:
+        """Say that it is written, or let others write it."""
+        await self._ask("UNLINK", f"{self._claims}:{snapshot_id}")
+
+    async def has_snapshot(self, snapshot_id: str) -> bool:
+        """Tell whether there is a snapshot, good or not."""
+        return bool(await self._ask("HEXISTS", self._manifests, snapshot_id))
+
+    def snapshot_writer(self, snapshot_id: str) -> SnapshotWriter:
+        """Return what takes the chunks of a snapshot, and then its manifest."""
+        parse_cursor(snapshot_id)
+        # Several may write one snapshot at the same time: each has chunks of its own.
+        return SnapshotWriter(self, f"{self._chunks}:{snapshot_id}:{secrets.token_hex(4)}")
+
+    async def write_snapshot(self, manifest: dict[str, Any], chunks: Iterable[bytes]) -> None:
+        """Write a snapshot, whole or not at all; nothing if `manifest["id"]` is there already."""
+        if await self.has_snapshot(manifest["id"]):
             return
-        # Replicas may write one snapshot at the same time: each has chunks of its own, and the
-        # first manifest wins.
-        writer = secrets.token_hex(4)
-        keys = [f"{self._chunks}:{snapshot_id}:{writer}:{i}" for i in range(len(chunks))]
+        writer = self.snapshot_writer(manifest["id"])
         try:
-            for key, chunk in zip(keys, chunks, strict=True):
-                await self._ask("SET", key, chunk, "EX", UNFINISHED_CHUNK_TTL_S)
+            for chunk in chunks:
+                await writer.add(chunk)
         except StoreUnavailable:
-            with contextlib.suppress(StoreUnavailable):  # else they expire
-                await self._ask("UNLINK", *keys)
+            await writer.abandon()
             raise
-        record = json.dumps({"manifest": manifest, "chunks": keys})
-        *_, is_first = await self._ask_all(
-            [
-                *(("PERSIST", key) for key in keys),
-                ("HSETNX", self._manifests, snapshot_id, record),
-            ],
-            transaction=True,
-        )
-        if not is_first and keys:
-            await self._ask("UNLINK", *keys)
+        await writer.finish(manifest)
 
     async def list_snapshots(self) -> list[dict[str, Any]]:
         """Return the manifests, oldest first; of one that cannot be read there is only the id."""
@@ -443,6 +461,41 @@ class Store:
 
     def _wait_for_fsync(self) -> tuple[Any, ...]:
         return ("WAITAOF", 1, 0, int(self._timeout_s * FSYNC_WAIT_SHARE * 1_000))
+
+
+class SnapshotWriter:
+    """Writes one snapshot: chunks in order, and then the manifest, with which it exists."""
+
+    def __init__(self, store: Store, prefix: str) -> None:
+        self._store = store
+        self._prefix = prefix
+        self._keys: list[str] = []
+
+    async def add(self, chunk: bytes) -> None:
+        """Write the next chunk; it goes by itself unless a manifest follows."""
+        key = f"{self._prefix}:{len(self._keys)}"
+        self._keys.append(key)
+        await self._store._ask("SET", key, chunk, "EX", UNFINISHED_CHUNK_TTL_S)
+
+    async def finish(self, manifest: dict[str, Any]) -> bool:
+        """Make it exist, and tell whether it does: the first manifest under an id wins."""
+        record = json.dumps({"manifest": manifest, "chunks": self._keys})
+        *_, is_first = await self._store._ask_all(
+            [
+                *(("PERSIST", key) for key in self._keys),
+                ("HSETNX", self._store._manifests, manifest["id"], record),
+            ],
+            transaction=True,
+        )
+        if not is_first:
+            await self.abandon()
+        return bool(is_first)
+
+    async def abandon(self) -> None:
+        """Take back what was written; what cannot be reached expires."""
+        if self._keys:
+            with contextlib.suppress(StoreUnavailable):
+                await self._store._ask("UNLINK", *self._keys)
 
 
 def quarantine_id(cursor: Cursor, index: int) -> str:

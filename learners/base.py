@@ -63,9 +63,9 @@ class RowPool:
 
     def state(self, n_items: int) -> State:
         """Return the indices and the free stack, cut to what is in use."""
-        state: State = {f"slots_{v}": s[:n_items].copy() for v, s in enumerate(self.slots)}
+        state: State = {f"slots_{v}": s[:n_items] for v, s in enumerate(self.slots)}
         n_free = int(self.pool.marks[0])
-        return state | {"free": self.pool.free[:n_free].copy(), "n_used": self.n_used}
+        return state | {"free": self.pool.free[:n_free], "n_used": self.n_used}
 
     def load_state(self, state: State, remap: I64 | None = None) -> None:
         """Take over the indices, moved by `remap` (old index -> new or MISS) if there is one."""

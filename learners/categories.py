@@ -105,9 +105,9 @@ class Categories:
     def state(self, n_items: int) -> State:
         """Return plain data from which `load_state` makes the same, for so many items."""
         return {
-            "labels": self.labels[:n_items].copy(),
-            "names": list(self.names),
-            "free": list(self._free),
+            "labels": self.labels[:n_items],
+            "names": self.names,
+            "free": self._free,
             "members": [list(self._members.get(label, ())) for label in range(self.n_labels)],
         }
 

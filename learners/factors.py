@@ -186,9 +186,9 @@ class Factors(Source):
         """Return the pool and the rows in use."""
         used = self._pool.n_used
         return self._pool.state(self.personal.items.n_indices) | {
-            "factors": self.factors[:used].copy(),
+            "factors": self.factors[:used],
             "n_learned": self.n_learned,
-            "order": self._order[: self._n_order].copy(),
+            "order": self._order[: self._n_order],
         }
 
     def load_state(self, state: State, remap: I64 | None = None) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 
 from learners import kernels
 from learners.categories import Categories
-from learners.ids import Ids, State
+from learners.ids import Ids, PackedRows, State
 from learners.kernels import BLOCK, F64, I32, I64, MISS
 
 NO_EVENT = 2**63 - 1
@@ -326,12 +326,12 @@ class History:
         """Return plain data and arrays from which `load_state` continues identically."""
         n = self.users.n_indices
         used = np.minimum(self.n_events[:n], self.history_length)
-        state: State = {name: getattr(self, name)[:n].copy() for name in self._PER_USER}
-        state |= {name: getattr(self, name)[: self.n_blocks].copy() for name in self._PER_BLOCK}
-        state |= {name: kernels.packed_rows(getattr(self, name), used) for name in self._RINGS}
+        state: State = {name: getattr(self, name)[:n] for name in self._PER_USER}
+        state |= {name: getattr(self, name)[: self.n_blocks] for name in self._PER_BLOCK}
+        state |= {name: PackedRows(getattr(self, name), used) for name in self._RINGS}
         state["categories"] = self.categories.state(self.items.n_indices)
-        state["item_since"] = self.item_since[: self.items.n_indices].copy()
-        state |= {"free_blocks": list(self.free_blocks), "n_blocks": self.n_blocks}
+        state["item_since"] = self.item_since[: self.items.n_indices]
+        state |= {"free_blocks": self.free_blocks, "n_blocks": self.n_blocks}
         return state | {"items": self.items.state(), "users": self.users.state()}
 
     def load_state(self, state: State) -> None:

@@ -8,10 +8,31 @@ from collections.abc import Hashable, Iterator
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from learners.kernels import I32, I64, INDEX_MASK, MISS, U64
+from learners.kernels import I32, I64, INDEX_MASK, MISS, U64, packed_rows
 
 State = dict[str, Any]
+"""Plain values and arrays by name, lent: to keep them while their owner goes on, copy them."""
+
+
+class PackedRows:
+    """The first `sizes[i]` values of each row i of `rows`, one row after the other, as one array.
+
+    Packed when it is read (`np.asarray`), or a few rows at a time (`pack`).
+    """
+
+    def __init__(self, rows: NDArray[Any], sizes: NDArray[Any]) -> None:
+        self.rows = rows[: len(sizes)]
+        self.sizes = sizes
+
+    def pack(self, start: int, stop: int) -> NDArray[Any]:
+        """Return the rows from `start` to before `stop`, packed."""
+        return packed_rows(self.rows[start:stop], self.sizes[start:stop])
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        """Return all of it, packed."""
+        return np.asarray(self.pack(0, len(self.sizes)), dtype)
 
 
 def handle_of(index: int, generation: int) -> int:
@@ -114,10 +135,10 @@ class Ids:
         """Return plain data from which `load_state` makes the same map."""
         n = self.n_indices
         return {
-            "ids": list(self.ids),
-            "free": list(self.free),
-            "generation": self.generation[:n].copy(),
-            "touched": self.touched[:n].copy(),
+            "ids": self.ids,
+            "free": self.free,
+            "generation": self.generation[:n],
+            "touched": self.touched[:n],
         }
 
     def load_state(self, state: State) -> None:

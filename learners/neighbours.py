@@ -10,7 +10,7 @@ from learners import kernels
 from learners.base import SHADOW, RowPool, Source, remap_handles
 from learners.candidates import Candidates
 from learners.history import Profile
-from learners.ids import State
+from learners.ids import PackedRows, State
 from learners.kernels import I32, I64, MISS, Accumulator, Neighbours
 
 _HASH_CHUNK = 1_024
@@ -141,17 +141,22 @@ class NeighbourLists(Source):
     def state(self) -> State:
         """Return the pool, with each row cut to its size, and what the sketch has counted."""
         used, rows = self._pool.n_used, self.neighbours
-        size = rows.size[:used].copy()
-        counted = np.flatnonzero(self.sketch)
+        size = rows.size[:used]
         return self._pool.state(self.personal.items.n_indices) | {
             "size": size,
-            "mass": rows.mass[:used].copy(),
-            "handle": kernels.packed_rows(rows.handle, size),
-            "weight": kernels.packed_rows(rows.weight, size),
-            "sketch_at": counted,
-            "sketch": self.sketch[counted],
-            "sketch_place": self.sketch_place.copy(),
+            "mass": rows.mass[:used],
+            "handle": PackedRows(rows.handle, size),
+            "weight": PackedRows(rows.weight, size),
+            "sketch_place": self.sketch_place,
+            **self._sketch_state(),
         }
+
+    def _sketch_state(self) -> State:
+        """Return the sketch: its counters that are not 0, while these are few; else all."""
+        counted = np.flatnonzero(self.sketch).astype(np.int32)
+        if counted.nbytes + self.sketch.itemsize * len(counted) > self.sketch.nbytes // 2:
+            return {"sketch": self.sketch}
+        return {"sketch_at": counted, "sketch": self.sketch[counted]}
 
     def load_state(self, state: State, remap: I64 | None = None) -> None:
         """Take over rows; under `remap`, neighbours that no longer exist become stale."""
@@ -166,19 +171,19 @@ class NeighbourLists(Source):
         handles = remap_handles(handles, remap, state.get("generation"), self.personal)
         kernels.unpack_rows(handles, rows.size[:used], rows.handle)
         kernels.unpack_rows(np.asarray(state["weight"]), rows.size[:used], rows.weight)
-        self.sketch[state["sketch_at"]] = state["sketch"]
+        self.sketch[state.get("sketch_at", slice(None))] = state["sketch"]
         self.sketch_place[:] = state["sketch_place"]
 
     def inherit(self, other: NeighbourLists) -> None:
         """Take over another's rows; of those that are too long here the heaviest neighbours."""
         state = other.state()
-        size, weight = state["size"], state["weight"]
+        size, weight = state["size"], np.asarray(state["weight"])
         row = np.repeat(np.arange(len(size)), size)
         by_weight = np.lexsort((-weight, row))
         place = np.arange(len(row)) - (np.cumsum(size) - size)[row]
         is_kept = np.zeros(len(row), np.bool_)
         is_kept[by_weight[place < self.max_neighbours]] = True
-        state |= {"handle": state["handle"][is_kept], "weight": weight[is_kept]}
+        state |= {"handle": np.asarray(state["handle"])[is_kept], "weight": weight[is_kept]}
         self.load_state(state | {"size": np.minimum(size, self.max_neighbours)})
 
     def update_hash(self, version: int, order: I32, place: I64, sha: Any) -> None:

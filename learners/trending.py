@@ -11,7 +11,7 @@ from learners.base import N_VERSIONS, SHADOW, RowPool, Source, remap_handles
 from learners.candidates import Candidates
 from learners.categories import MAX_LISTED
 from learners.history import History, Profile
-from learners.ids import State
+from learners.ids import PackedRows, State
 from learners.kernels import I32, I64, Decayed, Lists
 
 # Items in the list of a category: the most that a request may ask for.
@@ -209,19 +209,19 @@ class Trending(Source):
             f"top_{v}": kernels.packed_rows(self.top[v], self.top_size[v])
             for v in range(N_VERSIONS)
         }
-        lists |= {f"top_size_{v}": self.top_size[v].copy() for v in range(N_VERSIONS)}
-        size = self.lists.size[: self._lists_pool.n_used].copy()
+        lists |= {f"top_size_{v}": self.top_size[v] for v in range(N_VERSIONS)}
+        size = self.lists.size[: self._lists_pool.n_used]
         lists |= {
             "categories": self._lists_pool.state(self._n_lists),
-            "listed": kernels.packed_rows(self.lists.handle, size),
+            "listed": PackedRows(self.lists.handle, size),
             "listed_size": size,
         }
         return (
             self._pool.state(self.personal.items.n_indices)
             | lists
             | {
-                "weight": self.decayed.weight[:used].copy(),
-                "epoch": self.decayed.epoch[:used].copy(),
+                "weight": self.decayed.weight[:used],
+                "epoch": self.decayed.epoch[:used],
             }
         )
 

@@ -19,6 +19,7 @@ from app import events, snapshot
 from app.embedded import is_locked, running_socket
 from app.errors import Conflict, InvalidRequest, NotFound, SluiceError, SnapshotRefused
 from app.events import Command, Configure, Entry, format_time, parse_time
+from app.keeper import read_snapshot
 from app.main import opened_store
 from app.settings import SEMANTICS, Settings, load_settings
 from app.store import Store, parse_cursor
@@ -155,7 +156,6 @@ async def _show(store: Store, snapshot_id: str) -> None:
     snapshot.check_manifest(manifest)
     shown = {"written_at": _written_at(manifest)} | manifest
     shown["watermark"] = format_time(shown.pop("watermark_ms"))
-    shown["arrays"] = f"{len(manifest['arrays'])} arrays"
     shown["chunks"] = f"{len(manifest['chunks'])} chunks"
     for name, value in shown.items():
         console.print(f"{name:>14}  {value}", highlight=False)
@@ -167,8 +167,8 @@ async def _verify(store: Store, snapshot_id: str) -> None:
 
 
 async def _read(store: Store, snapshot_id: str) -> tuple[dict[str, Any], State]:
-    manifest, chunks = await store.read_snapshot(_checked(snapshot_id))
-    return manifest, snapshot.load(manifest, chunks)
+    manifest = await store.read_manifest(_checked(snapshot_id))
+    return manifest, await read_snapshot(store, snapshot_id)
 
 
 def _checked(snapshot_id: str) -> str:
@@ -233,8 +233,7 @@ async def _restore_whole(
         if await copy.first_cursor() is not None:
             raise Conflict(f"the namespace {namespace!r} has a log already")
         # The log last: without it the namespace is still free, and a second try is allowed.
-        _, chunks = await store.read_snapshot(manifest["id"])
-        await copy.write_snapshot(manifest, [chunk for chunk in chunks if chunk is not None])
+        await copy.write_snapshot(*snapshot.dump(state, manifest["id"]))
         first = Configure(SEMANTICS, state["settings"])
         await copy.seed(manifest["id"], events.encode(Entry([first])))
     finally:

@@ -22,7 +22,7 @@ from app.events import (
     UserUpsert,
 )
 from app.settings import SEMANTICS, EngineSettings
-from learners.ids import State
+from learners.ids import PackedRows, State
 
 START_MS = 1_000_000_000_000
 
@@ -193,6 +193,7 @@ def fingerprint(state: object) -> bytes:
         return b"{" + b"".join(fingerprint(pair) for pair in state.items()) + b"}"
     if isinstance(state, list | tuple):
         return b"[" + b"".join(map(fingerprint, state)) + b"]"
-    if isinstance(state, np.ndarray):
+    if isinstance(state, np.ndarray | PackedRows):
+        state = np.asarray(state)
         return f"{state.dtype}{state.shape}".encode() + state.tobytes()
     return repr(state).encode()

@@ -162,7 +162,7 @@ def _manifest(manifest: dict[str, Any]) -> dict[str, Any]:
         snapshot.check_manifest(manifest)
     except SnapshotRefused as error:
         return {"id": manifest["id"], "written_at": written_at, "refused": error.message}
-    hidden = ("arrays", "chunks", "header_bytes", "watermark_ms")
+    hidden = ("arrays", "chunks", "header_bytes", "watermark_ms", "point")
     shown = {name: value for name, value in manifest.items() if name not in hidden}
     return shown | {
         "n_chunks": len(manifest["chunks"]),

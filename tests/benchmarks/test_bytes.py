@@ -33,7 +33,7 @@ def test_snapshot_dump(benchmark: Benchmark) -> None:
 def test_snapshot_load(benchmark: Benchmark) -> None:
     """Chunks verified and an engine made of them: what a start does before it replays the tail."""
     manifest, chunks = snapshot.dump(taught_engine().state(), "1-1")
-    engine = benchmark(lambda: Engine.from_state(snapshot.load(manifest, chunks)))
+    engine = benchmark(lambda: Engine.from_state(snapshot.load([(manifest, chunks)])))
     assert engine.n_events == 30_000
 
 

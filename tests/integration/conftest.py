@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import socket
 import subprocess
 import tempfile
 import time
@@ -114,21 +115,26 @@ def valkey_server() -> Path:
     return find_server()
 
 
+def _listens(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as client:
+        return client.connect_ex(str(path)) == 0
+
+
 @contextmanager
 def _external(binary: Path, options: tuple[str, ...]) -> Iterator[str]:
     folder = Path(tempfile.mkdtemp(prefix="sluice-test-"))
-    socket = folder / "s"
+    path = folder / "s"
     process = subprocess.Popen(
-        [binary, "--port", "0", "--unixsocket", socket, "--save", "", "--dir", folder, *options],
+        [binary, "--port", "0", "--unixsocket", path, "--save", "", "--dir", folder, *options],
         stdout=subprocess.DEVNULL,
     )
     try:
         deadline = time.monotonic() + 10
-        while not socket.exists():
+        while not _listens(path):
             assert process.poll() is None, "the external server did not start"
             assert time.monotonic() < deadline, "the external server did not start in time"
             time.sleep(0.01)
-        yield f"unix://{socket}"
+        yield f"unix://{path}"
     finally:
         process.kill()
         process.wait()

@@ -179,7 +179,9 @@ def test_a_damaged_one_is_not_restored(service: Service) -> None:
         assert f"snapshot {old}" in said
         assert "damaged" in said
     assert (service.get("/v1/model")["cursor"], service.hashes()) == (cursor, hashes)
-    assert "is whole" in run(service, "verify", new)
+    assert f"snapshot {new} builds on another one: snapshot {old}" in run(
+        service, "verify", new, code=2
+    )
     with service.store() as store:
         assert not list(store.scan_iter("sluice:{other}:*"))
 

@@ -103,7 +103,7 @@ def test_a_state_continues_identically(at: int, changes: dict[str, Any]) -> None
     apply(engine, Command("start_challenger", "made up", "tester", changes=TRIED[at % len(TRIED)]))
     assert engine.challenges.running is not None
     manifest, chunks = snapshot.dump(copy.deepcopy(engine.state()), engine.cursor)
-    twin = Engine.from_state(snapshot.load(manifest, chunks))
+    twin = Engine.from_state(snapshot.load([(manifest, chunks)]))
     assert twin.hashes() == engine.hashes()
     for begin in range(at, len(log), 50):
         for one in (engine, twin):

@@ -99,7 +99,7 @@ def test_goes_through_a_snapshot() -> None:
         "gate": {"data": {"version": 0, "state": "open", "n_blessings": 0}},
         "model": codec.encode(model),
     }
-    read = snapshot.load(*snapshot.dump(engine_like, "1-1"))
+    read = snapshot.load([snapshot.dump(engine_like, "1-1")])
     assert plain(codec.decode(read["model"])) == plain(model)
 
 

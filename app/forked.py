@@ -1,0 +1,109 @@
+"""Runs something in a copy of this process, and hands over what it yields.
+
+The copy is made by fork: it sees all memory as it was at that moment, at the cost of the pages
+that either side writes afterwards. So a state of gigabytes is read at leisure while we go on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import signal
+import sys
+import traceback
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import NoReturn
+
+from app.errors import CopyFailed
+
+Work = Callable[[], Iterator[bytes]]
+# Forking is safe where the copy runs only what is ours and ends by itself: not on macOS, whose
+# system libraries forbid it.
+CAN_FORK = sys.platform == "linux"
+_LENGTH_BYTES = 4
+_NICER = 10
+
+
+async def start(work: Work) -> AsyncIterator[bytes]:
+    """Begin work in a copy of this process; return what will yield the frames that it yields.
+
+    Returns once the copy is made: whatever `work` reads may change from then on. Where nothing
+    can be forked, it returns when all of the work is done. Raises CopyFailed, here or there.
+    """
+    if not CAN_FORK:
+        return _replay(await asyncio.to_thread(lambda: list(work())))
+    read_end, write_end = os.pipe()
+    try:
+        pid = os.fork()
+    except OSError as error:
+        os.close(read_end)
+        os.close(write_end)
+        raise CopyFailed(f"cannot copy the process: {error}") from None
+    if pid == 0:
+        _be_the_copy(work, write_end)
+    os.close(write_end)
+    return _frames(read_end, pid)
+
+
+async def _replay(frames: list[bytes]) -> AsyncIterator[bytes]:
+    for frame in frames:
+        yield frame
+
+
+async def _frames(read_end: int, pid: int) -> AsyncIterator[bytes]:
+    reader = asyncio.StreamReader()
+    loop = asyncio.get_running_loop()
+    pipe = os.fdopen(read_end, "rb", 0)
+    transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), pipe)
+    is_whole = False
+    try:
+        while header := await reader.read(_LENGTH_BYTES):
+            header += await reader.readexactly(_LENGTH_BYTES - len(header))
+            yield await reader.readexactly(int.from_bytes(header, "little"))
+        is_whole = True
+    except asyncio.IncompleteReadError:
+        pass
+    finally:
+        transport.close()
+        if not is_whole:
+            os.kill(pid, signal.SIGKILL)  # not reaped yet, so it is still this one's number
+        _, status = await asyncio.to_thread(os.waitpid, pid, 0)
+    if status != 0:
+        raise CopyFailed(f"the copy of the process ended with {os.waitstatus_to_exitcode(status)}")
+
+
+def _be_the_copy(work: Work, write_end: int) -> NoReturn:
+    """Do the work, write it into the pipe, and end: nothing else of the process may go on here."""
+    code = 1
+    try:
+        gc.disable()  # a collection would write to every object, and so copy every page
+        # Ctrl-C reaches the whole group; the one that we are copied from decides what it means.
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        _close_all_but(write_end)
+        os.nice(_NICER)
+        with os.fdopen(write_end, "wb") as out:
+            for frame in work():
+                out.write(len(frame).to_bytes(_LENGTH_BYTES, "little"))
+                out.write(frame)
+        code = 0
+    except BrokenPipeError:  # whom it was for is gone
+        pass
+    except BaseException:
+        os.write(2, traceback.format_exc().encode())
+    finally:
+        os._exit(code)
+
+
+def _close_all_but(kept: int) -> None:
+    """Close what was inherited: sockets and locks must be free when their owner dies."""
+    for path in list(Path("/proc/self/fd").iterdir()):
+        fd = int(path.name)
+        if fd > 2 and fd != kept:
+            try:
+                os.close(fd)
+            except OSError:  # the one that listed them
+                continue
