@@ -68,6 +68,19 @@ class SnapshotRefused(Conflict):
     code = "snapshot_refused"
 
 
+class ArchiveRefused(Conflict):
+    """A file of the archive is damaged, or of a format that this version does not read."""
+
+    code = "archive_refused"
+
+
+class RebuildFailed(SluiceError):
+    """A past state that could not be rebuilt, or not in the time that it may take."""
+
+    status = 503
+    code = "rebuild_failed"
+
+
 class TooLarge(SluiceError):
     """A body is over its limit."""
 

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import orjson
 from llvmlite import binding as llvm
 
-from app import forked, snapshot
+from app import archive, forked, snapshot
 from app.engine import Engine
 from app.errors import Diverged, NotFound, SluiceError, SnapshotRefused, StoreUnavailable
 from app.events import DAY_MS
@@ -271,7 +271,8 @@ class Keeper:
         # One that was pinned for a command which may be further on in the log than we are.
         pinned = {id_ for id_ in manifests if await self._store.is_pinned(id_)}
         kept = _with_bases({*newest, *named, *pinned}, manifests)
-        await self._store.trim(newest[0])
+        if await archive.keep(self._store, self._settings, newest[0]):
+            await self._store.trim(newest[0])
         kept_ms = round(self._settings.quarantine_days * DAY_MS)
         await self._store.trim_quarantine(time.time_ns() // 1_000_000 - kept_ms)
         for snapshot_id in manifests:

@@ -15,6 +15,7 @@ from app.api import catalogue, feedback, health, operations, recommendations
 from app.api.asgi import BodyLimit, Measure, PlainFailure, RawPath
 from app.api.errors import add_error_handlers
 from app.api.metrics import Metrics
+from app.api.past import PastAnswers
 from app.api.schemas import FeedbackEvent
 from app.api.service import Service
 from app.api.signing import Signing
@@ -89,7 +90,7 @@ async def running_service(
         await ingest.start()
         try:
             async with signing_service(settings, ingest, metrics) as signing:
-                yield Service(settings, ingest, metrics, signing)
+                yield Service(settings, ingest, metrics, PastAnswers(settings, store), signing)
         finally:
             await ingest.stop()
 

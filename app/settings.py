@@ -363,6 +363,12 @@ class Settings(EngineSettings, BaseSettings):
     snapshot_s: Positive = Field(600, description="or seconds, if anything was admitted")
     snapshot_min_s: float = Field(60.0, ge=0, description="least seconds between two snapshots")
     snapshots_keep: Positive = Field(5, description="newest snapshots kept")
+    archive_dir: str = Field(
+        "", description="folder that gets the log's entries before they are trimmed; empty = none"
+    )
+    rebuild_timeout_s: float = Field(
+        60.0, gt=0, le=3_600, description="seconds in which a GET with `at` must be answered"
+    )
 
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="of stderr")
 

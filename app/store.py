@@ -56,8 +56,10 @@ MIN_SERVER = (6, 2)
 FSYNC_WAIT_SHARE = 0.8
 
 Cursor = str
-"""`<ms>-<seq>`, the position of a log entry; BEGINNING stands before the first."""
+"""`<ms>-<seq>`, the position of a log entry; BEGINNING is before the first, END after the last."""
 BEGINNING: Cursor = "0-0"
+MAX_SEQ = 2**64 - 1
+END: Cursor = f"{MAX_SEQ}-{MAX_SEQ}"
 
 logger = logging.getLogger(__name__)
 
@@ -91,6 +93,12 @@ def parse_cursor(text: str) -> tuple[int, int]:
         if max(ms, seq) < 2**64:
             return ms, seq
     raise InvalidRequest(f"cursor {text[:64]!r} is not of the form <milliseconds>-<sequence>")
+
+
+def following(cursor: Cursor) -> Cursor:
+    """Return the next cursor that there could be."""
+    ms, seq = parse_cursor(cursor)
+    return f"{ms}-{seq + 1}" if seq < MAX_SEQ else f"{ms + 1}-0"
 
 
 class Store:
@@ -205,11 +213,22 @@ class Store:
             raise LogTrimmed(f"the log begins at {floor.decode()}; the reader stands at {after}")
         if not here and after != BEGINNING:
             raise LogTrimmed(f"the log has lost the entry {after}, at which the reader stands")
-        return [
-            StoredEntry(cursor.decode(), fields[b"e"], fields[b"t"].decode())
-            for _, entries in streams or ()
-            for cursor, fields in entries
-        ]
+        return [_stored(*entry) for _, entries in streams or () for entry in entries]
+
+    async def read_between(self, first: Cursor, before: Cursor, *, count: int) -> list[StoredEntry]:
+        """Return up to `count` entries from a cursor on and before another, oldest first.
+
+        Raises LogTrimmed when entries from `first` on may be gone.
+        """
+        parse_cursor(first)
+        parse_cursor(before)
+        entries, floor = await self._ask_all(
+            [("XRANGE", self._log, first, f"({before}", "COUNT", count), ("GET", self._floor)]
+        )
+        # The floor is set before the log is trimmed, and read here after the entries.
+        if floor and parse_cursor(floor.decode()) > parse_cursor(first):
+            raise LogTrimmed(f"the log begins at {floor.decode()}, after {first}")
+        return [_stored(*entry) for entry in entries]
 
     async def last_cursor(self) -> Cursor:
         """Return the cursor of the last entry, BEGINNING for an empty log."""
@@ -461,6 +480,10 @@ class Store:
 
     def _wait_for_fsync(self) -> tuple[Any, ...]:
         return ("WAITAOF", 1, 0, int(self._timeout_s * FSYNC_WAIT_SHARE * 1_000))
+
+
+def _stored(cursor: bytes, fields: dict[bytes, bytes]) -> StoredEntry:
+    return StoredEntry(cursor.decode(), fields[b"e"], fields[b"t"].decode())
 
 
 class SnapshotWriter:

@@ -6,6 +6,7 @@ import typer
 
 from scripts.demo import demo
 from scripts.drill import drill
+from scripts.recommend import recommend
 from scripts.replay import replay
 from scripts.requeue import requeue
 from scripts.restore_snapshot import app as restore_snapshot
@@ -26,6 +27,7 @@ def sluice() -> None:
 
 app.command("serve")(serve)
 app.command("replay")(replay)
+app.command("recommend")(recommend)
 app.command("demo")(demo)
 app.command("drill")(drill)
 app.command("requeue")(requeue)

@@ -10,6 +10,7 @@ import csv
 import math
 from array import array
 from collections.abc import Callable, Iterator
+from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from app import archive
 from app.errors import InvalidRequest
 from app.events import Feedback, check_id, derive_event_id
 from scripts.formats import BATCH_ROWS, KNOWN_NAMES, Columns, Form, OnProgress, open_file
@@ -84,7 +86,8 @@ def read(
     ----------
     path
         MovieLens (`u.data`, `ratings.dat`, `ratings.csv`), session clicks (a header with SessionId,
-        ItemId, Time, or Yoochoose's own `yoochoose-clicks.dat`), or CSV, NDJSON or Parquet.
+        ItemId, Time, or Yoochoose's own `yoochoose-clicks.dat`), or CSV, NDJSON or Parquet; a folder
+        may also be the archive of a log.
     columns
         Where the events are in the file; if this is given, no other format is looked for.
     min_rating
@@ -119,18 +122,24 @@ def find_files(path: Path | str) -> list[Path]:
     if not path.is_dir():
         raise InvalidRequest(f"there is no file or folder {path}")
     found = [[path / name] for name in KNOWN_NAMES if (path / name).is_file()]
+    archived = groupby(sorted(archive.files(path), key=_namespace), _namespace)
+    found += [[file.path for file in files] for _, files in archived]
     for train in sorted(path.glob("*_train_full.txt")):
         test = train.with_name(train.name.replace("_train_full.txt", "_test.txt"))
         found.append([train, test] if test.is_file() else [train])
     if not found:
         raise InvalidRequest(
-            f"{path} has no u.data, ratings.*, yoochoose-clicks.dat or *_train_full.txt:"
+            f"{path} has no u.data, ratings.*, yoochoose-clicks.dat, *_train_full.txt or archive:"
             " name the file itself"
         )
     if len(found) > 1:
         names = ", ".join(files[0].name for files in found)
         raise InvalidRequest(f"{path} has more than one data set: name one of {names}")
     return found[0]
+
+
+def _namespace(file: archive.ArchiveFile) -> str:
+    return file.namespace
 
 
 def total_bytes(path: Path | str) -> int:

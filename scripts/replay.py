@@ -1,6 +1,7 @@
 """`sluice replay`: stream a data set through the engine, or through a running service, and judge.
 
-Prequential: each event is ranked before it is learned. The figures are the judge's own sums.
+Prequential: each event is ranked before it is learned. The figures are the judge's own sums. The
+stream may also be the service's own log, as far as some moment of its past.
 """
 
 from __future__ import annotations
@@ -16,15 +17,16 @@ import httpx
 import orjson
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from app.engine import Engine
 from app.errors import InvalidRequest, SluiceError
 from app.events import Configure, Entry, Feedback, format_time, parse_time
 from app.settings import SEMANTICS, EngineSettings, load_settings
+from app.store import BEGINNING
 from scripts.datasets import BadLine, DataSet, read, total_bytes
 from scripts.formats import Columns
+from scripts.rebuild import Moment, progress_bar, rebuild
 from scripts.serve import fail
 
 SHOWN_BAD_LINES = 20
@@ -35,7 +37,9 @@ METRICS = {"hr_10": "HR@10", "hr_20": "HR@20", "mrr_20": "MRR@20", "dcg_20": "DC
 
 
 def replay(
-    data: Annotated[Path, typer.Argument(help="a file, or a folder with one data set")],
+    data: Annotated[
+        Path | None, typer.Argument(help="a file, or a folder with one data set")
+    ] = None,
     min_rating: Annotated[
         float | None, typer.Option(help="leave out ratings below this; 4 for MovieLens")
     ] = None,
@@ -51,16 +55,39 @@ def replay(
         float, typer.Option(min=0, help="with --http: seconds to keep trying one batch")
     ] = 60.0,
     json: Annotated[Path | None, typer.Option(help="write the result to a file")] = None,
+    from_log: Annotated[
+        bool,
+        typer.Option("--from-log", help="the service's own log; with DATA, that of an archive"),
+    ] = False,
+    until: Annotated[
+        str | None,
+        typer.Option(metavar="CURSOR|TIME", help="with --from-log: as it was then (RFC 3339)"),
+    ] = None,
+    from_beginning: Annotated[
+        bool, typer.Option("--from-beginning", help="with --from-log: use no snapshot")
+    ] = False,
     user: Annotated[str | None, typer.Option(help="column of the user")] = None,
     item: Annotated[str | None, typer.Option(help="column of the item")] = None,
     time_: Annotated[str | None, typer.Option("--time", help="column of the time")] = None,
     type_: Annotated[str | None, typer.Option("--type", help="column of the type")] = None,
     value: Annotated[str | None, typer.Option(help="column of the value")] = None,
 ) -> None:
-    """Stream a data set through the engine and print HR, MRR and DCG of champion and shadow."""
+    """Stream a data set through the engine and print HR, MRR and DCG of champion and shadow.
+
+    With --from-log the stream is the service's own log: all as it was at some moment.
+    """
     given = {"user": user, "item": item, "time": time_, "type": type_, "value": value}
     named = {name: column for name, column in given.items() if column is not None}
     try:
+        if from_log:
+            moment = Moment(until, from_beginning=from_beginning, archive=data)
+            _finish(_replayed(moment), json)
+            return
+        if data is None or until is not None or from_beginning:
+            raise InvalidRequest(
+                "name a data set; or the service's own log, with --from-log, to which --until and"
+                " --from-beginning belong"
+            )
         stream = _read(data, Columns(**named) if named else None, min_rating, limit)
         if http is not None:
             result = _send(stream, http.rstrip("/"), batch, retry_s)
@@ -69,6 +96,10 @@ def replay(
             result = _run(stream, load_settings(**changes).engine(), batch)
     except SluiceError as error:
         fail(error)
+    _finish(result, json)
+
+
+def _finish(result: dict[str, Any], json: Path | None) -> None:
     _show(result)
     if json is not None:
         json.write_bytes(orjson.dumps(result, option=orjson.OPT_INDENT_2))
@@ -85,7 +116,7 @@ def _read(
         if n_shown <= SHOWN_BAD_LINES:
             console.print(f"skipped {line}", style="yellow", highlight=False, markup=False)
 
-    with _progress("{task.percentage:>3.0f} %") as progress:
+    with progress_bar("{task.percentage:>3.0f} %") as progress:
         task = progress.add_task("reading", total=total_bytes(path))
         stream = read(
             path,
@@ -102,12 +133,6 @@ def _read(
     return stream
 
 
-def _progress(*columns: str) -> Progress:
-    texts = [TextColumn(column) for column in columns]
-    bar = (TextColumn("{task.description}"), BarColumn(), *texts, TimeElapsedColumn())
-    return Progress(*bar, console=console)
-
-
 def _batches(stream: DataSet, size: int) -> Iterator[list[Feedback]]:
     events = iter(stream)
     while batch := list(islice(events, size)):
@@ -122,7 +147,7 @@ def _run(stream: DataSet, settings: EngineSettings, size: int) -> dict[str, Any]
     engine.apply(Entry([Configure(SEMANTICS, settings.model_dump())]), "0-1")
     kinds: Counter[str] = Counter()
     begin = time.perf_counter()
-    with _progress("{task.completed}/{task.total}", "{task.fields[rate]}") as progress:
+    with progress_bar("{task.completed}/{task.total}", "{task.fields[rate]}") as progress:
         task = progress.add_task("learning", total=len(stream), rate="")
         for number, batch in enumerate(_batches(stream, size), start=1):
             outcome = engine.apply(Entry(list(batch)), f"1-{number}")
@@ -149,6 +174,24 @@ def _result(
     }
 
 
+# -- through the log --------------------------------------------------------------------------
+
+
+def _replayed(moment: Moment) -> dict[str, Any]:
+    """Return the figures of the state as it was at a moment."""
+    begin = time.perf_counter()
+    rebuilt = rebuild(moment)
+    engine, seconds = rebuilt.engine, time.perf_counter() - begin
+    decisions = Counter(decision.kind for decision in engine.gate.decisions)
+    result = _result(engine.describe() | engine.hashes(), engine.n_events, seconds, dict(decisions))
+    return result | {
+        "events_per_s": rebuilt.n_replayed / seconds,
+        "replayed": rebuilt.n_replayed,
+        "from": rebuilt.begun_at,
+        "at": engine.cursor,
+    }
+
+
 # -- through a service ------------------------------------------------------------------------
 
 
@@ -165,7 +208,7 @@ def _send(stream: DataSet, url: str, size: int, retry_s: float) -> dict[str, Any
                 f" begins at {format_time(start_ms)}: use a service with an empty log"
             )
         begin = time.perf_counter()
-        with _progress("{task.completed}/{task.total}", "{task.fields[rate]}") as progress:
+        with progress_bar("{task.completed}/{task.total}", "{task.fields[rate]}") as progress:
             task = progress.add_task("sending", total=len(stream), rate="")
             for batch in _batches(stream, size):
                 body = {"events": [_wire(event) for event in batch]}
@@ -230,6 +273,10 @@ def _show(result: dict[str, Any]) -> None:
     out.print(f"{counts}; {result['seconds']:.1f} s, {result['events_per_s']:,.0f} events/s")
     if result["decisions"]:
         out.print("gate: " + ", ".join(f"{k} {n:,}" for k, n in result["decisions"].items()))
+    if "at" in result:
+        begun = "the beginning" if result["from"] == BEGINNING else f"snapshot {result['from']}"
+        out.print(f"as of {result['at']}, from {begun}; {result['replayed']:,} events replayed")
+        out.print(f"gate: {result['gate']['state']}, {result['gate']['mode']}")
     for name in ("model_hash", "state_hash"):
         out.print(f"{name} {result[name]}", highlight=False, soft_wrap=True)
 

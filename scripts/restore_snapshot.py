@@ -92,7 +92,7 @@ def restore(
 def _run(act: Callable[[Store, Settings], Awaitable[None]]) -> None:
     async def inside() -> None:
         settings = load_settings()
-        async with _reached_store(settings) as store:
+        async with reached_store(settings) as store:
             await act(store, settings)
 
     try:
@@ -102,7 +102,7 @@ def _run(act: Callable[[Store, Settings], Awaitable[None]]) -> None:
 
 
 @asynccontextmanager
-async def _reached_store(settings: Settings) -> AsyncIterator[Store]:
+async def reached_store(settings: Settings) -> AsyncIterator[Store]:
     """Open the store: through the running service's server, or by starting our own."""
     folder = settings.data_dir / "store"
     socket = None if settings.redis_url else running_socket(folder)

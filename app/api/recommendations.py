@@ -6,15 +6,18 @@ import secrets
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Response
+from fastapi import Request as HttpRequest
 
 from app.api import schemas
 from app.api.service import (
+    GivenKey,
     ItemId,
     Running,
     Service,
     StrictRoute,
     UserId,
     answer,
+    may_operate,
     may_use,
     now_ms,
 )
@@ -34,15 +37,25 @@ _MinCursor = Annotated[
     str | None,
     Query(pattern=schemas.CURSOR, description="wait until this log position is applied here"),
 ]
+_At = Annotated[
+    str | None,
+    Query(
+        pattern=schemas.CURSOR,
+        description="as of this log position: rebuilt from snapshots and the log, which takes"
+        " seconds; `min_cursor` and `deadline_ms` play no part. For operators",
+    ),
+]
 
 
 @router.get(
     "/v1/recommendations/{user_id}",
     response_model=schemas.Recommendations,
-    responses=schemas.errors(),
+    responses=schemas.errors(403, 404, 409, 429, 503),
 )
 async def get_recommendations(
     service: Running,
+    http: HttpRequest,
+    given: GivenKey,
     user_id: UserId,
     k: K = 10,
     exclude: _Ids = [],  # noqa: B006  FastAPI copies defaults
@@ -50,9 +63,17 @@ async def get_recommendations(
     explain: bool = False,
     deadline_ms: Annotated[int | None, Query(ge=1, le=60_000)] = None,
     min_cursor: _MinCursor = None,
+    at: _At = None,
 ) -> Response:
-    """Return what to show a user now; an unknown user gets what is trending."""
+    """Return what to show a user now; an unknown user gets what is trending.
+
+    With `at`, which is for operators: what would have been shown then.
+    """
     request = Request(user_id, k, exclude, category, explain=explain)
+    if at is not None:
+        await may_operate(service, given)
+        content = await service.past.recommend(request, at, http.receive)
+        return Response(content, media_type="application/json")
     return await _recommend(service, request, min_cursor, deadline_ms)
 
 
@@ -104,12 +125,17 @@ async def _degraded(
 
 
 def _answer(slate: Slate, degraded: str | None, about: dict[str, Any]) -> Response:
-    content = about | {
+    content = about | slate_content(slate, degraded)
+    return answer(content, headers={"X-Degraded": degraded} if degraded else None)
+
+
+def slate_content(slate: Slate, degraded: str | None) -> dict[str, Any]:
+    """Return a slate as it is answered."""
+    return {
         "items": [_place(position, item) for position, item in enumerate(slate.items, start=1)],
         "model": slate.model,
         "degraded": degraded,
     }
-    return answer(content, headers={"X-Degraded": degraded} if degraded else None)
 
 
 def _place(position: int, item: Scored) -> dict[str, Any]:

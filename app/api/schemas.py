@@ -163,13 +163,17 @@ class ModelInfo(BaseModel):
 class Recommendations(BaseModel):
     """A slate."""
 
-    recommendation_id: str = Field(
-        description="send it back with feedback on these items; signed, with SLUICE_TOKENS on"
+    recommendation_id: str | None = Field(
+        description="send it back with feedback on these items; signed, with SLUICE_TOKENS on;"
+        " null with `at`, as nobody was shown these"
     )
     user_id: str | None
     items: list[SlateItem]
     model: ModelInfo
     degraded: Literal["store_unavailable", "replica_behind"] | None
+    at: str | None = Field(
+        None, description="with `at`: the log position of the last entry that this knows of"
+    )
 
 
 class ItemList(BaseModel):

@@ -17,6 +17,7 @@ from pydantic import BeforeValidator, SecretStr
 from starlette.exceptions import HTTPException
 
 from app.api.metrics import Metrics
+from app.api.past import PastAnswers
 from app.api.schemas import CURSOR
 from app.api.signing import Signing
 from app.engine import Engine, Outcome
@@ -33,6 +34,7 @@ class Service:
     settings: Settings
     ingest: Ingest
     metrics: Metrics
+    past: PastAnswers
     signing: Signing | None = None
 
     @property

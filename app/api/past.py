@@ -1,0 +1,149 @@
+"""Lists of the past, by `sluice recommend` in a process of its own, one at a time.
+
+To rebuild a state takes seconds of a core and as much memory as the service has: this process
+neither waits nor grows for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from app.archive import Archive
+from app.errors import (
+    ArchiveRefused,
+    InvalidRequest,
+    NotFound,
+    RebuildFailed,
+    SluiceError,
+    SnapshotRefused,
+    StoreUnavailable,
+    TooManyRequests,
+)
+from app.past import Past
+from app.recommend import Request
+from app.settings import PREFIX, Settings
+from app.store import Cursor, Store
+
+# The one that serves goes first.
+NICENESS = 10
+MAX_SHOWN_CHARS = 500
+# Where this very program lies: a service does not always stand in its own folder.
+_PROGRAM = Path(__file__).parents[2]
+_KNOWN = {
+    kind.code: kind
+    for kind in (ArchiveRefused, InvalidRequest, NotFound, SnapshotRefused, StoreUnavailable)
+}
+
+Receive = Callable[[], Awaitable[Mapping[str, Any]]]
+"""What tells of a client that hangs up (ASGI)."""
+
+logger = logging.getLogger(__name__)
+
+
+class PastAnswers:
+    """Answers a request as of a cursor of the log."""
+
+    def __init__(self, settings: Settings, store: Store) -> None:
+        self._settings = settings
+        self._store = store
+        self._is_busy = False
+
+    async def recommend(self, request: Request, at: Cursor, receive: Receive) -> bytes:
+        """Return the JSON of what would have been answered; end the work if the client goes.
+
+        Raises NotFound for what is not kept, TooManyRequests while another one is being made.
+        """
+        await Past(self._store, await asyncio.to_thread(self._archive)).check(at)
+        if self._is_busy:
+            raise TooManyRequests("another list of the past is being made, and it is one at a time")
+        self._is_busy = True
+        try:
+            return await self._run(_arguments(request, at), receive)
+        finally:
+            self._is_busy = False
+
+    def _archive(self) -> Archive | None:
+        settings = self._settings
+        if not settings.archive_dir:
+            return None
+        return Archive(Path(settings.archive_dir), settings.namespace)
+
+    async def _run(self, arguments: list[str], receive: Receive) -> bytes:
+        process = await asyncio.to_thread(self._start, arguments)
+        said = asyncio.create_task(asyncio.to_thread(process.communicate))
+        gone = asyncio.create_task(_hung_up(receive))
+        try:
+            await asyncio.wait(
+                {said, gone},
+                timeout=self._settings.rebuild_timeout_s,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            is_over = said.done()
+        finally:
+            process.kill()  # nothing, if it has ended
+            out, errors = await said
+            has_gone = gone.done()
+            gone.cancel()
+        if not is_over:
+            raise RebuildFailed("the client has gone" if has_gone else self._too_slow())
+        return out if process.returncode == 0 else _raise(out, errors, process.returncode)
+
+    def _start(self, arguments: list[str]) -> subprocess.Popen[bytes]:
+        # -P: a folder `scripts` where the service stands is none of ours.
+        command = [sys.executable, "-P", "-m", "scripts.cli", *arguments]
+        pipe, nothing = subprocess.PIPE, subprocess.DEVNULL
+        env = self._environment()
+        process = subprocess.Popen(command, stdin=nothing, stdout=pipe, stderr=pipe, env=env)
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, process.pid, NICENESS)
+        return process
+
+    def _environment(self) -> dict[str, str]:
+        """Return ours, with where the log is as this process has it. Secrets go no other way."""
+        names = ("data_dir", "redis_url", "namespace", "store_timeout_s", "archive_dir")
+        own = {PREFIX + name.upper(): str(getattr(self._settings, name)) for name in names}
+        path = os.pathsep.join(filter(None, [str(_PROGRAM), os.environ.get("PYTHONPATH")]))
+        return dict(os.environ) | own | {"PYTHONPATH": path}
+
+    def _too_slow(self) -> str:
+        return (
+            f"it takes longer than the {self._settings.rebuild_timeout_s:g} s of"
+            " SLUICE_REBUILD_TIMEOUT_S; `sluice recommend USER --at CURSOR` has no limit"
+        )
+
+
+def _arguments(request: Request, at: Cursor) -> list[str]:
+    options = ["--json", f"--at={at}", "-k", str(request.k)]
+    options += [f"--exclude={item_id}" for item_id in request.exclude]
+    options += [f"--category={name}" for name in request.categories]
+    explain = ["--explain"] if request.explain else []
+    return ["recommend", *options, *explain, "--", str(request.user_id)]
+
+
+async def _hung_up(receive: Receive) -> None:
+    """Return when the client has hung up."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _raise(out: bytes, errors: bytes, code: int) -> bytes:
+    """Raise what the command ended with."""
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        error = orjson.loads(out)["error"]
+        kind: type[SluiceError] = _KNOWN.get(error["code"], RebuildFailed)
+        raise kind(error["message"])
+    said = errors.decode(errors="replace").strip()
+    logger.error("`sluice recommend` ended with %d: %s", code, said)
+    raise RebuildFailed(
+        f"`sluice recommend` ended with {code}: {said[-MAX_SHOWN_CHARS:] or 'it was killed'}"
+    )

@@ -1,0 +1,108 @@
+"""A past state for the commands that show one: rebuilt beside the service, or without it."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from app.archive import Archive, files
+from app.engine import Engine
+from app.errors import InvalidRequest
+from app.past import Past
+from app.settings import Settings, load_settings
+from app.store import Cursor, Store, parse_cursor
+from scripts.restore_snapshot import reached_store
+
+console = Console(stderr=True)
+
+
+def progress_bar(*columns: str) -> Progress:
+    """Return a progress bar on stderr."""
+    texts = [TextColumn(column) for column in columns]
+    bar = (TextColumn("{task.description}"), BarColumn(), *texts, TimeElapsedColumn())
+    return Progress(*bar, console=console)
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Which state is wanted: at a cursor or time, None for the end of the log.
+
+    With `archive`, a folder, it comes from what is archived there, and from no store.
+    """
+
+    at: str | None
+    from_beginning: bool = False
+    archive: Path | None = None
+
+
+@dataclass(frozen=True)
+class Rebuilt:
+    """An engine as it was, and how it was had: from which snapshot, with how many events."""
+
+    engine: Engine
+    begun_at: Cursor
+    n_replayed: int
+
+
+def rebuild(moment: Moment) -> Rebuilt:
+    """Return the state of a moment; the settings say where the log is, as the service's do."""
+    return asyncio.run(_rebuild(moment, load_settings()))
+
+
+async def _rebuild(moment: Moment, settings: Settings) -> Rebuilt:
+    async with AsyncExitStack() as stack:
+        store: Store | None = None
+        if moment.archive is None:
+            store = await stack.enter_async_context(reached_store(settings))
+        bar = stack.enter_context(progress_bar("{task.percentage:>3.0f} %"))
+        shown = _Progress(bar)
+        past = Past(
+            store,
+            _archive(moment, settings),
+            from_beginning=moment.from_beginning,
+            on_entry=shown.advance,
+        )
+        at = await past.moment(moment.at)
+        shown.end_ms = parse_cursor(at)[0]
+        engine = await past.engine_at(at)
+        shown.finish()
+        return Rebuilt(engine, past.begun_at, engine.n_events - past.n_before)
+
+
+def _archive(moment: Moment, settings: Settings) -> Archive | None:
+    """Return the archive that was named, or the service's own, if it keeps one."""
+    folder = moment.archive or (Path(settings.archive_dir) if settings.archive_dir else None)
+    if folder is None:
+        return None
+    if moment.archive is not None and not files(folder, settings.namespace):
+        raise InvalidRequest(
+            f"{folder} holds no archive of the namespace {settings.namespace!r} (SLUICE_NAMESPACE)"
+        )
+    return Archive(folder, settings.namespace)
+
+
+class _Progress:
+    """How far a replay is, by the time of its entries: how many there are, nobody counts."""
+
+    def __init__(self, bar: Progress) -> None:
+        self.end_ms = 0
+        self._begin_ms: int | None = None
+        self._bar = bar
+        self._task = bar.add_task("replaying", total=1.0)
+
+    def advance(self, engine: Engine) -> None:
+        """Note that an entry was applied."""
+        here_ms = parse_cursor(engine.cursor)[0]
+        if self._begin_ms is None:
+            self._begin_ms = here_ms
+        share = (here_ms - self._begin_ms) / max(1, self.end_ms - self._begin_ms)
+        self._bar.update(self._task, completed=min(1.0, share))
+
+    def finish(self) -> None:
+        """Note that all is done."""
+        self._bar.update(self._task, completed=1.0)

@@ -1,0 +1,76 @@
+"""`sluice recommend`: what a user would be shown, now or at some moment of the past."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import orjson
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from app.api.recommendations import slate_content
+from app.errors import SluiceError
+from app.events import format_time
+from app.recommend import Request
+from app.store import parse_cursor
+from scripts.rebuild import Moment, rebuild
+from scripts.serve import fail
+
+
+def recommend(
+    user: Annotated[str, typer.Argument(help="whose list")],
+    at: Annotated[
+        str | None,
+        typer.Option(metavar="CURSOR|TIME", help="as of then (RFC 3339); else the log's end"),
+    ] = None,
+    k: Annotated[int, typer.Option("-k", min=1, max=200, help="length of the list")] = 10,
+    exclude: Annotated[
+        list[str] | None, typer.Option(metavar="ITEM", help="leave out an item; repeats")
+    ] = None,
+    category: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="any of these; repeats")
+    ] = None,
+    explain: Annotated[bool, typer.Option("--explain", help="with the parts of scores")] = False,
+    json: Annotated[bool, typer.Option("--json", help="as the service would answer")] = False,
+) -> None:
+    """Rebuild the state of a moment and print what it recommends, as the service would have.
+
+    The settings are read as `sluice serve` reads them. It works beside a running service.
+    """
+    try:
+        rebuilt = rebuild(Moment(at))
+    except SluiceError as error:
+        if json:
+            typer.echo(orjson.dumps({"error": {"code": error.code, "message": error.message}}))
+        fail(error)
+    request = Request(user, k, exclude or [], category or [], explain=explain)
+    slate = rebuilt.engine.recommend(request)
+    content = {"recommendation_id": None, "user_id": user, "at": rebuilt.engine.cursor}
+    content |= slate_content(slate, None)
+    if json:
+        typer.echo(orjson.dumps(content))
+    else:
+        _show(content, explain=explain)
+
+
+def _show(content: dict[str, Any], *, explain: bool) -> None:
+    """Print a list for people."""
+    when = format_time(parse_cursor(content["at"])[0])
+    table = Table(title=f"for {escape(content['user_id'])}, as of {content['at']} ({when})")
+    columns = ("place", "item", "score", "sources", *(["why"] if explain else []))
+    for name in columns:
+        table.add_column(name, justify="right" if name in ("place", "score") else "left")
+    for item in content["items"]:
+        row = [str(item["position"]), escape(item["item_id"]), f"{item['score']:.4f}"]
+        why = [f"{escape(part['because'])} {part['weight']:.4f}" for part in item.get("why", ())]
+        table.add_row(*row, ", ".join(item["sources"]), *([", ".join(why)] if explain else []))
+    out = Console()
+    out.print(table)
+    model = content["model"]
+    out.print(
+        f"model version {model['version']} of {model['cursor']}; gate {model['gate']},"
+        f" {model['mode']}",
+        highlight=False,
+    )
