@@ -104,7 +104,9 @@ def _payload(rows: Sequence[dict[str, Any]]) -> bytes:
 # -- writing ----------------------------------------------------------------------------------
 
 
-async def keep(store: Store, settings: Settings, before: Cursor) -> bool:
+async def keep(
+    store: Store, settings: Settings, before: Cursor, *, file_rows: int = FILE_ROWS
+) -> bool:
     """Archive the log's entries before a cursor; tell whether it may be trimmed there.
 
     It may if all is written, or if nothing is to be kept. A warning says why it may not.
@@ -114,7 +116,7 @@ async def keep(store: Store, settings: Settings, before: Cursor) -> bool:
     folder = Path(settings.archive_dir)
     problem: Exception
     try:
-        await _Keeping(store, folder, settings.namespace).run(before)
+        await _Keeping(store, folder, settings.namespace, file_rows).run(before)
         return True
     except LogTrimmed as error:
         problem = error  # another replica has archived and trimmed it meanwhile
@@ -131,7 +133,8 @@ async def keep(store: Store, settings: Settings, before: Cursor) -> bool:
 class _Keeping:
     """Copies a part of the log into files, in a thread; the store is read on the event loop."""
 
-    def __init__(self, store: Store, folder: Path, namespace: str) -> None:
+    def __init__(self, store: Store, folder: Path, namespace: str, file_rows: int) -> None:
+        self._file_rows = file_rows
         self._store = store
         self._folder = folder
         self._namespace = namespace
@@ -168,7 +171,7 @@ class _Keeping:
 
     async def _write_file(self, first: Cursor, before: Cursor, *, begins: bool) -> Cursor:
         """Write the file that begins with an entry; return the cursor of its last one."""
-        file, last = _File(self._folder), first
+        file, last = _File(self._folder, self._file_rows), first
         try:
             count = 1
             while not file.is_full:
@@ -192,8 +195,9 @@ class _Keeping:
 class _File:
     """A file that is being written, under a name that nobody reads."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, most_rows: int) -> None:
         self.n_rows = 0
+        self._most_rows = most_rows
         self._folder = folder
         self._path = folder / f".{secrets.token_hex(8)}.tmp"
         self._rows: list[dict[str, Any]] = []
@@ -204,7 +208,7 @@ class _File:
     @property
     def is_full(self) -> bool:
         """Tell whether the file takes no more."""
-        return self.n_rows >= FILE_ROWS
+        return self.n_rows >= self._most_rows
 
     def take(self, entries: Sequence[StoredEntry]) -> int:
         """Add entries until the file is full; return how many.

@@ -86,8 +86,8 @@ def read(
     ----------
     path
         MovieLens (`u.data`, `ratings.dat`, `ratings.csv`), session clicks (a header with SessionId,
-        ItemId, Time, or Yoochoose's own `yoochoose-clicks.dat`), or CSV, NDJSON or Parquet; a folder
-        may also be the archive of a log.
+        ItemId, Time, or Yoochoose's own `yoochoose-clicks.dat`), or CSV, NDJSON or Parquet; or the
+        archive of a log (a folder).
     columns
         Where the events are in the file; if this is given, no other format is looked for.
     min_rating
