@@ -256,6 +256,8 @@ def _begun(entry: Entry) -> Engine:
 
 def _shown(cursor: Cursor) -> str:
     """Return a cursor for people: with its time."""
+    if cursor == BEGINNING:
+        return "the beginning"
     ms, seq = parse_cursor(cursor)
     if ms > events.MAX_TIME_MS:
         return cursor

@@ -21,11 +21,11 @@ from scripts.restore_snapshot import reached_store
 console = Console(stderr=True)
 
 
-def progress_bar(*columns: str) -> Progress:
+def progress_bar(*columns: str, disable: bool = False) -> Progress:
     """Return a progress bar on stderr."""
     texts = [TextColumn(column) for column in columns]
     bar = (TextColumn("{task.description}"), BarColumn(), *texts, TimeElapsedColumn())
-    return Progress(*bar, console=console)
+    return Progress(*bar, console=console, disable=disable)
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,8 @@ async def _rebuild(moment: Moment, settings: Settings) -> Rebuilt:
         store: Store | None = None
         if moment.archive is None:
             store = await stack.enter_async_context(reached_store(settings))
-        bar = stack.enter_context(progress_bar("{task.percentage:>3.0f} %"))
+        is_quiet = not console.is_terminal  # perhaps it is the service's own stderr
+        bar = stack.enter_context(progress_bar("{task.percentage:>3.0f} %", disable=is_quiet))
         shown = _Progress(bar)
         past = Past(
             store,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from typing import Annotated, Any
 
 import orjson
@@ -34,11 +36,14 @@ def recommend(
     ] = None,
     explain: Annotated[bool, typer.Option("--explain", help="with the parts of scores")] = False,
     json: Annotated[bool, typer.Option("--json", help="as the service would answer")] = False,
+    tied: Annotated[bool, typer.Option("--tied", hidden=True)] = False,
 ) -> None:
     """Rebuild the state of a moment and print what it recommends, as the service would have.
 
     The settings are read as `sluice serve` reads them. It works beside a running service.
     """
+    if tied:
+        threading.Thread(target=_end_with_stdin, daemon=True).start()
     try:
         rebuilt = rebuild(Moment(at))
     except SluiceError as error:
@@ -53,6 +58,13 @@ def recommend(
         typer.echo(orjson.dumps(content))
     else:
         _show(content, explain=explain)
+
+
+def _end_with_stdin() -> None:
+    """End this process when its stdin closes: the service that asked is no more."""
+    while os.read(0, 1):
+        pass
+    os._exit(1)
 
 
 def _show(content: dict[str, Any], *, explain: bool) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import os
 import subprocess
 import sys
@@ -34,9 +33,8 @@ from app.recommend import Request
 from app.settings import PREFIX, Settings
 from app.store import Cursor, Store
 
-# The one that serves goes first.
-NICENESS = 10
-MAX_SHOWN_CHARS = 500
+# The process that serves goes first, but where all cores are busy this one must get on, too.
+NICENESS = 5
 # Where this very program lies: a service does not always stand in its own folder.
 _PROGRAM = Path(__file__).parents[2]
 _KNOWN = {
@@ -46,8 +44,6 @@ _KNOWN = {
 
 Receive = Callable[[], Awaitable[Mapping[str, Any]]]
 """What tells of a client that hangs up (ASGI)."""
-
-logger = logging.getLogger(__name__)
 
 
 class PastAnswers:
@@ -63,11 +59,11 @@ class PastAnswers:
 
         Raises NotFound for what is not kept, TooManyRequests while another one is being made.
         """
-        await Past(self._store, await asyncio.to_thread(self._archive)).check(at)
         if self._is_busy:
             raise TooManyRequests("another list of the past is being made, and it is one at a time")
         self._is_busy = True
         try:
+            await Past(self._store, await asyncio.to_thread(self._archive)).check(at)
             return await self._run(_arguments(request, at), receive)
         finally:
             self._is_busy = False
@@ -80,7 +76,7 @@ class PastAnswers:
 
     async def _run(self, arguments: list[str], receive: Receive) -> bytes:
         process = await asyncio.to_thread(self._start, arguments)
-        said = asyncio.create_task(asyncio.to_thread(process.communicate))
+        said = asyncio.create_task(asyncio.to_thread(_output, process))
         gone = asyncio.create_task(_hung_up(receive))
         try:
             await asyncio.wait(
@@ -88,22 +84,21 @@ class PastAnswers:
                 timeout=self._settings.rebuild_timeout_s,
                 return_when=asyncio.FIRST_COMPLETED,
             )
-            is_over = said.done()
+            is_over, has_gone = said.done(), gone.done()
         finally:
-            process.kill()  # nothing, if it has ended
-            out, errors = await said
-            has_gone = gone.done()
             gone.cancel()
+            process.kill()  # nothing, if it has ended
+            out = await said
         if not is_over:
             raise RebuildFailed("the client has gone" if has_gone else self._too_slow())
-        return out if process.returncode == 0 else _raise(out, errors, process.returncode)
+        return out if process.returncode == 0 else _raise(out, process.returncode)
 
     def _start(self, arguments: list[str]) -> subprocess.Popen[bytes]:
-        # -P: a folder `scripts` where the service stands is none of ours.
+        # -P: a folder `scripts` where the service stands is none of ours. What the process has to
+        # say goes to our stderr; its stdin closes when we die, and it ends.
         command = [sys.executable, "-P", "-m", "scripts.cli", *arguments]
-        pipe, nothing = subprocess.PIPE, subprocess.DEVNULL
-        env = self._environment()
-        process = subprocess.Popen(command, stdin=nothing, stdout=pipe, stderr=pipe, env=env)
+        pipe, env = subprocess.PIPE, self._environment()
+        process = subprocess.Popen(command, stdin=pipe, stdout=pipe, env=env)
         with contextlib.suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, process.pid, NICENESS)
         return process
@@ -123,11 +118,17 @@ class PastAnswers:
 
 
 def _arguments(request: Request, at: Cursor) -> list[str]:
-    options = ["--json", f"--at={at}", "-k", str(request.k)]
+    options = ["--json", "--tied", f"--at={at}", "-k", str(request.k)]
     options += [f"--exclude={item_id}" for item_id in request.exclude]
     options += [f"--category={name}" for name in request.categories]
     explain = ["--explain"] if request.explain else []
     return ["recommend", *options, *explain, "--", str(request.user_id)]
+
+
+def _output(process: subprocess.Popen[bytes]) -> bytes:
+    """Return all that a process writes, when it has ended."""
+    with process:
+        return b"" if process.stdout is None else process.stdout.read()
 
 
 async def _hung_up(receive: Receive) -> None:
@@ -136,14 +137,12 @@ async def _hung_up(receive: Receive) -> None:
         pass
 
 
-def _raise(out: bytes, errors: bytes, code: int) -> bytes:
+def _raise(out: bytes, code: int) -> bytes:
     """Raise what the command ended with."""
     with contextlib.suppress(ValueError, KeyError, TypeError):
         error = orjson.loads(out)["error"]
         kind: type[SluiceError] = _KNOWN.get(error["code"], RebuildFailed)
         raise kind(error["message"])
-    said = errors.decode(errors="replace").strip()
-    logger.error("`sluice recommend` ended with %d: %s", code, said)
     raise RebuildFailed(
-        f"`sluice recommend` ended with {code}: {said[-MAX_SHOWN_CHARS:] or 'it was killed'}"
+        f"`sluice recommend` has ended with {code}; what it said is on the stderr of the service"
     )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +16,16 @@ import pytest
 from app import archive
 from app.events import format_time
 from tests.factories import sessions
-from tests.integration.service import Service, answer_of, batches, error_of, small, until
+from tests.integration.service import (
+    ROOT,
+    Service,
+    answer_of,
+    batches,
+    environment,
+    error_of,
+    small,
+    until,
+)
 
 KEY, ADMIN_KEY = "a-key-for-tests", "an-admins-key"
 # What a command says of a state is what the service said of it: `nobody` was never seen.
@@ -144,13 +155,14 @@ def test_recommendations_of_then_are_those_that_were_given(lived: Lived) -> None
 def test_over_http_it_is_the_same(lived: Lived) -> None:
     """GET with `at` answers what GET answered then, from the archive, too."""
     service = lived.service
-    for moment in (lived.moments[2], lived.moments[-2]):
-        then = moment.lists["u1"]
-        found = service.get("/v1/recommendations/u1", k=5, explain=True, at=moment.cursor)
-        assert found == {**then, "recommendation_id": None, "at": moment.cursor}
-    first = found["items"][0]["item_id"]
-    options = {"exclude": [first, "--help"], "category": "none"}
-    assert service.get("/v1/recommendations/-k", at=moment.cursor, **options)["items"] == []
+    moment = lived.moments[2]
+    then = moment.lists["u1"]
+    found = service.get("/v1/recommendations/u1", k=5, explain=True, at=moment.cursor)
+    assert found == {**then, "recommendation_id": None, "at": moment.cursor}
+    options = {"exclude": ["g00i2", "--help"], "category": ["none", "tea"]}
+    found = service.get("/v1/recommendations/--at", at=lived.moments[-2].cursor, **options)
+    assert found["user_id"] == "--at"
+    assert [item["item_id"] for item in found["items"]] == ["g00i1"]
 
 
 def test_for_people_there_is_a_table(lived: Lived) -> None:
@@ -199,24 +211,20 @@ def test_it_is_one_at_a_time_and_ends_with_its_client(lived: Lived) -> None:
     """A second request meanwhile is 429; when the first client hangs up, its work is ended."""
     service, at = lived.service, lived.moments[-1].cursor
     ended = 'sluice_http_requests_total{route="GET /v1/recommendations/{user_id}",status="503"}'
-
-    def meanwhile() -> tuple[socket.socket, httpx.Response] | None:
-        first = hang_on(service, f"/v1/recommendations/u1?at={at}")
-        second = service.client.get("/v1/recommendations/u1", params={"at": at})
-        if second.status_code == 429:
-            return first, second
-        first.close()  # the second one was faster
-        return None
-
     before = service.counter(ended)
-    found = until(meanwhile, within_s=60)
-    assert found is not None
-    first, second = found
+
+    def probe(status: int) -> httpx.Response | None:
+        found = service.client.get("/v1/recommendations/u1", params={"at": "1-1"})
+        return found if found.status_code == status else None
+
+    first = hang_on(service, f"/v1/recommendations/u1?at={at}")
+    second = until(lambda: probe(429))
+    assert second is not None
     assert error_of(second, 429)["code"] == "too_many_requests"
     assert second.headers["Retry-After"] == "1"
     first.close()
-    until(lambda: service.counter(ended) > before)
-    assert service.get("/v1/recommendations/u1", at=at)["at"] == at
+    until(lambda: probe(404))
+    assert service.counter(ended) == before + 1
     assert "Traceback" not in service.log
 
 
@@ -229,8 +237,21 @@ def hang_on(service: Service, target: str) -> socket.socket:
     return connection
 
 
+def test_what_a_service_asked_for_ends_with_it(lived: Lived) -> None:
+    """A list that a service has asked for is given up when that service dies: its stdin closes."""
+    command = [sys.executable, "-m", "scripts.cli", "recommend", "u1", "--tied", "--json"]
+    env = environment(**lived.service.settings)
+    left = subprocess.run(
+        command, cwd=ROOT, env=env, stdin=subprocess.DEVNULL, capture_output=True, check=False
+    )
+    assert (left.returncode, left.stdout) == (1, b"")
+
+
 def test_it_has_its_time_and_no_more(lived: Lived) -> None:
-    """What takes longer than SLUICE_REBUILD_TIMEOUT_S is 503; with the service down it is had."""
+    """What takes longer than SLUICE_REBUILD_TIMEOUT_S is 503; with the service down it is had.
+
+    And where no snapshot verifies, from the archive.
+    """
     service, moment = lived.service, lived.moments[4]
     service.stop()
     assert hashes_of(replay(lived, "--until", moment.cursor)) == moment.hashes
@@ -241,4 +262,13 @@ def test_it_has_its_time_and_no_more(lived: Lived) -> None:
     error = error_of(answer, 503)
     assert error["code"] == "rebuild_failed"
     assert "SLUICE_REBUILD_TIMEOUT_S" in error["message"]
-    assert service.hashes() == lived.moments[-1].hashes
+    last = lived.moments[-1]
+    assert service.hashes() == last.hashes
+    with service.store() as store:
+        for chunk in store.scan_iter("sluice:{default}:snapshot:*"):
+            store.setrange(chunk, 100, b"\x00\x01\x02")
+    found = replay(lived)
+    assert (found["from"], hashes_of(found)) == ("0-0", last.hashes)
+    assert "what came after the beginning is not kept" in refused(
+        lived, "replay", "--from-log", archive_dir=""
+    )
