@@ -59,14 +59,18 @@ class PastAnswers:
 
         Raises NotFound for what is not kept, TooManyRequests while another one is being made.
         """
-        if self._is_busy:
-            raise TooManyRequests("another list of the past is being made, and it is one at a time")
+        self._refuse_if_busy()
+        await Past(self._store, await asyncio.to_thread(self._archive)).check(at)
+        self._refuse_if_busy()  # there may be another one by now
         self._is_busy = True
         try:
-            await Past(self._store, await asyncio.to_thread(self._archive)).check(at)
             return await self._run(_arguments(request, at), receive)
         finally:
             self._is_busy = False
+
+    def _refuse_if_busy(self) -> None:
+        if self._is_busy:
+            raise TooManyRequests("another list of the past is being made, and it is one at a time")
 
     def _archive(self) -> Archive | None:
         settings = self._settings
