@@ -114,19 +114,17 @@ async def keep(
     if not settings.archive_dir:
         return True
     folder = Path(settings.archive_dir)
-    problem: Exception
     try:
         await _Keeping(store, folder, settings.namespace, file_rows).run(before)
         return True
     except LogTrimmed as error:
-        problem = error  # another replica has archived and trimmed it meanwhile
-    except OSError as error:  # Arrow's own errors in writing are of this kind, too
-        problem = error
-    logger.warning(
-        "the log is not trimmed: its archive in %s (SLUICE_ARCHIVE_DIR) cannot be written: %s",
-        folder,
-        problem,
-    )
+        logger.info("another replica has archived and trimmed the log meanwhile: %s", error)
+    except (OSError, ArchiveRefused) as error:  # Arrow's own errors in writing are the first, too
+        logger.warning(
+            "the log is not trimmed: its archive in %s (SLUICE_ARCHIVE_DIR) cannot be written: %s",
+            folder,
+            error,
+        )
     return False
 
 
@@ -146,6 +144,7 @@ class _Keeping:
         while first is not None and parse_cursor(first) < parse_cursor(before):
             last = _end_of(known, first)
             if last is None:
+                await asyncio.to_thread(self._tell_gap, known, first)
                 last = await self._write_file(first, before, begins=begins)
             begins, first = False, await self._after(last)
 
@@ -156,6 +155,19 @@ class _Keeping:
             if time.time() - left.stat().st_mtime > STALE_S:
                 left.unlink(missing_ok=True)
         return files(self._folder, self._namespace)
+
+    def _tell_gap(self, known: Sequence[ArchiveFile], first: Cursor) -> None:
+        """Say so if the log goes on later than what is archived of it."""
+        earlier = [file for file in known if parse_cursor(file.last) < parse_cursor(first)]
+        expected = earlier[-1].about()["next"] if earlier else first
+        if parse_cursor(expected) < parse_cursor(first):
+            logger.warning(
+                "the archive in %s has a gap from %s to %s: there the log was trimmed by a process"
+                " without SLUICE_ARCHIVE_DIR",
+                self._folder,
+                expected,
+                first,
+            )
 
     async def _first(self) -> tuple[bool, Cursor | None]:
         """Return whether the log still has its beginning, and its first entry."""
@@ -339,7 +351,12 @@ class Archive:
     """What is archived of one log."""
 
     def __init__(self, folder: Path, namespace: str) -> None:
-        self._files = files(folder, namespace)
+        self._folder = folder
+        self._namespace = namespace
+
+    @property
+    def _files(self) -> list[ArchiveFile]:
+        return files(self._folder, self._namespace)  # there may be more by now
 
     @property
     def last(self) -> Cursor:
@@ -373,11 +390,11 @@ class Archive:
 
     def _beginning(self, until: Cursor) -> list[ArchiveFile]:
         """Return the files from the one on with which the log that has a cursor began."""
-        for place in reversed(range(len(self._files))):
-            file = self._files[place]
-            is_before = parse_cursor(file.first) <= parse_cursor(until)
-            if is_before and file.about()["begins"] == "true":
-                return self._files[place:]
+        known = self._files
+        for place in reversed(range(len(known))):
+            is_before = parse_cursor(known[place].first) <= parse_cursor(until)
+            if is_before and known[place].about()["begins"] == "true":
+                return known[place:]
         return []
 
 

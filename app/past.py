@@ -120,9 +120,8 @@ class Past:
 
     async def _why_not(self, at: Cursor, beginning: Cursor | None) -> str:
         """Say from where on states can be had."""
-        oldest = beginning or next(
-            iter((await self._snapshots(f"{MAX_SEQ}-{MAX_SEQ}"))[::-1]), None
-        )
+        snapshots = await self._snapshots(END)
+        oldest = beginning or (snapshots[-1] if snapshots else None)
         first = None if self._store is None else await self._store.first_cursor()
         if oldest is not None:
             return f"the state at {_shown(at)} is not kept; the oldest that is, is {_shown(oldest)}"
@@ -229,9 +228,11 @@ class Past:
         try:
             going_on = await self._store.read_between(upcoming, following(upcoming), count=1)
         except LogTrimmed as error:
+            if files:
+                return  # perhaps it has been trimmed just now, and is archived
             raise NotFound(
                 f"what came after {_shown(after)} is not kept: {error.message}, and the archive"
-                f" has a gap there"
+                " has a gap there"
             ) from None
         for stored in going_on:
             yield stored

@@ -144,8 +144,13 @@ async def test_without_its_archive_the_log_stays(
     assert await archive.keep(store, Settings(namespace="test"), entries[2].cursor)
 
 
-async def test_a_chain_has_no_gap(store: Store, tmp_path: Path) -> None:
-    """From file to file each goes on where the one before ended; where one is missing it ends."""
+async def test_a_chain_has_no_gap(
+    store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """From file to file each goes on where the one before ended; where one is missing it ends.
+
+    A gap that somebody made who trimmed without archiving is warned of when it is found.
+    """
     entries = await append(store, *RECORDS * 2)
     for end in (2, 5, 8):
         assert await archive.keep(store, settings(tmp_path), entries[end].cursor)
@@ -161,6 +166,11 @@ async def test_a_chain_has_no_gap(store: Store, tmp_path: Path) -> None:
     files, upcoming = Archive(tmp_path, "test").chain(BEGINNING, END)
     assert (len(files), upcoming) == (1, entries[2].cursor)
     assert Archive(tmp_path, "other").chain(BEGINNING, END) == ([], None)
+    assert "gap" not in caplog.text
+    await store.trim(entries[9].cursor)
+    entries += await append(store, [click("u", "i")])
+    assert await archive.keep(store, settings(tmp_path), entries[10].cursor)
+    assert f"has a gap from {entries[8].cursor} to {entries[9].cursor}" in caplog.text
 
 
 def test_a_damaged_file_is_refused_by_name(tmp_path: Path) -> None:
