@@ -24,7 +24,7 @@ from app.errors import (
 )
 from app.events import Command, Configure, Entry, format_time, parse_time
 from app.keeper import read_snapshot
-from app.settings import SEMANTICS, EngineSettings
+from app.settings import KNOWN_SEMANTICS, EngineSettings
 from app.store import BEGINNING, END, MAX_SEQ, Cursor, Store, StoredEntry, following, parse_cursor
 from learners.ids import State
 
@@ -88,11 +88,25 @@ class Past:
         last = await self._last()
         if parse_cursor(at) > parse_cursor(last):
             raise NotFound(f"there is no {_shown(at)} yet: the log ends at {_shown(last)}")
-        if await self._snapshots(at):
+        newest = next(iter(await self._snapshots(at)), None)
+        if newest is not None and (newest == at or await self._goes_on(newest, at)):
             return
         beginning = await self._beginning(at)
         if beginning is None or parse_cursor(at) < parse_cursor(beginning):
             raise NotFound(await self._why_not(at, beginning))
+
+    async def _goes_on(self, snapshot_id: str, at: Cursor) -> bool:
+        """Tell whether what came after a snapshot is kept: one may be older than the log."""
+        try:
+            if self._store is not None:
+                await self._store.read_between(snapshot_id, END, count=1)
+                return True
+        except LogTrimmed:
+            pass
+        if self._archive is None:
+            return False
+        _, upcoming = await asyncio.to_thread(self._archive.chain, snapshot_id, at)
+        return upcoming is not None
 
     async def _last(self) -> Cursor:
         """Return the last cursor; the log's, or with nothing but an archive, the archive's."""
@@ -120,9 +134,10 @@ class Past:
 
     async def _why_not(self, at: Cursor, beginning: Cursor | None) -> str:
         """Say from where on states can be had."""
-        snapshots = await self._snapshots(END)
-        oldest = beginning or (snapshots[-1] if snapshots else None)
         first = None if self._store is None else await self._store.first_cursor()
+        snapshots = await self._snapshots(END)
+        going_on = [id_ for id_ in snapshots if parse_cursor(id_) >= parse_cursor(first or END)]
+        oldest = beginning or (going_on[-1] if going_on else None)
         if oldest is not None:
             return f"the state at {_shown(at)} is not kept; the oldest that is, is {_shown(oldest)}"
         begins = "" if first is None else f": the log begins at {_shown(first)}"
@@ -248,9 +263,10 @@ def _begun(entry: Entry) -> Engine:
     first = entry.records[0]
     if not isinstance(first, Configure):
         raise SettingsError("the log does not begin with its settings: is it one of ours?")
-    if first.semantics != SEMANTICS:
+    if first.semantics not in KNOWN_SEMANTICS:
+        known = " and ".join(map(str, KNOWN_SEMANTICS))
         raise SettingsError(
-            f"the log has semantics version {first.semantics}; this program knows {SEMANTICS}"
+            f"the log has semantics version {first.semantics}; this program knows {known}"
         )
     return Engine(EngineSettings(**first.settings))
 

@@ -179,9 +179,17 @@ def test_for_people_there_is_a_table(lived: Lived) -> None:
 def test_what_is_not_kept_is_refused_with_a_sentence(lived: Lived) -> None:
     """Without the archive, a cursor before the snapshots is refused, and it says from where on."""
     moment, service = lived.moments[1], lived.service
-    oldest = service.get("/v1/snapshots")["snapshots"][-1]["id"]
+    with service.store() as store:
+        [[first, _]] = store.xrange("sluice:{default}:log", count=1)
+    oldest = first.decode()
     said = refused(lived, "replay", "--from-log", "--until", moment.cursor, archive_dir="")
     assert f"the state at {moment.cursor}" in said
+    assert f"the oldest that is, is {oldest}" in said
+    restored = service.get("/v1/snapshots")["snapshots"][-1]["id"]
+    assert restored < oldest  # kept for the restore, but the log does not go on from there
+    assert hashes_of(replay(lived, "--until", restored, archive_dir=""))
+    between = next(m.cursor for m in lived.moments if restored < m.cursor < oldest)
+    said = refused(lived, "recommend", "u1", "--at", between, archive_dir="")
     assert f"the oldest that is, is {oldest}" in said
     assert "log begins at" in refused(
         lived, "replay", "--from-log", "--from-beginning", archive_dir=""
