@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
@@ -32,11 +32,13 @@ if TYPE_CHECKING:
 FORMAT = 1
 # In memory are one row group, and one page of the log or one entry, whichever is larger.
 GROUP_ROWS, GROUP_BYTES = 16_384, 16 * 2**20
-PAGE_BYTES, MAX_PAGE_ENTRIES = 4 * 2**20, 1_000
+PAGE_BYTES, MAX_PAGE_ENTRIES = 2**19, 128
 # A long backlog becomes several files, so that what is done need not be done again.
 FILE_ROWS = 1_000_000
-# Making a column holds up the other threads: of so few values, for a tenth of a millisecond.
-BATCH_ROWS = 1_024
+# A thread that computes holds up the one that serves, for 5 ms whenever that wakes up. So this one
+# sleeps after every so many rows, which take half a millisecond.
+PACE_ROWS, PAUSE_S = 64, 0.0005
+READ_ROWS = 1_024
 # One that a process left behind which died; writing takes seconds.
 STALE_S = 86_400
 
@@ -47,6 +49,8 @@ _COLUMNS = ("cursor", "index", "kind", *_PARTS, "arrival_ms", "version", "tag", 
 _OF_ENTRIES = ("cursor", "arrival_ms", "version", "tag", "record", "entry")
 _NAME = re.compile(r"([A-Za-z0-9._-]{1,64})\.([0-9]+-[0-9]+)\.([0-9]+-[0-9]+)\.parquet")
 _PREFIX = "sluice."
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -76,9 +80,11 @@ def _rows(entry: StoredEntry) -> list[dict[str, Any]]:
     if not records:
         return [about | {"index": 0, "kind": "entry", "entry": entry.payload}]
     whole = {"arrival_ms": raw.arrival_ms, "version": raw.version}
+    numbered = list(enumerate(zip(records, raw.records, strict=True)))
     rows = [
         about | whole | _columns_of(record) | {"index": index, "record": bytes(wire)}
-        for index, (record, wire) in enumerate(zip(records, raw.records, strict=True))
+        for part in _paced(numbered)
+        for index, (record, wire) in part
     ]
     if _payload(rows) != entry.payload:
         rows[0]["entry"] = entry.payload  # not written as we write it; it is kept as it is
@@ -228,6 +234,8 @@ class _File:
         Where a row group or a file ends depends on the entries, never on the pages they came in.
         """
         for taken, entry in enumerate(entries, start=1):
+            if taken % PACE_ROWS == 0:
+                time.sleep(PAUSE_S)
             rows = _rows(entry)
             self.first = self.first or entry.cursor
             self._rows += rows
@@ -251,7 +259,7 @@ class _File:
                 [pa.array([row.get(field.name) for row in part], field.type) for field in schema],
                 schema=schema,
             )
-            for part in _parts(self._rows, BATCH_ROWS)
+            for part in _paced(self._rows)
         ]
         table = pa.Table.from_batches(batches, schema)
         self._writer.write_table(table, row_group_size=max(1, len(self._rows)))
@@ -275,9 +283,13 @@ class _File:
         self._path.unlink(missing_ok=True)
 
 
-def _parts(rows: list[dict[str, Any]], size: int) -> Iterator[list[dict[str, Any]]]:
-    for start in range(0, len(rows), size):
-        yield rows[start : start + size]
+def _paced(items: list[T]) -> Iterator[list[T]]:
+    """Yield parts of a list, letting other threads have their turn after each that is full."""
+    for start in range(0, len(items), PACE_ROWS):
+        part = items[start : start + PACE_ROWS]
+        yield part
+        if len(part) == PACE_ROWS:
+            time.sleep(PAUSE_S)
 
 
 def _schema() -> pa.Schema:
@@ -337,7 +349,7 @@ class ArchiveFile:
         """Yield the entries, byte for byte as they were in the log."""
         rows: list[dict[str, Any]] = []
         with _opened(self.path) as file:
-            for batch in file.iter_batches(BATCH_ROWS, columns=list(_OF_ENTRIES)):
+            for batch in file.iter_batches(READ_ROWS, columns=list(_OF_ENTRIES)):
                 for row in batch.to_pylist():
                     if rows and row["cursor"] != rows[0]["cursor"]:
                         yield StoredEntry(rows[0]["cursor"], _payload(rows), rows[0]["tag"])
