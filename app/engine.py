@@ -30,7 +30,7 @@ from app.growth import Growth
 from app.judge import Prequential, loss_of
 from app.quarantine import record_of
 from app.recommend import Recommender, Request, Scored, mean_overlap
-from app.settings import SEMANTICS, EngineSettings
+from app.settings import KNOWN_SEMANTICS, SEMANTICS, EngineSettings
 from app.window import Window
 from learners.base import ANCHOR, CHAMPION, N_VERSIONS, SHADOW
 from learners.clicks import MOST_PLACES, ClickModel
@@ -136,6 +136,7 @@ class Engine:
         self.configured = configured
         self.settings = settings = configured.with_learner(adopted) if adopted else configured
         self.is_configured = False
+        self.semantics = SEMANTICS
         self.cursor = "0-0"
         self.n_events = 0
         self.n_learned = 0
@@ -230,7 +231,9 @@ class Engine:
             self._impression(record)
             yield from self._settle()
             return
-        if isinstance(record, events.Command):
+        if isinstance(record, events.Upgrade):
+            refused = self._upgrade(record)
+        elif isinstance(record, events.Command):
             refused = yield from self._command(record, snapshot)
             if record.name == "restore" and record.snapshot_id and refused is None:
                 self.restored[record.snapshot_id] = outcome.cursor
@@ -413,17 +416,33 @@ class Engine:
         elif isinstance(record, events.UserUpsert):
             self.history.touch_user(record.user_id, self.tick)
             self.catalogue.user_attributes[record.user_id] = dict(record.attributes)
-        elif record.user_id in self.history.users:
-            self.history.forget_user(record.user_id)
+        else:
+            if record.user_id in self.history.users:
+                self.history.forget_user(record.user_id)
+            if self.semantics >= 7:
+                self.admission.shares.forget(record.user_id)
         return None
 
     # -- settings and commands ----------------------------------------------------------------
 
+    def _upgrade(self, record: events.Upgrade) -> str | None:
+        """Go on with another semantics version; return why not, if it is refused."""
+        _check_semantics(record.semantics)
+        if record.semantics <= self.semantics:
+            return f"the log has semantics version {self.semantics} already"
+        evidence = {"semantics": [self.semantics, record.semantics]}
+        self.semantics = record.semantics
+        self.gate.record("upgrade", record.reason, evidence, record.asked_by)
+        return None
+
     def _configure(self, record: events.Configure) -> None:
-        if record.semantics != SEMANTICS:
+        if not self.is_configured:
+            _check_semantics(record.semantics)
+            self.semantics = record.semantics
+        elif record.reconfigure and record.semantics != self.semantics:
             raise LogStopped(
-                f"the log asks for semantics version {record.semantics};"
-                f" this program knows version {SEMANTICS}: upgrade it"
+                f"the log is reconfigured under semantics version {record.semantics},"
+                f" and has version {self.semantics}"
             )
         try:
             wanted = EngineSettings(**record.settings)
@@ -682,6 +701,7 @@ class Engine:
             "users": len(self.history.users),
             "items": len(self.history.items),
             "cursor": self.cursor,
+            "semantics": self.semantics,
         }
 
     # -- state --------------------------------------------------------------------------------
@@ -701,7 +721,7 @@ class Engine:
     def state(self) -> State:
         """Return everything as plain data and arrays: what a snapshot holds."""
         return {
-            "semantics": SEMANTICS,
+            "semantics": self.semantics,
             "settings": self.configured.model_dump(),
             "plain": {name: copy(getattr(self, name)) for name in self._PLAIN},
             "history": self.history.state(),
@@ -722,6 +742,7 @@ class Engine:
         """Return an engine that continues exactly where `state` was taken."""
         engine = cls(EngineSettings(**state["settings"]), state["challenges"]["adopted"])
         engine.is_configured = True
+        engine.semantics = int(state["semantics"])
         for name in cls._PLAIN:
             setattr(engine, name, copy(state["plain"][name]))
         engine._know_types(engine.settings)
@@ -779,6 +800,16 @@ class Engine:
             "gate": gate,
             "prequential": {name: p.state() for name, p in self.prequential.items()},
         }
+
+
+def _check_semantics(version: int) -> None:
+    """Raise LogStopped unless this program can compute a semantics version."""
+    if version not in KNOWN_SEMANTICS:
+        known = " and ".join(map(str, KNOWN_SEMANTICS))
+        raise LogStopped(
+            f"the log goes on with semantics version {version}; this program knows {known}:"
+            " start a newer one"
+        )
 
 
 def is_chosen(id_: str, share: float, what_for: str) -> bool:

@@ -134,6 +134,14 @@ class Configure(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", 
     reconfigure: bool = False
 
 
+class Upgrade(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", tag="upgrade"):
+    """From here on the log is computed by another semantics version, on all replicas at once."""
+
+    semantics: int
+    reason: str
+    asked_by: str
+
+
 Event = Feedback | Malformed
 Record = (
     Feedback
@@ -145,6 +153,7 @@ Record = (
     | UserDelete
     | Command
     | Configure
+    | Upgrade
 )
 
 
@@ -175,7 +184,10 @@ def decode(payload: bytes) -> Entry:
     version = _version_decoder.decode(payload).version
     if version != WIRE_VERSION:
         raise ValueError(f"wire version {version}; this program reads version {WIRE_VERSION}")
-    return _decoder.decode(payload)
+    try:
+        return _decoder.decode(payload)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"it is none that this program knows: a later one may ({error})") from None
 
 
 class _RawFeedback(msgspec.Struct):

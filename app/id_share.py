@@ -81,6 +81,13 @@ class IdShare:
         if self._n_in_block == WINDOW:
             self._end_block()
 
+    def forget(self, user_id: str) -> None:
+        """Forget a user, but for what is in the window: that goes with the next 500 events."""
+        key = _key(user_id)
+        self._n_long -= self._long.pop(key, 0)
+        self._in_block.pop(key, None)
+        self._refused.discard(key)
+
     def _take_out(self, key: bytes) -> None:
         self._now[key] -= 1
         if not self._now[key]:

@@ -28,7 +28,7 @@ from app.errors import (
 )
 from app.events import Command, Configure, Entry, Record
 from app.keeper import Keeper, read_snapshot
-from app.settings import SEMANTICS, Settings
+from app.settings import KNOWN_SEMANTICS, SEMANTICS, Settings
 from app.store import BEGINNING, Cursor, Store, StoredEntry, parse_cursor
 from app.tail import Tail
 from app.writer import Writer
@@ -79,7 +79,7 @@ class Ingest:
         self._server = server
         self._reconfigure = reconfigure
         self.on_outcome: Callable[[Outcome], None] | None = None
-        self._origin = secrets.token_hex(6)
+        self.origin = secrets.token_hex(6)
         self._n_submitted = 0
         self._writer = Writer(
             store, on_failure=self._on_append_failed, applied=lambda: self.engine.cursor
@@ -148,14 +148,15 @@ class Ingest:
         first = events.decode(entries[0][1]).records[0]
         if not isinstance(first, Configure):
             raise SettingsError("the log does not begin with its settings: is it one of ours?")
-        if first.semantics != SEMANTICS:
+        if first.semantics not in KNOWN_SEMANTICS:
+            known = " and ".join(map(str, KNOWN_SEMANTICS))
             raise SettingsError(
-                f"the log has semantics version {first.semantics}; this program knows {SEMANTICS}"
+                f"the log has semantics version {first.semantics}; this program knows {known}"
             )
         self.engine = Engine(type(self.engine.settings)(**first.settings))
 
     async def _append_configure(self, record: Configure) -> None:
-        await self.store.append([(events.encode(Entry([record])), f"{self._origin}-configure")])
+        await self.store.append([(events.encode(Entry([record])), f"{self.origin}-configure")])
 
     async def _catch_up(self) -> None:
         """Apply the log up to its present end, saying how far it is."""
@@ -254,7 +255,9 @@ class Ingest:
             )
         if not self._reconfigure:
             raise SettingsError(f"{shown}. Set it back, or change the log with --reconfigure")
-        await self._append_configure(Configure(SEMANTICS, own.model_dump(), reconfigure=True))
+        await self._append_configure(
+            Configure(self.engine.semantics, own.model_dump(), reconfigure=True)
+        )
         await self._catch_up()
 
     # -- writing ------------------------------------------------------------------------------
@@ -284,7 +287,7 @@ class Ingest:
 
     def _next_tag(self) -> str:
         self._n_submitted += 1
-        return f"{self._origin}-{self._n_submitted}"
+        return f"{self.origin}-{self._n_submitted}"
 
     def _expect(self) -> tuple[str, asyncio.Future[Outcome]]:
         tag = self._next_tag()

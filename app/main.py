@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from fastapi import FastAPI
 
 from app import snapshot
-from app.api import catalogue, feedback, health, operations, recommendations
+from app.api import catalogue, feedback, health, operations, recommendations, replicas
 from app.api.asgi import BodyLimit, Measure, PlainFailure, RawPath
 from app.api.errors import add_error_handlers
 from app.api.metrics import Metrics
@@ -24,6 +24,7 @@ from app.engine import Engine, Outcome
 from app.events import Configure, Entry, Feedback
 from app.impressions import Impressions
 from app.ingest import Ingest
+from app.peers import Peers
 from app.recommend import Request
 from app.settings import SEMANTICS, EngineSettings, Settings
 from app.store import Store
@@ -52,7 +53,7 @@ def create_app(settings: Settings, *, reconfigure: bool = False) -> FastAPI:
         lifespan=lifespan,
         redirect_slashes=False,
     )
-    for module in (recommendations, feedback, catalogue, operations, health):
+    for module in (recommendations, feedback, catalogue, operations, replicas, health):
         app.include_router(module.router)
     add_error_handlers(app)
     # Last added, first run.
@@ -89,8 +90,12 @@ async def running_service(
         ingest.on_outcome = lambda outcome: _count(metrics, outcome)
         await ingest.start()
         try:
-            async with signing_service(settings, ingest, metrics) as signing:
-                yield Service(settings, ingest, metrics, PastAnswers(settings, store), signing)
+            peers, past = Peers(ingest), PastAnswers(settings, store)
+            async with (
+                _in_background(peers.run(), "this replica is no longer listed"),
+                signing_service(settings, ingest, metrics) as signing,
+            ):
+                yield Service(settings, ingest, metrics, past, peers, signing)
         finally:
             await ingest.stop()
 
@@ -105,20 +110,29 @@ async def signing_service(
         return
     impressions = Impressions(ingest, settings)
     metrics.watch(impressions)
-    task = asyncio.create_task(impressions.run(), name="sluice-impressions")
-    task.add_done_callback(_tell_fault)
-    try:
+    async with _in_background(impressions.run(), "impressions are no longer logged"):
         yield Signing(settings, impressions, metrics)
+
+
+@asynccontextmanager
+async def _in_background(work: Coroutine[Any, Any, None], lost: str) -> AsyncIterator[None]:
+    """Let something run meanwhile; say what is `lost` if it ends by a fault of ours.
+
+    Serving and learning go on without.
+    """
+
+    def tell(task: asyncio.Task[None]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            logger.critical("%s: %s", lost, error, exc_info=error)
+
+    task = asyncio.create_task(work)
+    task.add_done_callback(tell)
+    try:
+        yield
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-
-
-def _tell_fault(task: asyncio.Task[None]) -> None:
-    """Say that impressions have ended by a fault of ours: serving and learning go on without."""
-    error = None if task.cancelled() else task.exception()
-    if error is not None:
-        logger.critical("impressions are no longer logged: %s", error, exc_info=error)
 
 
 def _count(metrics: Metrics, outcome: Outcome) -> None:

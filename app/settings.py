@@ -33,11 +33,14 @@ from app.errors import SettingsError
 from learners import river_adapter
 from learners.combiner import feature_names
 
-SEMANTICS = 6
-"""Version of what the engine computes from a log; hashes compare only within one."""
+SEMANTICS = 7
+"""Version of what the engine computes from a log; hashes compare only within one.
 
-KNOWN_SEMANTICS = (6,)
-"""The versions whose logs this program follows."""
+A new log begins with it. 7: a user who is forgotten leaves the shares of traffic, too.
+"""
+
+KNOWN_SEMANTICS = (6, 7)
+"""The versions that this program can compute: a log goes from one to the next by an Upgrade."""
 
 PREFIX = "SLUICE_"
 # Read by other parts, not fields: the TOML file's path, and where the tests find real streams.

@@ -11,6 +11,7 @@ sends an append twice, and whatever goes wrong on the way comes out as StoreUnav
     sluice:{<namespace>}:claim:<id>       string   somebody is writing this snapshot; expires
     sluice:{<namespace>}:pin:<id>         string   a command may restore this snapshot; expires
     sluice:{<namespace>}:quarantine       stream   records: e = payload; a number of them
+    sluice:{<namespace>}:replicas         hash     name -> seconds (the server's), what it says
     sluice:{<namespace>}:probe            string   written at open to test the fsync promise
 """
 
@@ -47,6 +48,8 @@ UNFINISHED_CHUNK_TTL_S = 3_600
 # Longer than a large snapshot takes to write; its writer may die meanwhile.
 CLAIM_TTL_S = 300
 PROBE_TTL_S = 60
+# A replica that has not been heard of for so long is no longer listed anywhere.
+FORGOTTEN_S = 60
 # Longer than any replica may lag behind a command that it has not seen yet.
 PIN_TTL_S = 86_400
 # A quarantined record's place in its entry takes the last five digits of its id's sequence.
@@ -73,6 +76,20 @@ for i = 2, #ARGV, 2 do
   cursors[#cursors + 1] = redis.call('XADD', KEYS[1], '*', 'e', ARGV[i], 't', ARGV[i + 1])
 end
 return cursors
+"""
+
+
+# By the server's clock, as those of replicas differ.
+_ANNOUNCE = """
+local now = redis.call('TIME')
+for _, name in ipairs(redis.call('HKEYS', KEYS[1])) do
+  local told = redis.call('HGET', KEYS[1], name)
+  if tonumber(now[1]) - tonumber(string.match(told, '^%d+')) > tonumber(ARGV[3]) then
+    redis.call('HDEL', KEYS[1], name)
+  end
+end
+local at = now[1] .. '.' .. string.format('%06d', now[2])
+redis.call('HSET', KEYS[1], ARGV[1], at .. ' ' .. ARGV[2])
 """
 
 
@@ -127,6 +144,7 @@ class Store:
         self._claims = f"{prefix}:claim"
         self._pins = f"{prefix}:pin"
         self._quarantine = f"{prefix}:quarantine"
+        self._replicas = f"{prefix}:replicas"
         self._probe = f"{prefix}:probe"
         self._redis = _client(options, self._timeout_s, self._timeout_s)
         # A read that blocks has a connection of its own, and its deadline from `_asking` alone.
@@ -362,6 +380,21 @@ class Store:
     async def is_pinned(self, snapshot_id: str) -> bool:
         """Tell whether a snapshot is pinned."""
         return bool(await self._ask("EXISTS", f"{self._pins}:{snapshot_id}"))
+
+    async def announce(self, name: str, about: bytes) -> None:
+        """Say that a replica is there; those that have not said so for long are dropped."""
+        await self._ask("EVAL", _ANNOUNCE, 1, self._replicas, name, about, FORGOTTEN_S)
+
+    async def withdraw(self, name: str) -> None:
+        """Say that a replica has gone."""
+        await self._ask("HDEL", self._replicas, name)
+
+    async def list_announced(self) -> list[tuple[str, float, bytes]]:
+        """Return (name, seconds since it said so, what it said) of every replica."""
+        (s, us), found = await self._ask_all([("TIME",), ("HGETALL", self._replicas)])
+        now_s = int(s) + int(us) / 1e6
+        told = [(name.decode(), *value.split(b" ", 1)) for name, value in found.items()]
+        return [(name, max(0.0, now_s - float(at)), about) for name, at, about in told]
 
     async def append_quarantine(self, records: Sequence[tuple[Cursor, int, bytes]]) -> None:
         """Keep records (log cursor, index in the entry, payload), each once whoever else does it.

@@ -14,7 +14,7 @@ from app.engine import Engine
 from app.events import Configure, Entry, Event, Feedback, Record, parse_feedback
 from app.id_share import ARMED, WINDOW
 from app.recommend import Request
-from app.settings import SEMANTICS, EngineSettings
+from app.settings import EngineSettings
 from app.tokens import SLATE_ID_BYTES, Tokens
 from learners.kernels import MISS
 
@@ -76,7 +76,7 @@ class Bench:
     def set(self, **changes: Any) -> None:
         """Change settings, as an operator would."""
         wanted = EngineSettings(**(self.engine.configured.model_dump() | changes))
-        self.apply([Configure(SEMANTICS, wanted.model_dump(), reconfigure=True)])
+        self.apply([Configure(self.engine.semantics, wanted.model_dump(), reconfigure=True)])
 
     def is_unmoved(self, before: dict[str, str], *, wholly: bool = False) -> bool:
         """Tell whether the model (or wholly: all state) has the hash that it had."""

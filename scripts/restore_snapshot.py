@@ -21,7 +21,7 @@ from app.errors import Conflict, InvalidRequest, NotFound, SluiceError, Snapshot
 from app.events import Command, Configure, Entry, format_time, parse_time
 from app.keeper import read_snapshot
 from app.main import opened_store
-from app.settings import SEMANTICS, Settings, load_settings
+from app.settings import Settings, load_settings
 from app.store import Store, parse_cursor
 from learners.ids import State
 from scripts.serve import fail
@@ -234,7 +234,7 @@ async def _restore_whole(
             raise Conflict(f"the namespace {namespace!r} has a log already")
         # The log last: without it the namespace is still free, and a second try is allowed.
         await copy.write_snapshot(*snapshot.dump(state, manifest["id"]))
-        first = Configure(SEMANTICS, state["settings"])
+        first = Configure(state["semantics"], state["settings"])
         await copy.seed(manifest["id"], events.encode(Entry([first])))
     finally:
         await copy.close()

@@ -60,9 +60,11 @@ def make_engine(**changes: Any) -> Engine:
     return engine
 
 
-def configure(settings: EngineSettings, **changes: Any) -> Configure:
+def configure(
+    settings: EngineSettings, *, semantics: int = SEMANTICS, reconfigure: bool = False
+) -> Configure:
     """Return the first record of a log."""
-    return Configure(SEMANTICS, settings.model_dump(mode="json"), **changes)
+    return Configure(semantics, settings.model_dump(mode="json"), reconfigure)
 
 
 def apply(

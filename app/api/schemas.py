@@ -15,7 +15,7 @@ from pydantic import (
 )
 
 from app.events import check_id, parse_time
-from app.settings import LEARNER_SETTINGS, EngineSettings
+from app.settings import LEARNER_SETTINGS, SEMANTICS, EngineSettings
 
 MAX_ATTRIBUTES = 64
 MAX_TEXT_CHARS = 1_024
@@ -398,6 +398,32 @@ class DecisionPage(BaseModel):
 
     decisions: list[DecisionView]
     next: str | None
+
+
+class UpgradeBody(Reasoned):
+    """Which semantics version the log goes on with, and why."""
+
+    semantics: int = Field(SEMANTICS, ge=1, le=1_000, description="none given: the newest one here")
+    force: bool = Field(False, description="even if a replica does not know it, and will stop")
+
+
+class Replica(BaseModel):
+    """A process that follows the log, as it describes itself."""
+
+    name: str
+    age_s: float
+    host: str
+    pid: int
+    semantics: list[int]
+    cursor: str
+    lag_s: float
+    stopped: str | None
+
+
+class ReplicaPage(BaseModel):
+    """The processes that follow this log."""
+
+    replicas: list[Replica]
 
 
 class SnapshotPage(BaseModel):

@@ -24,6 +24,7 @@ from app.engine import Engine, Outcome
 from app.errors import Conflict, Forbidden, SluiceError, Unauthorized
 from app.events import Record, check_id
 from app.ingest import Ingest
+from app.peers import Peers
 from app.settings import Settings
 
 
@@ -35,6 +36,7 @@ class Service:
     ingest: Ingest
     metrics: Metrics
     past: PastAnswers
+    peers: Peers
     signing: Signing | None = None
 
     @property

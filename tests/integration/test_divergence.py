@@ -1,0 +1,80 @@
+"""Replicas compare their states at the same places in the log."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import pytest
+
+from app.errors import LogStopped
+from app.ingest import Ingest
+from app.settings import Settings
+from app.store import Store
+from tests.factories import SMALL, mixed
+from tests.integration.service import batches
+
+pytestmark = pytest.mark.anyio
+Eventually = Callable[[Callable[[], bool]], Awaitable[None]]
+OpenStore = Callable[..., Awaitable[Store]]
+OFTEN = {"snapshot_events": 100, "snapshot_min_s": 0}
+
+
+@pytest.fixture
+def url(start_external: Callable[..., str], valkey_server: Any) -> str:
+    """A store that is nobody's own."""
+    return start_external(valkey_server, "--appendonly", "yes")
+
+
+@asynccontextmanager
+async def running(store: Store, url: str) -> AsyncIterator[Ingest]:
+    """Follow the log, as a service does."""
+    ingest = Ingest(store, Settings(**{**SMALL, **OFTEN, "redis_url": url, "namespace": "test"}))
+    await ingest.start()
+    try:
+        yield ingest
+    finally:
+        await ingest.stop()
+
+
+async def learn(ingest: Ingest, start: int, stop: int) -> None:
+    """Post events, in entries of 25."""
+    for batch in batches(mixed(stop)[start:], 25):
+        await ingest.submit(batch, arrival_ms=10**13)
+
+
+async def test_like_states_agree(open_store: OpenStore, url: str, eventually: Eventually) -> None:
+    """Replicas of one log find the same digest at every place, one of them after a restart."""
+    first, second = await open_store(url), await open_store(url)
+    async with running(first, url) as one, running(second, url) as two:
+        await learn(one, 0, 400)
+        await eventually(lambda: two.engine.cursor == one.engine.cursor)
+    async with running(first, url) as one, running(second, url) as two:
+        await learn(two, 400, 900)
+        await eventually(lambda: two.engine.cursor == one.engine.cursor)
+        assert one.engine.hashes() == two.engine.hashes()
+    assert one.stopped is None
+    assert two.stopped is None
+    manifests = await first.list_snapshots()
+    assert any(manifest["base"] is not None for manifest in manifests)
+
+
+async def test_another_state_takes_itself_out(
+    open_store: OpenStore, url: str, eventually: Eventually
+) -> None:
+    """A replica whose state is not that of its peers stops, and says so; the others go on."""
+    first, second = await open_store(url), await open_store(url)
+    async with running(first, url) as one, running(second, url) as two:
+        await learn(one, 0, 50)
+        await eventually(lambda: two.engine.cursor == one.engine.cursor)
+        two.engine.history.ring_reward[0, 0] += 0.25  # as a bad bit in memory would
+        n = 50
+        while one.stopped is None and two.stopped is None and n < 2_000:
+            with suppress(LogStopped):
+                await learn(one, n, n + 50)
+            n += 50
+        stopped, other = (one, two) if two.stopped is None else (two, one)
+        assert "differs from that of snapshot" in str(stopped.stopped)
+        assert other.stopped is None
+        await learn(other, n, n + 50)
