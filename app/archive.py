@@ -12,10 +12,12 @@ import logging
 import os
 import re
 import secrets
+import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -314,6 +316,20 @@ def _sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def rewrite(folder: Path, namespace: str, change: Callable[[StoredEntry], StoredEntry]) -> None:
+    """Write those files anew in which an entry changes; `change` returns the others as they are."""
+    for found in files(folder, namespace):
+        if all(change(stored) is stored for stored in found.entries()):
+            continue
+        file, entries = _File(folder, sys.maxsize), found.entries()
+        try:
+            while page := [change(stored) for stored in islice(entries, MAX_PAGE_ENTRIES)]:
+                file.take(page)
+            file.finish(found.path.name, found.about())
+        finally:
+            file.abandon()
 
 
 # -- reading ----------------------------------------------------------------------------------

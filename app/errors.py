@@ -124,6 +124,12 @@ class LogTrimmed(SluiceError):
     code = "log_trimmed"
 
 
+class LogRewritten(LogTrimmed):
+    """Another log has taken the place of the one that was read: somebody was forgotten exactly."""
+
+    code = "log_rewritten"
+
+
 class LogStopped(SluiceError):
     """This process met an entry that it must not apply; it serves what it has and is not ready."""
 

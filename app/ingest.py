@@ -19,6 +19,7 @@ from app.embedded import EmbeddedServer
 from app.engine import TUNABLE, Engine, Outcome, changed_fields
 from app.errors import (
     Diverged,
+    LogRewritten,
     LogStopped,
     LogTrimmed,
     NotFound,
@@ -380,6 +381,11 @@ class Ingest:
 
     async def _follow(self, error: LogTrimmed) -> None:
         """Go on where the log has lost the entry that we stand at: give it back, or follow it."""
+        if isinstance(error, LogRewritten):  # what is held of the old one must not come back
+            logger.warning("%s; restoring its snapshot", error.message)
+            self._unwritten_quarantine.clear()
+            await self._reload()
+            return
         try:
             await self._restore_tail()
             if await self.store.continues(self.engine.cursor):  # we gave it back, or another did
@@ -409,6 +415,7 @@ class Ingest:
     async def _reload(self) -> None:
         """Go on from the newest snapshot that the log continues; stop where there is none."""
         try:
+            await self.store.join_epoch()
             engine = await self.keeper.restore_newest()
             if engine is None and await self.store.first_cursor() is None:
                 raise SettingsError("the store has lost the log, and there is no snapshot")

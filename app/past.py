@@ -159,7 +159,7 @@ class Past:
             self.begun_at, self.n_before = engine.cursor, engine.n_events
         async for stored in self._entries(self.begun_at, at):
             entry = events.decode(stored.payload)
-            engine = engine or _begun(entry)
+            engine = engine or begun(entry)
             engine.apply(entry, stored.cursor, await self._restored(entry))
             self._on_entry(engine)
         if engine is None:
@@ -258,7 +258,7 @@ async def _each(page: list[StoredEntry]) -> AsyncIterator[StoredEntry]:
         yield stored
 
 
-def _begun(entry: Entry) -> Engine:
+def begun(entry: Entry) -> Engine:
     """Return an engine with the settings with which a log begins."""
     first = entry.records[0]
     if not isinstance(first, Configure):

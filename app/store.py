@@ -6,6 +6,9 @@ namespace is one hash tag, hence one primary: where that is, it asks anew after 
 
     sluice:{<namespace>}:log              stream   entries: e = payload, t = tag; no TTL, trimmed
     sluice:{<namespace>}:log:floor        string   cursor below which the log has been trimmed
+    sluice:{<namespace>}:epoch            string   how often the log has been rewritten
+    sluice:{<namespace>}:log:next:<token>, sluice:{<namespace>}:snapshots:next:<token>
+                                          as log and snapshots, which they may replace; expire
     sluice:{<namespace>}:snapshots        hash     id -> manifest; a snapshot exists once it is here
     sluice:{<namespace>}:snapshot:<id>:<writer>:<i>
                                           string   chunk; expires unless its manifest was written
@@ -25,7 +28,7 @@ import logging
 import re
 import secrets
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
@@ -40,6 +43,7 @@ from redis.exceptions import RedisError, WatchError
 from app.errors import (
     Conflict,
     InvalidRequest,
+    LogRewritten,
     LogTrimmed,
     NotFound,
     SettingsError,
@@ -51,6 +55,8 @@ from app.store_url import Place, StoreUrl, parse_store_url, show
 
 # A chunk whose writer died before its manifest goes by itself; writing takes seconds.
 UNFINISHED_CHUNK_TTL_S = 3_600
+# Renewed while it is written; replaying the log into it takes longer than writing.
+UNFINISHED_REWRITE_TTL_S = 86_400
 # Longer than a large snapshot takes to write; its writer may die meanwhile.
 CLAIM_TTL_S = 300
 PROBE_TTL_S = 60
@@ -83,12 +89,15 @@ END: Cursor = f"{MAX_SEQ}-{MAX_SEQ}"
 logger = logging.getLogger(__name__)
 
 _APPEND = """
+if (redis.call('GET', KEYS[2]) or '0') ~= ARGV[2] then
+  return redis.error_reply('the log has been rewritten; nothing was written')
+end
 local after = ARGV[1]
 if after ~= '0-0' and #redis.call('XRANGE', KEYS[1], after, after, 'COUNT', 1) == 0 then
   return redis.error_reply('the log has lost the entry ' .. after .. '; nothing was written')
 end
 local cursors = {}
-for i = 2, #ARGV, 2 do
+for i = 3, #ARGV, 2 do
   cursors[#cursors + 1] = redis.call('XADD', KEYS[1], '*', 'e', ARGV[i], 't', ARGV[i + 1])
 end
 return cursors
@@ -119,6 +128,41 @@ end
 return missing
 """
 CURSORS_AT_ONCE = 1_000
+
+# A snapshot exists from here on, unless the log is another by now (-1), or there is one (0).
+_FINISH = """
+if (redis.call('GET', KEYS[1]) or '0') ~= ARGV[1] then return -1 end
+for i = 3, #KEYS do redis.call('PERSIST', KEYS[i]) end
+return redis.call('HSETNX', KEYS[2], ARGV[2], ARGV[3])
+"""
+
+# A rewritten log takes the place of the log, if nothing has been added to that meanwhile (0).
+_SWAP = """
+if (redis.call('GET', KEYS[5]) or '0') ~= ARGV[1] then
+  return redis.error_reply('the log has been rewritten by another')
+end
+local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)
+if #last == 0 or last[1][1] ~= ARGV[2] then return 0 end
+redis.call('PERSIST', KEYS[2])
+redis.call('RENAME', KEYS[2], KEYS[1])
+redis.call('PERSIST', KEYS[4])
+redis.call('RENAME', KEYS[4], KEYS[3])
+redis.call('SET', KEYS[5], ARGV[1] + 1)
+return 1
+"""
+
+_SWAP_QUARANTINE = """
+local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)
+if #last == 0 or last[1][1] ~= ARGV[1] then return 0 end
+if redis.call('EXISTS', KEYS[2]) == 0 then
+  redis.call('XTRIM', KEYS[1], 'MAXLEN', 0)
+  return 1
+end
+redis.call('PERSIST', KEYS[2])
+redis.call('XSETID', KEYS[2], ARGV[1])
+redis.call('RENAME', KEYS[2], KEYS[1])
+return 1
+"""
 _RUN_ID = re.compile(rb"run_id:(\w+)")
 
 
@@ -265,6 +309,8 @@ class Store:
         prefix = f"sluice:{{{settings.namespace}}}"
         self._log = f"{prefix}:log"
         self._floor = f"{prefix}:log:floor"
+        self._epoch_key = f"{prefix}:epoch"
+        self._epoch = b"0"
         self._manifests = f"{prefix}:snapshots"
         self._chunks = f"{prefix}:snapshot"
         self._claims = f"{prefix}:claim"
@@ -298,6 +344,7 @@ class Store:
         """
         await self._wait_for_primary()
         await self._check_server()
+        await self.join_epoch()
 
     async def close(self) -> None:
         """Close the connections."""
@@ -306,6 +353,10 @@ class Store:
                 await client.aclose()
         if self._guides:
             await self._guides.close()
+
+    async def join_epoch(self) -> None:
+        """Read and append to the log that there is now, if it is another since we opened it."""
+        self._epoch = await self._ask("GET", self._epoch_key) or b"0"
 
     async def ping(self) -> None:
         """Return when the server answers."""
@@ -430,7 +481,7 @@ class Store:
         fields = [field for pair in payloads for field in pair]
         # Check and append are one step of the server. Nothing less will do: a connection is opened
         # again without a word, perhaps to a server that has just come back with less.
-        append = ("EVAL", _APPEND, 1, self._log, after, *fields)
+        append = ("EVAL", _APPEND, 2, self._log, self._epoch_key, after, self._epoch, *fields)
         async with self._asking():
             if self.is_new:
                 raise StoreUnavailable(
@@ -487,7 +538,8 @@ class Store:
         """Return up to `count` entries after a cursor, oldest first.
 
         With none there it waits up to `block_ms` (0: not at all) and may return []. One reader at
-        a time. Raises LogTrimmed when entries after the cursor may be gone.
+        a time. Raises LogTrimmed when entries after the cursor may be gone, LogRewritten when the
+        log is another one now.
         """
         parse_cursor(after)
         self._look_again()
@@ -498,8 +550,11 @@ class Store:
             # Where the reader stands, after the entries: what is trimmed or lost in between is then
             # noticed, not missed. Trimming keeps the entry at its cursor, so it must be there.
             pipe.execute_command("XRANGE", self._log, after, after, "COUNT", 1)
-            pipe.execute_command("GET", self._floor)
-            streams, here, floor = _raise_first(await pipe.execute(raise_on_error=False))
+            pipe.execute_command("MGET", self._floor, self._epoch_key)
+            streams, here, told = _raise_first(await pipe.execute(raise_on_error=False))
+        floor, epoch = told
+        if (epoch or b"0") != self._epoch:
+            raise LogRewritten("the log has been rewritten, without somebody who was forgotten")
         if floor and parse_cursor(floor.decode()) > parse_cursor(after):
             raise LogTrimmed(f"the log begins at {floor.decode()}; the reader stands at {after}")
         if not here and after != BEGINNING:
@@ -612,7 +667,11 @@ class Store:
         """Return what takes the chunks of a snapshot, and then its manifest."""
         parse_cursor(snapshot_id)
         # Several may write one snapshot at the same time: each has chunks of its own.
-        return SnapshotWriter(self, f"{self._chunks}:{snapshot_id}:{secrets.token_hex(4)}")
+        return SnapshotWriter(self, snapshot_id, self._manifests)
+
+    def rewrite(self) -> Rewrite:
+        """Return an empty log that may take the place of this one."""
+        return Rewrite(self)
 
     async def write_snapshot(self, manifest: dict[str, Any], chunks: Iterable[bytes]) -> None:
         """Write a snapshot, whole or not at all; nothing if `manifest["id"]` is there already."""
@@ -711,6 +770,40 @@ class Store:
             replies = await self._replies(commands, transaction=True)
             # Its id is taken or passed: another replica, or we before a replay, wrote it.
             _raise_first([reply for reply in replies if not _is_passed(reply)])
+
+    async def rewrite_quarantine(self, is_kept: Callable[[bytes], bool]) -> None:
+        """Leave out the records whose payload is not to be kept.
+
+        The stream is written anew: of an entry that is deleted, a server keeps the bytes.
+        """
+        copy = f"{self._quarantine}:next:{secrets.token_hex(8)}"
+        last, is_first = BEGINNING, True
+        while True:
+            entries = await self._ask("XRANGE", self._quarantine, f"({last}", "+", "COUNT", 1_000)
+            kept = [(record_id, f[b"e"]) for record_id, f in entries if is_kept(f[b"e"])]
+            commands = [("XADD", copy, record_id, "e", data) for record_id, data in kept]
+            await self._ask_all([*commands, ("EXPIRE", copy, UNFINISHED_CHUNK_TTL_S)])
+            last = entries[-1][0].decode() if entries else last
+            if not entries and (is_first or await self._replace_quarantine(copy, last)):
+                return
+            is_first = False
+
+    async def _replace_quarantine(self, copy: str, last: str) -> bool:
+        swap = ("EVAL", _SWAP_QUARANTINE, 2, self._quarantine, copy, last)
+        return bool(await self._ask(*swap))
+
+    async def compact(self) -> None:
+        """Let the server write its files anew, without what was deleted, and wait for it."""
+        info = await self._ask("INFO", "persistence")
+        has_aof = bool(info.get("aof_enabled"))
+        with contextlib.suppress(StoreUnavailable):  # one is on its way, or it is forbidden
+            await self._ask(*(("BGREWRITEAOF",) if has_aof else ("BGSAVE",)))
+        going_on = ("aof_rewrite_in_progress", "aof_rewrite_scheduled", "rdb_bgsave_in_progress")
+        while True:
+            info = await self._ask("INFO", "persistence")
+            if not any(info.get(name) for name in going_on):
+                return
+            await asyncio.sleep(RETRY_S)
 
     async def list_quarantine(self, n: int, before: str | None = None) -> list[tuple[str, bytes]]:
         """Return up to `n` records (id, payload), newest first, older than the id `before`."""
@@ -848,9 +941,12 @@ def _stored(cursor: bytes, fields: dict[bytes, bytes]) -> StoredEntry:
 class SnapshotWriter:
     """Writes one snapshot: chunks in order, and then the manifest, with which it exists."""
 
-    def __init__(self, store: Store, prefix: str) -> None:
+    def __init__(self, store: Store, snapshot_id: str, manifests: str) -> None:
         self._store = store
-        self._prefix = prefix
+        self._manifests = manifests
+        self._epoch = store._epoch
+        # Several may write one snapshot at the same time: each has chunks of its own.
+        self._prefix = f"{store._chunks}:{snapshot_id}:{secrets.token_hex(4)}"
         self._keys: list[str] = []
 
     async def add(self, chunk: bytes) -> None:
@@ -860,24 +956,76 @@ class SnapshotWriter:
         await self._store._ask("SET", key, chunk, "EX", UNFINISHED_CHUNK_TTL_S)
 
     async def finish(self, manifest: dict[str, Any]) -> bool:
-        """Make it exist, and tell whether it does: the first manifest under an id wins."""
+        """Make it exist, and tell whether it does: the first manifest under an id wins.
+
+        Raises Conflict where the log that it is of has been replaced.
+        """
         record = json.dumps({"manifest": manifest, "chunks": self._keys})
-        *_, is_first = await self._store._ask_all(
-            [
-                *(("PERSIST", key) for key in self._keys),
-                ("HSETNX", self._store._manifests, manifest["id"], record),
-            ],
-            transaction=True,
-        )
-        if not is_first:
+        keys = (self._store._epoch_key, self._manifests, *self._keys)
+        values = (self._epoch, manifest["id"], record)
+        done = await self._store._ask("EVAL", _FINISH, len(keys), *keys, *values)
+        if done != 1:
             await self.abandon()
-        return bool(is_first)
+        if done == -1:
+            raise Conflict("the log has been rewritten while the snapshot was written")
+        return bool(done)
 
     async def abandon(self) -> None:
         """Take back what was written; what cannot be reached expires."""
         if self._keys:
             with contextlib.suppress(StoreUnavailable):
                 await self._store._ask("UNLINK", *self._keys)
+
+
+class Rewrite:
+    """A log in the making, beside the one of a store, which it may replace with its snapshot.
+
+    What is left of one that was not finished expires.
+    """
+
+    def __init__(self, store: Store) -> None:
+        token = secrets.token_hex(8)
+        self._store = store
+        self._epoch = store._epoch
+        self._log = f"{store._log}:next:{token}"
+        self._manifests = f"{store._manifests}:next:{token}"
+
+    async def add(self, entries: Sequence[StoredEntry]) -> None:
+        """Append entries under their own cursors."""
+        xadd, ttl = ("XADD", self._log), ("EXPIRE", self._log, UNFINISHED_REWRITE_TTL_S)
+        commands = [(*xadd, e.cursor, "e", e.payload, "t", e.tag) for e in entries]
+        await self._store._ask_all([*commands, ttl])
+
+    async def read(self, after: Cursor, *, count: int) -> list[StoredEntry]:
+        """Return up to `count` of its entries after a cursor, oldest first."""
+        found = await self._store._ask("XRANGE", self._log, f"({after}", "+", "COUNT", count)
+        return [_stored(*entry) for entry in found]
+
+    def snapshot_writer(self, snapshot_id: str) -> SnapshotWriter:
+        """Return what takes the one snapshot that comes with it."""
+        return SnapshotWriter(self._store, snapshot_id, self._manifests)
+
+    async def replace(self, last: Cursor) -> bool:
+        """Take the log's place, its snapshots' too; tell whether it did.
+
+        It does not if the log has gone on after `last`. Every replica then reads the new one.
+        """
+        store = self._store
+        records = await store._ask("HGETALL", store._manifests)
+        keys = (store._log, self._log, store._manifests, self._manifests, store._epoch_key)
+        if not await store._ask("EVAL", _SWAP, len(keys), *keys, self._epoch, last):
+            return False
+        await store.join_epoch()
+        for name, record in records.items():
+            found = _read_record(name.decode(), record)
+            if found is not None and found[1]:
+                await store._ask("UNLINK", *found[1])
+        return True
+
+    async def abandon(self) -> None:
+        """Leave the log as it is."""
+        with contextlib.suppress(StoreUnavailable):
+            await self._store._ask("UNLINK", self._log, self._manifests)
 
 
 def quarantine_id(cursor: Cursor, index: int) -> str:

@@ -6,6 +6,7 @@ import typer
 
 from scripts.demo import demo
 from scripts.drill import drill
+from scripts.forget import forget
 from scripts.recommend import recommend
 from scripts.replay import replay
 from scripts.requeue import requeue
@@ -31,6 +32,7 @@ app.command("recommend")(recommend)
 app.command("demo")(demo)
 app.command("drill")(drill)
 app.command("requeue")(requeue)
+app.command("forget")(forget)
 app.add_typer(restore_snapshot, name="restore-snapshot")
 
 
