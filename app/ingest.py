@@ -39,6 +39,10 @@ logger = logging.getLogger(__name__)
 BLOCK_MS = 500
 READ_COUNT = 64
 RETRY_S = 0.1
+# For as long other replicas may give back what a new server lacks, before anything new is written:
+# one that has read less would shut out what another still holds. Longer than it takes all of them
+# to notice (LOOK_AGAIN_S in `store`).
+PEERS_S = 1.0
 # Records in one transaction: 10,000 take the store, and us, a tenth of a second.
 QUARANTINE_BATCH = 500
 PROGRESS_S = 1.0
@@ -85,6 +89,9 @@ class Ingest:
             store, on_failure=self._on_append_failed, applied=lambda: self.engine.cursor
         )
         self._tail = Tail()
+        self._is_outage_told = False
+        self.n_restored = 0
+        self.n_lost = 0
         self.keeper = Keeper(store, settings, self.whole, on_diverged=self._on_diverged)
         self._waiting: dict[str, asyncio.Future[Outcome]] = {}
         self._applied = asyncio.Condition()
@@ -305,8 +312,9 @@ class Ingest:
             try:
                 await self._read_once()
             except StoreUnavailable as error:
-                if self.is_store_up:
+                if not self._is_outage_told:
                     logger.warning("%s; reads go on from memory", error.message)
+                self._is_outage_told = True
                 self.is_store_up = False
                 self._fail_waiting(_MAYBE_IN_LOG)
                 await asyncio.sleep(RETRY_S)
@@ -323,10 +331,8 @@ class Ingest:
             logger.error("the embedded store cannot be restarted: %s", error.message)
 
     async def _read_once(self) -> None:
-        if not self.is_store_up:
-            await self._restore_tail()
-            self.is_store_up = True
-            logger.info("the store answers")
+        if not self.is_store_up or self.store.is_new:
+            await self._come_back()
         count = self._read_count
         batch = await self._read(block_ms=BLOCK_MS)
         is_behind = len(batch) == count
@@ -342,30 +348,60 @@ class Ingest:
         async with self._whole_entries:
             await self._flush_quarantine()
 
-    async def _restore_tail(self) -> int:
-        """Write what the store has lost again, from memory, before anything new; return how much.
+    async def _come_back(self) -> None:
+        """Let writing begin again after an outage; at a new server, first what it may have lost."""
+        await self._restore_tail()
+        if self.store.is_new:
+            self.is_store_up = False
+            if self._server is None:  # the embedded store has no other replicas
+                await asyncio.sleep(PEERS_S)
+                await self._restore_tail()  # what follows on what they gave back
+            await self.store.admit()
+        self.is_store_up = True
+        self._is_outage_told = False
+        logger.info("the store answers")
+
+    async def _restore_tail(self) -> None:
+        """Write what the store has lost again, from memory, before anything new.
 
         What was acknowledged has been applied here, hence read, hence held.
         """
         lost = self._tail.missing(await self.store.last_cursor())
         n_restored = await self.store.append_again(lost) if lost else 0
+        self.n_restored += n_restored
         if n_restored:
             logger.warning(
                 "the store had lost the last %d entries of the log: written again from memory",
                 n_restored,
             )
-        return n_restored
 
     async def _follow(self, error: LogTrimmed) -> None:
         """Go on where the log has lost the entry that we stand at: give it back, or follow it."""
         try:
-            if await self._restore_tail():
+            await self._restore_tail()
+            if await self.store.continues(self.engine.cursor):  # we gave it back, or another did
                 return
+            await self._count_lost()
         except StoreUnavailable:
             self.is_store_up = False
             return
         logger.warning("%s; restoring the newest snapshot", error.message)
         await self._reload()
+
+    async def _count_lost(self) -> None:
+        """Say what was in the log, and is no more: learned here, and now unlearned."""
+        held = {entry.cursor: entry for entry in self._tail}
+        lost = await self.store.missing(list(held))
+        self.n_lost += len(lost)
+        if lost:
+            logger.warning(
+                "the log has lost %d entries (%d records) from %s to %s, which this replica had"
+                " applied: the store went on without them",
+                len(lost),
+                sum(len(events.decode(held[cursor].payload).records) for cursor in lost),
+                lost[0],
+                lost[-1],
+            )
 
     async def _reload(self) -> None:
         """Go on from the newest snapshot that the log continues; stop where there is none."""

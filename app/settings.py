@@ -318,12 +318,22 @@ class Settings(EngineSettings, BaseSettings):
     host: str = Field("127.0.0.1", description="address to bind")
     port: int = Field(8000, ge=0, le=65_535, description="TCP port; 0 lets the system choose")
     data_dir: Path = Field(Path("data"), description="folder of the embedded store")
-    redis_url: str = Field("", description="redis://, rediss:// or unix:// URL; empty = embedded")
+    redis_url: str = Field(
+        "",
+        description="redis://, rediss://, unix://, redis+sentinel:// or redis+cluster:// URL;"
+        " empty = embedded",
+    )
     namespace: str = Field(
         "default", pattern=r"^[A-Za-z0-9._-]{1,64}$", description="prefix of every key"
     )
     fsync: Literal["everysec", "always"] = Field(
         "everysec", description="when an acknowledged event is on disk"
+    )
+    wait_replicas: int = Field(
+        0,
+        ge=0,
+        le=5,
+        description="replicas of the store that must have an event before it is acknowledged",
     )
     store_timeout_s: float = Field(
         2.0, gt=0, le=60, description="seconds to wait for the store before a 503"
@@ -378,6 +388,14 @@ class Settings(EngineSettings, BaseSettings):
             raise ValueError(
                 f"host {self.host!r} is open to other machines: set SLUICE_API_KEY,"
                 " or SLUICE_INSECURE=yes if something in front of it checks who calls"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _can_have_replicas(self) -> Self:
+        if self.wait_replicas and not self.redis_url:
+            raise ValueError(
+                "wait_replicas: the embedded store has no replicas; set SLUICE_REDIS_URL"
             )
         return self
 

@@ -1,7 +1,8 @@
 """The store: log, snapshots and quarantine in one namespace of a Redis or Valkey.
 
 The only file that imports redis. It moves bytes and refuses to know what is in them; it never
-sends an append twice, and whatever goes wrong on the way comes out as StoreUnavailable.
+sends an append twice, and whatever goes wrong on the way comes out as StoreUnavailable. One
+namespace is one hash tag, hence one primary: where that is, it asks anew after every failure.
 
     sluice:{<namespace>}:log              stream   entries: e = payload, t = tag; no TTL, trimmed
     sluice:{<namespace>}:log:floor        string   cursor below which the log has been trimmed
@@ -20,7 +21,9 @@ import asyncio
 import contextlib
 import json
 import logging
+import re
 import secrets
+from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
@@ -29,6 +32,8 @@ from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.connection import parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.crc import key_slot
+from redis.exceptions import ConnectionError as NotConnected
 from redis.exceptions import RedisError, WatchError
 
 from app.errors import (
@@ -41,6 +46,7 @@ from app.errors import (
     StoreUnavailable,
 )
 from app.settings import Settings
+from app.store_url import Place, StoreUrl, parse_store_url, show
 
 # A chunk whose writer died before its manifest goes by itself; writing takes seconds.
 UNFINISHED_CHUNK_TTL_S = 3_600
@@ -54,6 +60,16 @@ QUARANTINE_STRIDE = 100_000
 MIN_SERVER = (6, 2)
 # The server gives up on an fsync before the client gives up on the server.
 FSYNC_WAIT_SHARE = 0.8
+# A sentinel or a node that takes longer to say where the primary is, is as good as gone.
+GUIDE_TIMEOUT_S = 0.5
+# An old primary that the sentinels have given up, and that still takes writes, is left after so
+# long: by all of us before any of us writes to the new one (PEERS_S in `ingest`).
+LOOK_AGAIN_S = 0.5
+# Redis's own default is half a minute until a primary counts as down.
+START_WAIT_S = 60.0
+# What the others still have once most have answered.
+GUIDES_LEFT_S = 0.02
+RETRY_S = 0.2
 
 Cursor = str
 """`<ms>-<seq>`, the position of a log entry; BEGINNING is before the first, END after the last."""
@@ -74,6 +90,20 @@ for i = 2, #ARGV, 2 do
 end
 return cursors
 """
+
+
+# Which of these cursors are not in the log: without the entries, which may be large.
+_MISSING = """
+local missing = {}
+for _, cursor in ipairs(ARGV) do
+  if #redis.call('XRANGE', KEYS[1], cursor, cursor, 'COUNT', 1) == 0 then
+    missing[#missing + 1] = cursor
+  end
+end
+return missing
+"""
+CURSORS_AT_ONCE = 1_000
+_RUN_ID = re.compile(rb"run_id:(\w+)")
 
 
 class StoredEntry(NamedTuple):
@@ -101,23 +131,120 @@ def following(cursor: Cursor) -> Cursor:
     return f"{ms}-{seq + 1}" if seq < MAX_SEQ else f"{ms + 1}-0"
 
 
+class _Guides:
+    """The sentinels, or the nodes of a cluster: whom we ask where the primary of a key is.
+
+    redis-py has clients for both. They look up the primary whenever a connection is opened, or send
+    a command again by themselves; we have to know when the server is another, and never send an
+    append twice.
+    """
+
+    def __init__(
+        self, address: StoreUrl, options: dict[str, Any], key: str, timeout_s: float
+    ) -> None:
+        self._first = address.guides
+        self._guides = address.guides
+        self._master_name = address.master_name
+        self._slot = key_slot(key.encode())
+        self._timeout_s = min(GUIDE_TIMEOUT_S, timeout_s / 4)
+        login = {"username": None, "password": None, "db": 0, **address.sentinel_login}
+        self._options = options | (login if address.master_name else {})
+        self._clients: dict[Place, Any] = {}
+
+    def __str__(self) -> str:
+        places = ", ".join(show(place) for place in self._first)
+        return f"sentinels {places}" if self._master_name else f"cluster {places}"
+
+    async def primary(self) -> Place:
+        """Return the primary by the newest word on it, else by the most."""
+        asked = [asyncio.create_task(self._ask_quietly(guide)) for guide in self._guides]
+        try:
+            # Those that are as good as gone hold up nobody, once most have named one.
+            n_named = 0
+            for answer in asyncio.as_completed(asked):
+                n_named += not isinstance(await answer, str)
+                if 2 * n_named > len(asked):
+                    break
+            answered, _ = await asyncio.wait(asked, timeout=GUIDES_LEFT_S)
+        finally:
+            for task in asked:
+                task.cancel()
+            await asyncio.gather(*asked, return_exceptions=True)
+        found = [task.result() for task in answered]
+        named = [word for word in found if not isinstance(word, str)]
+        if not named:
+            raise NotConnected(f"nobody names a primary ({found[-1]})")
+        newest = max(named)[0]
+        return Counter(place for epoch, place in named if epoch == newest).most_common(1)[0][0]
+
+    async def _ask_quietly(self, guide: Place) -> tuple[int, Place] | str:
+        """Return the epoch and the primary that one of them names, or why it does not."""
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                if self._master_name:
+                    return await self._ask_sentinel(guide)
+                return await self._ask_node(guide)
+        except TimeoutError:
+            return f"{show(guide)}: no answer within {self._timeout_s:g} s"
+        except (RedisError, OSError) as error:
+            return f"{show(guide)}: {str(error) or type(error).__name__}"
+
+    async def _ask_sentinel(self, guide: Place) -> tuple[int, Place] | str:
+        pipe = self._client(guide).pipeline(transaction=False)
+        # The address first: the epoch is never older than it, then. During a failover this command
+        # alone names the new primary.
+        pipe.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._master_name)
+        pipe.execute_command("SENTINEL", "MASTER", self._master_name)
+        found, state = await pipe.execute(raise_on_error=False)
+        if found is None:
+            return f"{show(guide)}: no primary named {self._master_name!r}"
+        host, port = _raise_first([found, state])[0]
+        epoch = dict(zip(state[::2], state[1::2], strict=False))[b"config-epoch"]
+        return int(epoch), (host.decode(), int(port))
+
+    async def _ask_node(self, guide: Place) -> tuple[int, Place] | str:
+        ranges = await self._client(guide).execute_command("CLUSTER", "SLOTS")
+        # A node that does not know its own address says so with an empty one.
+        nodes = {
+            (first, last): [(host.decode() if host else guide[0], port) for host, port, *_ in row]
+            for first, last, *row in ranges
+        }
+        # Those that were there when we started may all be gone one day.
+        others = {node for holders in nodes.values() for node in holders}
+        self._guides = tuple(dict.fromkeys([*self._first, *sorted(others)]))
+        for (first, last), (primary, *_) in nodes.items():
+            if first <= self._slot <= last:
+                return 0, primary  # they tell no epochs, and hear of news within milliseconds
+        return f"{show(guide)}: slot {self._slot} has no primary"
+
+    def _client(self, guide: Place) -> Any:
+        if guide not in self._clients:
+            options = self._options | {"host": guide[0], "port": guide[1]}
+            self._clients[guide] = _client(options, self._timeout_s, self._timeout_s)
+        return self._clients[guide]
+
+    async def close(self) -> None:
+        """Close the connections."""
+        for client in self._clients.values():
+            await client.aclose()
+
+
 class Store:
     """One namespace of one server. Every method raises StoreUnavailable when it does not answer.
 
     `url` is settings.redis_url or the embedded server's; the `fsync` promise is checked, and if
     need be enforced, only where settings.redis_url says that the server is not ours.
+
+    `is_new` says that the server is another than before, and may have lost what the old one had:
+    nothing is appended until `admit`.
     """
 
     def __init__(self, url: str, settings: Settings) -> None:
         # With its password, if it has one: to connect with, not to show.
         self.url = url
+        self.is_new = False
         self._timeout_s = settings.store_timeout_s
         self._settings = settings
-        options = _parse_url(url)
-        self._password: str = options.get("password") or ""
-        self._where = (
-            options.get("path") or f"{options.get('host', 'localhost')}:{options.get('port', 6379)}"
-        )
         self._waits_for_fsync = False
         prefix = f"sluice:{{{settings.namespace}}}"
         self._log = f"{prefix}:log"
@@ -128,28 +255,148 @@ class Store:
         self._pins = f"{prefix}:pin"
         self._quarantine = f"{prefix}:quarantine"
         self._probe = f"{prefix}:probe"
-        self._redis = _client(options, self._timeout_s, self._timeout_s)
-        # A read that blocks has a connection of its own, and its deadline from `_asking` alone.
-        self._reader = _client(options, None, self._timeout_s)
+        address, self._options = _parse_url(url)
+        self._secrets = _secrets(address, self._options)
+        # The clients of the server that we stand before. Until it is found there are none.
+        self._redis: Any = None
+        self._reader: Any = None
+        self._place: Place | None = None
+        self._run_id: str | None = None
+        self._is_suspect = True
+        self._found_at = 0.0
+        self._finding = asyncio.Lock()
+        self._guides: _Guides | None = None
+        if address.guides:
+            self._guides = _Guides(address, self._options, self._log, self._timeout_s)
+            self._where = str(self._guides)
+        else:
+            place = (self._options.get("host", "localhost"), self._options.get("port", 6379))
+            self._where = self._options.get("path") or show(place)
 
     async def open(self) -> None:
-        """Check that the server answers, is 6.2 or newer, and keeps the fsync promise.
+        """Check that the server answers, is 6.2 or newer, and keeps the promises of durability.
 
-        Raises SettingsError, with what to change, when it cannot.
+        Waits a minute for a failover that is on. Raises SettingsError, with what to change, when it
+        cannot keep them.
         """
-        await self.ping()
-        await self._check_version()
-        if self._settings.redis_url:
-            await self._check_fsync()
+        await self._wait_for_primary()
+        await self._check_server()
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._redis.aclose()
-        await self._reader.aclose()
+        for client in (self._redis, self._reader):
+            if client is not None:
+                await client.aclose()
+        if self._guides:
+            await self._guides.close()
 
     async def ping(self) -> None:
         """Return when the server answers."""
         await self._ask("PING")
+
+    async def admit(self) -> None:
+        """Let appends in again, at a server that is new: it has to keep the promises, too."""
+        try:
+            await self._check_server()
+        except SettingsError as error:
+            raise StoreUnavailable(error.message) from None
+        self.is_new = False
+
+    # -- finding the server -------------------------------------------------------------------
+
+    async def _wait_for_primary(self) -> None:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + START_WAIT_S
+        is_told = False
+        while True:
+            try:
+                # Not a PING: a cluster without a quorum answers that, and has no key.
+                await self._ask("EXISTS", self._log)
+                return
+            except StoreUnavailable as error:
+                if self._guides is None or loop.time() > deadline:
+                    raise
+                if not is_told:
+                    logger.warning(
+                        "%s; waiting up to %g s for a primary", error.message, START_WAIT_S
+                    )
+                is_told = True
+                await asyncio.sleep(RETRY_S)
+
+    async def _find(self) -> None:
+        """Stand before the primary, wherever it is now; raise ConnectionError if there is none."""
+        async with self._finding:
+            if not self._is_suspect:  # another task has found it meanwhile
+                return
+            place = await self._ask_guides()
+            options = self._options
+            if place is not None:
+                options = options | {"host": place[0], "port": place[1]}
+                self._where = show(place)
+            info = await self._look_at(options)
+            if info.get("role", "master") != "master":
+                raise NotConnected("it is read only, a replica; waiting for a primary")
+            await self._stand_before(place, options, info.get("run_id"))
+            self._found_at = asyncio.get_running_loop().time()
+            self._is_suspect = False
+
+    async def _ask_guides(self) -> Place | None:
+        if self._guides is None:
+            return None
+        try:
+            return await self._guides.primary()
+        except NotConnected:
+            # The one that we know may be all right, and says itself whether it is a primary.
+            if self._place is None:
+                raise
+            return self._place
+
+    async def _look_at(self, options: dict[str, Any]) -> dict[str, Any]:
+        """Return what the server says that a new connection leads to."""
+        scout = _client(options, self._timeout_s, self._timeout_s)
+        try:
+            return await self._info(scout)
+        finally:
+            await scout.aclose()
+
+    async def _stand_before(
+        self, place: Place | None, options: dict[str, Any], run_id: str | None
+    ) -> None:
+        if self._redis is not None:
+            if (place, run_id) == (self._place, self._run_id):
+                return
+            self.is_new = True
+            logger.warning("the store at %s is another server, or was restarted", self._where)
+        old = (self._redis, self._reader)
+        self._place, self._run_id = place, run_id
+        options = options | {"redis_connect_func": self._greet}
+        self._redis = _client(options, self._timeout_s, self._timeout_s)
+        # A read that blocks has a connection of its own, and its deadline from `_asking` alone.
+        self._reader = _client(options, None, self._timeout_s)
+        for client in old:
+            if client is not None:
+                # Whoever waits for an answer there hears at once that none will come.
+                await client.aclose()
+
+    async def _greet(self, connection: Any) -> None:
+        """Refuse a connection to another server than we stand before.
+
+        Connections are opened again without a word; what one leads to now may have lost entries.
+        """
+        await connection.on_connect()
+        await connection.send_command("INFO", "server")
+        found = _RUN_ID.search(await connection.read_response())
+        if (found[1].decode() if found else None) != self._run_id:
+            raise NotConnected("another server answers in its place")
+
+    async def _info(self, client: Any) -> dict[str, Any]:
+        pipe = client.pipeline(transaction=False)
+        pipe.execute_command("INFO", "server")
+        pipe.execute_command("INFO", "replication")
+        server, replication = _raise_first(await pipe.execute(raise_on_error=False))
+        return {**server, **replication}
+
+    # -- the log ------------------------------------------------------------------------------
 
     async def append(
         self, payloads: Sequence[tuple[bytes, str]], *, after: Cursor = BEGINNING
@@ -167,7 +414,14 @@ class Store:
         # Check and append are one step of the server. Nothing less will do: a connection is opened
         # again without a word, perhaps to a server that has just come back with less.
         append = ("EVAL", _APPEND, 1, self._log, after, *fields)
-        return [cursor.decode() for cursor in (await self._durably([append]))[0]]
+        async with self._asking():
+            if self.is_new:
+                raise StoreUnavailable(
+                    f"the store at {self._where} is another server than before: nothing is written"
+                    " until what it lost is given back; try again in a second"
+                )
+            replies = await self._durably([append], self._settings.wait_replicas)
+        return [cursor.decode() for cursor in replies[0]]
 
     async def append_again(self, entries: Sequence[StoredEntry]) -> int:
         """Append entries that the log has lost, under their own cursors; return how many it took.
@@ -177,21 +431,40 @@ class Store:
         """
         xadd = ("XADD", self._log)
         commands = [(*xadd, e.cursor, "e", e.payload, "t", e.tag) for e in entries]
-        replies = await self._durably(commands)
+        async with self._asking():
+            # Without waiting for replicas: after a failover there may be none for a while, and the
+            # next append waits until they have these entries, too.
+            replies = await self._durably(commands, 0)
         return sum(isinstance(reply, bytes) for reply in replies)
 
-    async def _durably(self, commands: list[tuple[Any, ...]]) -> list[Any]:
+    async def _durably(self, commands: list[tuple[Any, ...]], n_replicas: int) -> list[Any]:
         """Return the replies to commands that append; one whose cursor is passed is a reply."""
-        wait = [self._wait_for_fsync()] if self._waits_for_fsync else []
-        async with self._asking():
-            replies = await self._replies([*commands, *wait])
-            _raise_first([reply for reply in replies if not _is_passed(reply)])
-        if wait and replies.pop()[0] < 1:
+        wait = self._wait_command(n_replicas)
+        replies = await self._replies([*commands, *wait])
+        _raise_first([reply for reply in replies if not _is_passed(reply)])
+        if wait:
+            self._check_waited(replies.pop(), n_replicas)
+        return replies
+
+    def _wait_command(self, n_replicas: int) -> list[tuple[Any, ...]]:
+        timeout_ms = int(self._timeout_s * FSYNC_WAIT_SHARE * 1_000)
+        if self._waits_for_fsync:
+            return [("WAITAOF", 1, n_replicas, timeout_ms)]
+        return [("WAIT", n_replicas, timeout_ms)] if n_replicas else []
+
+    def _check_waited(self, reply: Any, n_replicas: int) -> None:
+        n_disks, n_copies = reply if self._waits_for_fsync else (1, reply)
+        if n_disks < 1:
             raise StoreUnavailable(
                 f"the store at {self._where} did not confirm that the events are on disk:"
                 " give it appendfsync always, or set a longer SLUICE_STORE_TIMEOUT_S"
             )
-        return replies
+        if n_copies < n_replicas:
+            raise StoreUnavailable(
+                f"the store at {self._where}: {n_copies} of {n_replicas} replicas confirmed the"
+                f" events within {self._timeout_s * FSYNC_WAIT_SHARE:g} s: connect its replicas, or"
+                " lower SLUICE_WAIT_REPLICAS"
+            )
 
     async def read(self, after: Cursor, *, block_ms: int, count: int = 64) -> list[StoredEntry]:
         """Return up to `count` entries after a cursor, oldest first.
@@ -200,6 +473,7 @@ class Store:
         a time. Raises LogTrimmed when entries after the cursor may be gone.
         """
         parse_cursor(after)
+        self._look_again()
         block = ("BLOCK", block_ms) if block_ms else ()
         async with self._asking(block_ms / 1_000):
             pipe = self._reader.pipeline(transaction=False)
@@ -229,6 +503,34 @@ class Store:
         if floor and parse_cursor(floor.decode()) > parse_cursor(first):
             raise LogTrimmed(f"the log begins at {floor.decode()}, after {first}")
         return [_stored(*entry) for entry in entries]
+
+    def _look_again(self) -> None:
+        """Doubt now and then a server that answers: the sentinels may have given it up."""
+        now = asyncio.get_running_loop().time()
+        if self._settings.redis_url and now - self._found_at > LOOK_AGAIN_S:
+            self._is_suspect = True
+
+    async def missing(self, cursors: Sequence[Cursor]) -> list[Cursor]:
+        """Return those of these cursors, each after the floor, that the log does not have."""
+        floor = await self._ask("GET", self._floor)
+        begin = parse_cursor(floor.decode()) if floor else (0, 0)
+        asked = [cursor for cursor in cursors if parse_cursor(cursor) > begin]
+        found: list[Cursor] = []
+        for start in range(0, len(asked), CURSORS_AT_ONCE):
+            part = asked[start : start + CURSORS_AT_ONCE]
+            found += [c.decode() for c in await self._ask("EVAL", _MISSING, 1, self._log, *part)]
+        return found
+
+    async def has_passed(self, cursor: Cursor) -> bool:
+        """Tell whether the log has gone on past a cursor without an entry there."""
+        entries = await self._ask("XRANGE", self._log, cursor, "+", "COUNT", 1)
+        return bool(entries) and entries[0][0].decode() != cursor
+
+    async def continues(self, cursor: Cursor) -> bool:
+        """Tell whether the log goes on from a cursor: its entry is there, none after it gone."""
+        here = await self._ask("XRANGE", self._log, cursor, cursor, "COUNT", 1)
+        floor = await self._ask("GET", self._floor)
+        return bool(here) and not (floor and parse_cursor(floor.decode()) > parse_cursor(cursor))
 
     async def last_cursor(self) -> Cursor:
         """Return the cursor of the last entry, BEGINNING for an empty log."""
@@ -425,6 +727,8 @@ class Store:
         """Turn whatever goes wrong, or takes too long, into StoreUnavailable."""
         try:
             async with asyncio.timeout(self._timeout_s + extra_s):
+                if self._is_suspect:
+                    await self._find()
                 yield
         except TimeoutError:
             problem = f"no answer within {self._timeout_s:g} s"
@@ -432,19 +736,41 @@ class Store:
             problem = str(error) or type(error).__name__
         else:
             return
+        self._is_suspect = True
         # None: the cause may show what we leave out; odd servers quote an AUTH they do not know.
         message = f"the store at {self._where}: {self._without_password(problem)}"
         raise StoreUnavailable(message) from None
 
     def _without_password(self, text: str) -> str:
-        return text.replace(self._password, "***") if self._password else text
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+        return text
 
-    async def _check_version(self) -> None:
-        version = (await self._ask("INFO", "server"))["redis_version"]
-        if tuple(int(part) for part in str(version).split(".")[:2]) < MIN_SERVER:
+    # -- what the server promises -------------------------------------------------------------
+
+    async def _check_server(self) -> None:
+        async with self._asking():
+            info = await self._info(self._redis)
+        version = str(info["redis_version"])
+        if tuple(int(part) for part in version.split(".")[:2]) < MIN_SERVER:
             raise SettingsError(
                 f"SLUICE_REDIS_URL: the server at {self._where} is Redis {version};"
                 " Redis 6.2 or newer, or Valkey, is needed"
+            )
+        if self._settings.redis_url:
+            self._waits_for_fsync = False
+            await self._check_fsync()
+            self._check_replicas(info)
+
+    def _check_replicas(self, info: dict[str, Any]) -> None:
+        n_wanted, n_there = self._settings.wait_replicas, info.get("connected_slaves", 0)
+        if n_there < n_wanted:
+            logger.warning(
+                "the store at %s has %d connected replicas, and SLUICE_WAIT_REPLICAS is %d:"
+                " feedback is refused until there are enough",
+                self._where,
+                n_there,
+                n_wanted,
             )
 
     async def _check_fsync(self) -> None:
@@ -462,6 +788,9 @@ class Store:
                 )
             return
         if not is_off and known.get("appendfsync") == "always":
+            # WAIT would say that a replica has it in memory; WAITAOF, that it is on its disk.
+            if self._settings.wait_replicas:
+                self._waits_for_fsync = await self._can_wait_for_fsync()
             return
         if is_off or known.get("appendfsync") == "no" or not await self._can_wait_for_fsync():
             raise SettingsError(
@@ -472,14 +801,12 @@ class Store:
         logger.info("the store at %s has no appendfsync always: WAITAOF it is", self._where)
 
     async def _can_wait_for_fsync(self) -> bool:
+        timeout_ms = int(self._timeout_s * FSYNC_WAIT_SHARE * 1_000)
         async with self._asking():
             probe = ("SET", self._probe, "", "EX", PROBE_TTL_S)
-            written, waited = await self._replies([probe, self._wait_for_fsync()])
+            written, waited = await self._replies([probe, ("WAITAOF", 1, 0, timeout_ms)])
             _raise_first([written])
         return not isinstance(waited, RedisError) and waited[0] >= 1
-
-    def _wait_for_fsync(self) -> tuple[Any, ...]:
-        return ("WAITAOF", 1, 0, int(self._timeout_s * FSYNC_WAIT_SHARE * 1_000))
 
 
 def _stored(cursor: bytes, fields: dict[bytes, bytes]) -> StoredEntry:
@@ -554,19 +881,27 @@ def _raise_first(replies: list[Any]) -> list[Any]:
     return replies
 
 
-def _parse_url(url: str) -> dict[str, Any]:
+def _parse_url(url: str) -> tuple[StoreUrl, dict[str, Any]]:
+    """Return a URL's parts, and the options of a connection to one server."""
     try:
-        options: dict[str, Any] = {**parse_url(url)}
+        address = parse_store_url(url)
+        options: dict[str, Any] = {**parse_url(address.server)}
         # No I/O yet: this finds an option in the URL that no connection takes.
         pool: Any = ConnectionPool(**options)
         pool.make_connection()
     except (ValueError, TypeError, RedisError):
         # Without the reason: it may quote a password whose special characters were not escaped.
         raise SettingsError(
-            "SLUICE_REDIS_URL is no redis://, rediss:// or unix:// URL;"
+            "SLUICE_REDIS_URL is no redis://, rediss:// or unix:// URL, and none of"
+            " redis+sentinel://host:port,.../name or redis+cluster://host:port,...;"
             " special characters in a password must be percent-encoded"
         ) from None
-    return options
+    return address, options
+
+
+def _secrets(address: StoreUrl, options: dict[str, Any]) -> list[str]:
+    known = {**options, "sentinel_password": address.sentinel_login.get("password")}
+    return [value for name, value in known.items() if name.endswith("password") and value]
 
 
 def _client(options: dict[str, Any], socket_timeout_s: float | None, connect_s: float) -> Any:

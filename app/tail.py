@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from app.store import BEGINNING, Cursor, StoredEntry, parse_cursor
 
@@ -22,6 +22,9 @@ class Tail:
         self._entries: deque[StoredEntry] = deque()
         self._n_bytes = 0
         self._after = BEGINNING
+
+    def __iter__(self) -> Iterator[StoredEntry]:
+        return iter(self._entries)
 
     def restart(self, after: Cursor) -> None:
         """Forget everything: the next entry is the one that follows this cursor."""

@@ -69,6 +69,16 @@ class _EngineCollector(Collector):
             status, _, reason = label.partition(":")
             events.add_metric([status, reason], count)
         yield events
+        yield CounterMetricFamily(
+            "sluice_log_restored_entries",
+            "Entries that the store had lost and that were written again from memory",
+            value=ingest.n_restored,
+        )
+        yield CounterMetricFamily(
+            "sluice_log_lost_entries",
+            "Entries applied here that the log lost for good; they were unlearned",
+            value=ingest.n_lost,
+        )
         quality = GaugeMetricFamily(
             "sluice_prequential", "Quality over the last 1,000 judged", labels=["version", "metric"]
         )

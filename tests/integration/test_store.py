@@ -340,6 +340,9 @@ async def test_a_killed_store_is_reported_quickly(
     assert time.monotonic() - started < 3
 
     await server.ensure_running()
+    assert isinstance(await _error(store.append([(b"c", "")])), StoreUnavailable)
+    assert store.is_new
+    await store.admit()
     # As many at once as there were connections: every one of those is stale.
     cursors = await asyncio.gather(*(store.append([(b"c", "")]) for _ in range(8)))
     assert len(await store.read(last, block_ms=0)) == len(cursors)
@@ -374,13 +377,17 @@ async def test_a_full_store_refuses(store: Store, raw: Any) -> None:
 
 
 async def test_a_read_only_store_refuses(store: Store, raw: Any) -> None:
-    """A replica of the store still reads, and refuses an append with its own words."""
+    """A primary that was made a replica refuses an append, and then counts as unavailable."""
     raw.execute_command("REPLICAOF", "127.0.0.1", "1")
 
     with pytest.raises(StoreUnavailable, match="read only"):
         await store.append([(b"b", "")])
+    with pytest.raises(StoreUnavailable, match="a replica; waiting for a primary"):
+        await store.read(BEGINNING, block_ms=0)
 
+    raw.execute_command("REPLICAOF", "NO", "ONE")
     assert await store.read(BEGINNING, block_ms=0) == []
+    assert not store.is_new
 
 
 async def test_errors_do_not_quote_payloads(store: Store, raw: Any) -> None:
@@ -514,6 +521,14 @@ async def test_a_store_without_persistence_is_remarked(
     await open_store(url, redis_url=url)
 
     assert "appendonly no" in caplog.text
+
+
+async def _error(call: Awaitable[Any]) -> BaseException | None:
+    try:
+        await call
+    except Exception as error:
+        return error
+    return None
 
 
 async def _has_waitaof(store: Store) -> bool:
