@@ -335,6 +335,7 @@ class Store:
                 self._where = show(place)
             info = await self._look_at(options)
             if info.get("role", "master") != "master":
+                self._run_id = None  # it may come back with another's log
                 raise NotConnected("it is read only, a replica; waiting for a primary")
             await self._stand_before(place, options, info.get("run_id"))
             self._found_at = asyncio.get_running_loop().time()
