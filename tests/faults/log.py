@@ -73,3 +73,12 @@ def agree(service: Service, archive: Archive, acknowledged: Iterable[str]) -> Re
     assert service.hashes() == replayed.hashes
     assert service.get("/v1/model")["events"]["admitted"] == len(replayed.admitted)
     return replayed
+
+
+def check(service: Service, acknowledged: Iterable[str]) -> Replayed:
+    """Hold what `agree` does, of a log that has not been trimmed in a store of the service's own."""
+    archive = Archive(service.store_url)
+    try:
+        return agree(service, archive, acknowledged)
+    finally:
+        archive.close()

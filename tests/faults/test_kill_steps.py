@@ -40,7 +40,8 @@ def test_killed_at_each_step(tmp_path: Path) -> None:
     """Killed before a command arrives, or when it is answered but not told: nothing is lost.
 
     After each the service starts again from what is there: snapshots half written, a log half
-    trimmed; some are steps of the start itself. At the end each acknowledged event was admitted once, and the state is the log's.
+    trimmed; some are steps of the start itself. At the end each acknowledged event was admitted
+    once, and the state is the log's.
     """
     made = Set(tmp_path, port=free_port(), **BUSY)
     service, proxy = made.service, made.proxy
