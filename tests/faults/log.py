@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import redis
@@ -25,10 +26,13 @@ class Replayed(NamedTuple):
 
 
 class Archive:
-    """All that was ever in a log: `catch_up` before it is trimmed, and nothing is missed."""
+    """All that was ever in a log: `catch_up` before it is trimmed, and nothing is missed.
 
-    def __init__(self, url: str) -> None:
-        self.entries: dict[str, bytes] = {}
+    `entries` is what another one has read.
+    """
+
+    def __init__(self, url: str, entries: Mapping[str, bytes] = MappingProxyType({})) -> None:
+        self.entries = dict(entries)
         self._client: Any = redis.Redis.from_url(url)
 
     def catch_up(self) -> None:
@@ -75,9 +79,27 @@ def agree(service: Service, archive: Archive, acknowledged: Iterable[str]) -> Re
     return replayed
 
 
-def check(service: Service, acknowledged: Iterable[str]) -> Replayed:
-    """Hold what `agree` does, of a log that has not been trimmed in a store of the service's own."""
-    archive = Archive(service.store_url)
+def begin(service: Service, url: str) -> dict[str, bytes]:
+    """Write a first snapshot and return the entries before it: what is trimmed from now on.
+
+    As long as that snapshot is kept, which SNAPSHOTS_KEEP must see to, all the rest is in the log.
+    """
+    service.post("/v1/feedback", {"user_id": "u0", "item_id": "i0", "type": "click"})
+    archive = Archive(url)
+    archive.catch_up()
+    archive.close()
+    service.post("/v1/snapshots")
+    return archive.entries
+
+
+def check(
+    service: Service,
+    url: str,
+    acknowledged: Iterable[str],
+    before: Mapping[str, bytes] = MappingProxyType({}),
+) -> Replayed:
+    """Hold what `agree` does, of the log as it is now, and what was trimmed from it at first."""
+    archive = Archive(url, before)
     try:
         return agree(service, archive, acknowledged)
     finally:

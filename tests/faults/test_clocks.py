@@ -10,7 +10,7 @@ from typing import Any
 
 from app import events
 from app.events import Entry, Feedback
-from tests.faults.log import LOG, check
+from tests.faults.log import LOG, begin, check
 from tests.faults.posters import posting
 from tests.faults.servers import free_port
 from tests.integration.service import Service, until
@@ -41,6 +41,7 @@ def test_a_clock_of_the_store_that_was_ahead(make_service: StartService) -> None
     """
     settings = {"snapshot_events": 50, "snapshot_min_s": 0, "snapshots_keep": 1_000}
     service = make_service(port=free_port(), **settings).start()
+    before = begin(service, service.store_url)
     ahead = f"{time.time_ns() // 1_000_000 + HOUR_MS}-7"
     with posting(service.url, 3) as posters:
         posters.wait_until_heard()
@@ -52,7 +53,7 @@ def test_a_clock_of_the_store_that_was_ahead(make_service: StartService) -> None
         service.kill()
         service.start()
         posters.wait_until_heard()
-    check(service, [*posters.acknowledged, "ahead"])
+    check(service, service.store_url, [*posters.acknowledged, "ahead"], before)
     assert service.get("/readyz")["cursor"].startswith(ahead.partition("-")[0])
 
 
@@ -67,7 +68,7 @@ def test_a_clock_of_a_service_that_was_ahead(make_service: StartService) -> None
     event = {"event_id": "now", "user_id": "u", "item_id": "i", "type": "click"}
     [result] = service.post("/v1/feedback", event)["results"]
     assert result["status"] == "late"
-    check(service, ["ahead"])
+    check(service, service.store_url, ["ahead"])
     service.kill()
     service.start()
-    check(service, ["ahead"])
+    check(service, service.store_url, ["ahead"])

@@ -57,8 +57,8 @@ def test_a_full_disk(disk: Path, on_disk: Service) -> None:
         posters.wait_until_refused()
         filler.unlink()
         posters.wait_until_heard()
-    check(service, posters.acknowledged)
+    check(service, service.store_url, posters.acknowledged)
     service.kill()
     service.start()
-    check(service, posters.acknowledged)
+    check(service, service.store_url, posters.acknowledged)
     assert posters.total("n_broken") == 0
