@@ -143,9 +143,9 @@ class Posters(list[Poster]):
 
 
 @contextmanager
-def posting(url: str, n: int, *, seed: int = 1) -> Iterator[Posters]:
-    """Post and read from n clients at a time."""
-    posters = Posters(Poster(url, f"p{i}", seed=seed) for i in range(n))
+def posting(url: str, n: int, *, seed: int = 1, name: str = "p") -> Iterator[Posters]:
+    """Post and read from n clients at a time, whose events' ids begin with `name`."""
+    posters = Posters(Poster(url, f"{name}{i}", seed=seed) for i in range(n))
     for poster in posters:
         poster.start()
     try:

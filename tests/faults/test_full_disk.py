@@ -10,19 +10,17 @@ import pytest
 
 from app.embedded import is_locked
 from tests.faults.log import check
-from tests.faults.mounts import mounted, skip_without_mounts
+from tests.faults.mounts import mounted, skip_without_tmpfs
 from tests.faults.posters import posting
 from tests.faults.servers import free_port
 from tests.integration.service import Service, small, until
-
-SMALL_DISK = "size=16m"
 
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 16 MiB."""
-    skip_without_mounts("tmpfs", kind="tmpfs", options=SMALL_DISK)
-    with mounted("tmpfs", tmp_path / "disk", kind="tmpfs", options=SMALL_DISK) as folder:
+    skip_without_tmpfs()
+    with mounted("tmpfs", tmp_path / "disk", kind="tmpfs", options="size=16m") as folder:
         yield folder
 
 

@@ -11,7 +11,7 @@ from tests.faults.kills import Fsync, Where, run
 
 @pytest.mark.parametrize(("where", "fsync"), [("embedded", "everysec"), ("external", "always")])
 def test_random_kills(tmp_path: Path, where: Where, fsync: Fsync) -> None:
-    """Killed at random, service and store lose nothing and double nothing; the log says the same."""
+    """Killed at random, service and store lose nothing, double nothing, and agree with the log."""
     result = run(
         n_kills=6, n_posters=8, seed=1, where=where, fsync=fsync, folder=tmp_path, show=False
     )
