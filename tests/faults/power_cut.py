@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import os
 import random
-import shutil
 import signal
 import sys
 import tempfile
@@ -25,13 +24,13 @@ from typing import Literal, NamedTuple
 
 from app.embedded import is_locked
 from tests.faults.log import begin, check
-from tests.faults.mounts import ON_LOOP, make_image, mounted
+from tests.faults.mounts import ON_LOOP, make_image, mounted, run
 from tests.faults.posters import Posters, posting
 from tests.faults.servers import free_port
 from tests.integration.service import Service, small, until
 
 Fsync = Literal["everysec", "always"]
-IMAGE_BYTES = 2**29
+IMAGE_BYTES = 2**28
 # What the README says of `everysec`.
 MOST_LOST_S = 2.0
 
@@ -88,7 +87,7 @@ def cut(service: Service, posters: Posters, disk: Path, copy: Path) -> float:
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
     when = time.monotonic()
-    shutil.copyfile(disk, copy)
+    run("cp", "--sparse=always", disk, copy)
     for poster in posters:
         poster.is_over.set()
     os.kill(pids[0], signal.SIGKILL)
