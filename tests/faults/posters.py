@@ -16,6 +16,7 @@ import httpx
 from tests.integration.service import error_of, until
 
 PAUSE_S = 0.02
+RETRY_S = 0.1
 # Enough that no user or item is near a cap, and no more than a small engine holds.
 N_USERS = N_ITEMS = 150
 
@@ -44,7 +45,7 @@ class Poster(threading.Thread):
         with self._client:
             while not self.is_over.is_set():
                 batch = self._next_batch()
-                while not self._post(batch) and not self.is_over.wait(PAUSE_S):
+                while not self._post(batch) and not self.is_over.wait(RETRY_S):
                     self._read()
                 self._read()
                 self.is_over.wait(PAUSE_S)

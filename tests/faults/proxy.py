@@ -54,12 +54,13 @@ class Trap:
 class Proxy:
     """Listens on a TCP port of its own, in a thread of its own, for a server on a unix socket.
 
-    `fault` is what it does to every connection, `trap` what it waits for, and `steps` what has
-    gone by; `on_step` is called before a command is let through.
+    `fault` is what it does, to every connection or at one kind of step; `trap` is what it waits
+    for, `steps` what has gone by; `on_step` is called before a command is let through.
     """
 
     def __init__(self, target: Path, *, seed: int = 1) -> None:
         self.fault: Fault = "none"
+        self._only: str | None = None
         self.trap: Trap | None = None
         self.steps: Counter[str] = Counter()
         self.on_step: Callable[[str], None] = lambda _: None
@@ -83,9 +84,9 @@ class Proxy:
         return f"redis://127.0.0.1:{self.port}"
 
     @contextmanager
-    def broken(self, fault: Fault) -> Iterator[None]:
-        """Do this to every connection for a while."""
-        self._do(self._begin(fault))
+    def broken(self, fault: Fault, *, only: str | None = None) -> Iterator[None]:
+        """Do this for a while to every connection, or to one kind of step and its replies."""
+        self._do(self._begin(fault, only))
         try:
             yield
         finally:
@@ -106,8 +107,8 @@ class Proxy:
     def _do(self, what: Any) -> None:
         asyncio.run_coroutine_threadsafe(what, self._loop).result(10)
 
-    async def _begin(self, fault: Fault) -> None:
-        self.fault = fault
+    async def _begin(self, fault: Fault, only: str | None) -> None:
+        self.fault, self._only = fault, only
         if fault == "stall":
             self._flows.clear()
         if fault == "refuse":
@@ -158,9 +159,9 @@ class Proxy:
     ) -> None:
         while True:
             raw, step = await read_command(reader)
-            await self._flows.wait()
+            fault = await self._fault_at(step)
             self.on_step(step)
-            if self.fault == "cut" or self._springs(step, "before"):
+            if fault == "cut" or self._springs(step, "before"):
                 return
             self.steps[step] += 1
             asked.put_nowait(step)
@@ -173,15 +174,20 @@ class Proxy:
         while True:
             step = await asked.get()
             reply = await read_reply(from_store)
-            if self._springs(step, "done") or not await self._answer(reply, writer):
+            if self._springs(step, "done") or not await self._answer(step, reply, writer):
                 return
             if self._springs(step, "told"):
                 return
 
-    async def _answer(self, reply: bytes, writer: asyncio.StreamWriter) -> bool:
+    async def _fault_at(self, step: str) -> Fault:
+        """Return the fault of a step, once it is no stall."""
+        if self._only in (None, step):
+            await self._flows.wait()
+        return self.fault if self._only in (None, step) else "none"
+
+    async def _answer(self, step: str, reply: bytes, writer: asyncio.StreamWriter) -> bool:
         """Pass a reply on, or what the fault makes of it; return whether the connection goes on."""
-        await self._flows.wait()
-        fault = self.fault
+        fault = await self._fault_at(step)
         if fault in ("slow", "late"):
             await asyncio.sleep(SLOW_S if fault == "slow" else LATE_S)
         elif fault == "lose":
@@ -192,9 +198,9 @@ class Proxy:
             reply = self._chance.randbytes(self._chance.randint(1, 200))
         elif fault == "wrong":
             reply = self._chance.choice([b":7\r\n", b"*0\r\n", b"$-1\r\n", b"+OK\r\n"])
-        step = 7 if fault == "trickle" else max(len(reply), 1)
-        for start in range(0, len(reply), step):
-            writer.write(reply[start : start + step])
+        n_bytes = 7 if fault == "trickle" else max(len(reply), 1)
+        for start in range(0, len(reply), n_bytes):
+            writer.write(reply[start : start + n_bytes])
             await writer.drain()
             await asyncio.sleep(0)
         return fault != "half"

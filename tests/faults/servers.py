@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import subprocess
@@ -61,6 +62,16 @@ class Server:
         assert self._process is not None
         self._process.kill()
         self._process.wait()
+
+    def forget(self, command: str) -> None:
+        """Cut its file off at the last command of a kind, as if it had died before it wrote that.
+
+        It must have been killed.
+        """
+        [file] = self.folder.rglob("appendonlydir/*.incr.aof")
+        written = file.read_bytes()
+        found = written.rindex(f"\r\n{command}\r\n".encode())
+        os.truncate(file, written.rindex(b"*", 0, found))
 
     def client(self) -> Any:
         """Return a plain client, to look and act behind the service's back."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.faults.log import Archive, agree
+from tests.faults.log import LOG, Archive, agree
 from tests.faults.posters import posting
 from tests.faults.proxy import Fault, Proxy
 from tests.faults.servers import Server
@@ -101,3 +102,31 @@ def test_a_store_that_answers_other_questions(behind_proxy: Set) -> None:
     service.kill()
     service.start()
     agree(service, behind_proxy.archive, posters.acknowledged)
+
+
+def test_a_store_that_forgets_what_was_not_read_yet(behind_proxy: Set) -> None:
+    """An event acknowledged as in the log is there again, too, after a store that forgot it died.
+
+    At everysec a server may answer before its file has it; here also before anybody has read it.
+    """
+    service, server = behind_proxy.service, behind_proxy.server
+    event = {"event_id": "e1", "user_id": "u", "item_id": "i", "type": "click"}
+    service.post("/v1/feedback", event)
+    unread = event | {"event_id": "e2", "item_id": "j"}
+    with behind_proxy.proxy.broken("stall", only="XREAD log"):
+        service.post("/v1/feedback", unread, ack="log")
+        until(lambda: len(logged(server)) == 3)
+        server.kill()
+        server.forget("XADD")
+        behind_proxy.proxy.cut()
+    server.start()
+    until(lambda: service.get("/v1/trending")["degraded"] is None)
+    until(lambda: service.client.post("/v1/feedback", json=event).status_code == 200)
+    agree(service, behind_proxy.archive, ["e1", "e2"])
+
+
+def logged(server: Server) -> list[Any]:
+    """Return the entries of the log."""
+    with server.client() as client:
+        found: list[Any] = client.xrange(LOG)
+        return found
