@@ -6,6 +6,10 @@ import os
 import signal
 from pathlib import Path
 
+import httpx
+import pytest
+
+from tests.factories import mixed
 from tests.faults.log import agree
 from tests.faults.posters import posting
 from tests.faults.proxy import Moment, Trap
@@ -15,33 +19,32 @@ from tests.integration.service import until
 
 # Snapshots all the time, and the log is trimmed behind them: every step comes soon, and matters.
 BUSY: dict[str, object] = {"snapshot_events": 30, "snapshot_min_s": 0, "snapshots_keep": 2}
-# Chunks are persisted and the manifest is written in a transaction, which EXEC ends.
+# A manifest is written in a transaction, which EXEC ends.
 EXPECTED = {
     "EVAL log",
     "XREAD log",
+    "SET claim",
     "SET snapshot",
-    "MULTI",
-    "PERSIST snapshot",
-    "HSETNX snapshots",
     "EXEC",
+    "UNLINK claim",
     "SET log:floor",
     "XTRIM log",
     "XTRIM quarantine",
     "HDEL snapshots",
     "UNLINK snapshot",
 }
-# Whether a read has arrived or not is the same to the store.
-READS = {"EXISTS", "GET", "HEXISTS", "HGET", "HGETALL", "XRANGE", "XREAD", "XREVRANGE"}
-# Of a connection's beginning: nothing is half done there.
-DULL = {"CLIENT", "PING", "INFO", "CONFIG"}
+MOMENTS: tuple[Moment, ...] = ("before", "done")
+# Nothing is half done at the beginning of a connection, nor within a transaction.
+DULL = {"CLIENT", "PING", "INFO", "CONFIG", "MULTI", "PERSIST snapshot", "HSETNX snapshots"}
+# Whether a read has arrived or not is the same to the store; what is read next is seen by XREAD.
+READS = {"EXISTS", "GET", "HEXISTS", "HGET", "HGETALL", "XRANGE", "XREVRANGE"}
 
 
 def test_killed_at_each_step(tmp_path: Path) -> None:
     """Killed before a command arrives, or when it is answered but not told: nothing is lost.
 
     After each the service starts again from what is there: snapshots half written, a log half
-    trimmed; some are steps of the start itself. At the end each acknowledged event was admitted
-    once, and the state is the log's.
+    trimmed. At the end each acknowledged event was admitted once, and the state is the log's.
     """
     made = Set(tmp_path, port=free_port(), **BUSY)
     service, proxy = made.service, made.proxy
@@ -49,14 +52,11 @@ def test_killed_at_each_step(tmp_path: Path) -> None:
     proxy.on_step = lambda step: made.archive.catch_up() if step == "XTRIM log" else None
     try:
         service.start()
-        starting = set(proxy.steps) - DULL
-        proxy.steps.clear()
         with posting(service.url, 4) as posters:
             until(lambda: set(proxy.steps) >= EXPECTED, within_s=60)
-            running = set(proxy.steps) - DULL
-            for step in sorted(running | starting):
-                for moment in moments(step):
-                    kill_at(made, step, moment, at_start=step not in running)
+            for step in sorted(step for step in proxy.steps if is_of_interest(step)):
+                for moment in MOMENTS:
+                    kill_at(made, step, moment)
                     service.start()
             posters.wait_until_heard()
         agree(service, made.archive, posters.acknowledged)
@@ -65,18 +65,58 @@ def test_killed_at_each_step(tmp_path: Path) -> None:
         made.close()
 
 
-def moments(step: str) -> list[Moment]:
-    """Return when to kill at a step."""
-    return ["done"] if step.partition(" ")[0] in READS else ["before", "done"]
+def is_of_interest(step: str) -> bool:
+    """Tell whether something is half done before or after a step."""
+    return step not in DULL and step.partition(" ")[0] not in READS
 
 
-def kill_at(made: Set, step: str, moment: Moment, *, at_start: bool) -> None:
+def kill_at(made: Set, step: str, moment: Moment) -> None:
     """Kill the service as a step passes, and wait until it is gone."""
     service = made.service
-    if at_start:
-        service.kill()
     trap = made.proxy.trap = Trap(step, moment, lambda: os.kill(service.pid or 0, signal.SIGKILL))
-    if at_start:
-        service.launch()
     assert trap.is_sprung.wait(30), f"{step} did not come"
     service.wait()
+
+
+@pytest.mark.parametrize("step", ["GET snapshot", "XREAD log"])
+def test_killed_while_it_starts(step: str, tmp_path: Path) -> None:
+    """Killed at any step of a start, it starts the next time, and is where it was."""
+    made = Set(tmp_path)
+    service = made.service
+    try:
+        service.start()
+        service.learn(mixed(200))
+        service.post("/v1/snapshots")
+        service.learn(mixed(100, seed=2))
+        hashes = service.hashes()
+        service.kill()
+        trap = Trap(step, "done", lambda: os.kill(service.pid or 0, signal.SIGKILL))
+        made.proxy.trap = trap
+        service.launch()
+        assert trap.is_sprung.wait(30), f"{step} did not come"
+        service.wait()
+        service.start()
+        assert service.hashes() == hashes
+    finally:
+        made.close()
+
+
+@pytest.mark.parametrize("step", ["HSETNX snapshots", "UNLINK claim"])
+def test_killed_while_it_writes_a_snapshot(step: str, tmp_path: Path) -> None:
+    """The next start can write that very snapshot soon, though the dead one was at it."""
+    made = Set(tmp_path)
+    service = made.service
+    try:
+        service.start()
+        service.learn(mixed(200))
+        trap = Trap(step, "before", lambda: os.kill(service.pid or 0, signal.SIGKILL))
+        made.proxy.trap = trap
+        with pytest.raises(httpx.TransportError):
+            service.post("/v1/snapshots")
+        assert trap.is_sprung.wait(30), f"{step} did not come"
+        service.wait()
+        service.start()
+        until(lambda: service.client.post("/v1/snapshots").is_success)
+        assert service.post("/v1/snapshots")["id"] == service.get("/readyz")["cursor"]
+    finally:
+        made.close()
