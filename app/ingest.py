@@ -86,13 +86,16 @@ class Ingest:
         self.on_outcome: Callable[[Outcome], None] | None = None
         self.origin = secrets.token_hex(6)
         self._n_submitted = 0
-        self._writer = Writer(
-            store, on_failure=self._on_append_failed, applied=lambda: self.engine.cursor
-        )
         self._tail = Tail()
         self._is_outage_told = False
         self.n_restored = 0
         self.n_lost = 0
+        self._writer = Writer(
+            store,
+            on_failure=self._on_append_failed,
+            on_appended=self._tail.expect,
+            end=lambda: self._tail.end,
+        )
         self.keeper = Keeper(store, settings, self.whole, on_diverged=self._on_diverged)
         self._waiting: dict[str, asyncio.Future[Outcome]] = {}
         self._applied = asyncio.Condition()
@@ -361,6 +364,8 @@ class Ingest:
                 await asyncio.sleep(PEERS_S)
                 await self._restore_tail()  # what follows on what they gave back
             await self.store.admit()
+        if parse_cursor(await self.store.last_cursor()) < parse_cursor(self._tail.end):
+            self._tail.give_up()  # what cannot be given back must not keep the writer out for good
         self.is_store_up = True
         self._is_outage_told = False
         logger.info("the store answers")
@@ -368,7 +373,8 @@ class Ingest:
     async def _restore_tail(self) -> None:
         """Write what the store has lost again, from memory, before anything new.
 
-        What was acknowledged has been applied here, hence read, hence held.
+        What was acknowledged has been applied here, hence read, hence held; or only appended
+        (`ack=log`), and is held until it is read.
         """
         lost = self._tail.missing(await self.store.last_cursor())
         n_restored = await self.store.append_again(lost) if lost else 0

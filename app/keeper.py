@@ -12,7 +12,7 @@ import logging
 import platform
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, NamedTuple
 
 import orjson
@@ -24,7 +24,7 @@ from app.errors import Diverged, NotFound, SluiceError, SnapshotRefused, StoreUn
 from app.events import DAY_MS
 from app.settings import KNOWN_SEMANTICS, Settings
 from app.snapshot import FORMAT, Base, Chunks, Dump, Manifest
-from app.store import BEGINNING, Cursor, Store, parse_cursor
+from app.store import BEGINNING, CLAIM_TTL_S, Cursor, Store, parse_cursor
 from learners.ids import State
 
 logger = logging.getLogger(__name__)
@@ -215,12 +215,8 @@ class Keeper:
             logger.exception("no snapshot now, by a fault of ours")
 
     async def _finish(self, job: _Job) -> Manifest:
-        try:
+        async with self._claimed(job):
             digest, manifest, prints = await self._take(job)
-        finally:
-            if job.is_ours:
-                with contextlib.suppress(StoreUnavailable):  # it ends by itself, too
-                    await self._store.end_claim(job.cursor)
         if manifest is None:
             manifest = await self._others(job.cursor)
             _compare(manifest, digest)
@@ -237,6 +233,26 @@ class Keeper:
             )
             await self._forget_old(job.restored)
         return manifest
+
+    @asynccontextmanager
+    async def _claimed(self, job: _Job) -> AsyncIterator[None]:
+        """Keep others from writing a snapshot that is ours to write; a claim that is left ends."""
+        if not job.is_ours:
+            yield
+            return
+        renewing = asyncio.create_task(self._renew_claim(job.cursor))
+        try:
+            yield
+        finally:
+            renewing.cancel()
+            with contextlib.suppress(StoreUnavailable):
+                await self._store.end_claim(job.cursor)
+
+    async def _renew_claim(self, cursor: Cursor) -> None:
+        while True:
+            await asyncio.sleep(CLAIM_TTL_S / 5)
+            with contextlib.suppress(StoreUnavailable):
+                await self._store.renew_claim(cursor)
 
     async def _take(self, job: _Job) -> tuple[str, Manifest | None, snapshot.Prints]:
         """Take what the copy sends, writing it if it is for us to write; return what it is."""

@@ -57,8 +57,9 @@ from app.store_url import Place, StoreUrl, parse_store_url, show
 UNFINISHED_CHUNK_TTL_S = 3_600
 # Renewed while it is written; replaying the log into it takes longer than writing.
 UNFINISHED_REWRITE_TTL_S = 86_400
-# Longer than a large snapshot takes to write; its writer may die meanwhile.
-CLAIM_TTL_S = 300
+# A claim is renewed while its writer lives. Short, as whoever comes after a dead one waits for it;
+# where it ends too early, two write one snapshot, which does no harm.
+CLAIM_TTL_S = 5
 PROBE_TTL_S = 60
 # A replica that has not been heard of for so long is no longer listed anywhere.
 FORGOTTEN_S = 60
@@ -651,6 +652,10 @@ class Store:
         if await self.has_snapshot(snapshot_id):
             return False
         return bool(await self._ask("SET", claim, "", "NX", "EX", CLAIM_TTL_S))
+
+    async def renew_claim(self, snapshot_id: str) -> None:
+        """Say that it is still being written."""
+        await self._ask("EXPIRE", f"{self._claims}:{snapshot_id}", CLAIM_TTL_S)
 
     async def is_claimed(self, snapshot_id: str) -> bool:
         """Tell whether somebody is writing a snapshot."""

@@ -14,14 +14,23 @@ KEPT_BYTES = 64 * 2**20
 
 
 class Tail:
-    """The entries read last, one after the other without a gap, within ten seconds and 64 MiB."""
+    """The entries read last, one after the other without a gap, within ten seconds and 64 MiB.
+
+    And what was appended here and has not been read back yet: some of it is acknowledged already.
+    """
 
     def __init__(self, *, kept_ms: int = KEPT_MS, kept_bytes: int = KEPT_BYTES) -> None:
         self._kept_ms = kept_ms
         self._kept_bytes = kept_bytes
         self._entries: deque[StoredEntry] = deque()
+        self._unread: deque[StoredEntry] = deque()
         self._n_bytes = 0
-        self._after = BEGINNING
+        self._after = self._read = BEGINNING
+
+    @property
+    def end(self) -> Cursor:
+        """The last place of the log that is known to have been there."""
+        return self._unread[-1].cursor if self._unread else self._read
 
     def __iter__(self) -> Iterator[StoredEntry]:
         return iter(self._entries)
@@ -29,28 +38,57 @@ class Tail:
     def restart(self, after: Cursor) -> None:
         """Forget everything: the next entry is the one that follows this cursor."""
         self._entries.clear()
+        self._unread.clear()
         self._n_bytes = 0
-        self._after = after
+        self._after = self._read = after
 
     def extend(self, entries: Sequence[StoredEntry]) -> None:
-        """Hold entries that follow the last one; the oldest give way."""
-        for entry in entries:
-            self._entries.append(entry)
-            self._n_bytes += len(entry.payload)
-        if not self._entries:
+        """Hold entries that follow the last one read; the oldest give way."""
+        if not entries:
             return
-        newest_ms = parse_cursor(self._entries[-1].cursor)[0]
-        while self._entries and (
-            self._n_bytes > self._kept_bytes
-            or parse_cursor(self._entries[0].cursor)[0] < newest_ms - self._kept_ms
-        ):
-            oldest = self._entries.popleft()
-            self._n_bytes -= len(oldest.payload)
-            self._after = oldest.cursor
+        if not self._entries:
+            self._after = self._read
+        self._hold(self._entries, entries)
+        self._read = entries[-1].cursor
+        read = parse_cursor(self._read)
+        while self._unread and parse_cursor(self._unread[0].cursor) <= read:
+            self._n_bytes -= len(self._unread.popleft().payload)
+        self._make_room()
+
+    def expect(self, entries: Sequence[StoredEntry]) -> None:
+        """Hold entries that were appended here, until they have been read."""
+        read = parse_cursor(self._read)
+        self._hold(self._unread, [e for e in entries if parse_cursor(e.cursor) > read])
+        self._make_room()
+
+    def give_up(self) -> None:
+        """Expect nothing any more: the log has gone on without what was appended here."""
+        self._n_bytes -= sum(len(entry.payload) for entry in self._unread)
+        self._unread.clear()
 
     def missing(self, last: Cursor) -> list[StoredEntry]:
         """Return what a log that ends at a cursor has lost; [] also where there would be a gap."""
+        held = [*self._entries, *self._unread]
         if last == self._after:
-            return list(self._entries)
-        cursors = [entry.cursor for entry in self._entries]
-        return list(self._entries)[cursors.index(last) + 1 :] if last in cursors else []
+            return held
+        cursors = [entry.cursor for entry in held]
+        if last in cursors:
+            return held[cursors.index(last) + 1 :]
+        end = parse_cursor(last)
+        # Somebody else's entry, which has not been read here yet: all that was read is before it.
+        if end > max(parse_cursor(self._read), parse_cursor(self._after)):
+            return [entry for entry in self._unread if parse_cursor(entry.cursor) > end]
+        return []
+
+    def _hold(self, where: deque[StoredEntry], entries: Sequence[StoredEntry]) -> None:
+        where.extend(entries)
+        self._n_bytes += sum(len(entry.payload) for entry in entries)
+
+    def _make_room(self) -> None:
+        oldest_ms = parse_cursor(self.end)[0] - self._kept_ms
+        while held := self._entries or self._unread:
+            if self._n_bytes <= self._kept_bytes and parse_cursor(held[0].cursor)[0] >= oldest_ms:
+                return
+            oldest = held.popleft()
+            self._n_bytes -= len(oldest.payload)
+            self._after = oldest.cursor

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from app.errors import StoreUnavailable, TooManyRequests
-from app.store import Cursor, Store
+from app.store import Cursor, Store, StoredEntry
 
 MAX_PENDING_BYTES = 64 * 2**20
 
@@ -21,15 +21,22 @@ class _Append(NamedTuple):
 class Writer:
     """Appends entries in the order they came; never sends one twice.
 
-    `on_failure` is told when the store does not answer; `applied` says what the log must have.
+    `on_failure` is told when the store does not answer, `on_appended` what it has taken, before
+    anybody else hears of it; `end` says what the log must have.
     """
 
     def __init__(
-        self, store: Store, *, on_failure: Callable[[], None], applied: Callable[[], Cursor]
+        self,
+        store: Store,
+        *,
+        on_failure: Callable[[], None],
+        on_appended: Callable[[Sequence[StoredEntry]], None],
+        end: Callable[[], Cursor],
     ) -> None:
         self._store = store
         self._on_failure = on_failure
-        self._applied = applied
+        self._on_appended = on_appended
+        self._end = end
         self._queue: asyncio.Queue[_Append] = asyncio.Queue()
         self._n_pending_bytes = 0
 
@@ -57,7 +64,7 @@ class Writer:
                 batch.append(self._queue.get_nowait())
             try:
                 cursors = await self._store.append(
-                    [(a.payload, a.tag) for a in batch], after=self._applied()
+                    [(a.payload, a.tag) for a in batch], after=self._end()
                 )
             except StoreUnavailable as error:
                 self._on_failure()
@@ -65,6 +72,8 @@ class Writer:
                     if not append.appended.done():
                         append.appended.set_exception(_unknown_outcome(error))
                 continue
+            pairs = zip(batch, cursors, strict=True)
+            self._on_appended([StoredEntry(at, a.payload, a.tag) for a, at in pairs])
             for append, cursor in zip(batch, cursors, strict=True):
                 if not append.appended.done():
                     append.appended.set_result(cursor)

@@ -44,3 +44,45 @@ def test_memory_is_bounded_by_time_and_bytes() -> None:
     assert tail.missing("13-0") == []
     tail.restart("14-0")
     assert tail.missing("14-0") == []
+
+
+def test_what_was_appended_here_is_held_until_it_is_read() -> None:
+    """Acknowledged before anybody has read it, an entry is missing where the log ends before it."""
+    tail = Tail()
+    tail.extend([entry(1), entry(2)])
+    tail.expect([entry(4), entry(6)])
+    assert tail.end == "6-0"
+    assert tail.missing("1-0") == [entry(2), entry(4), entry(6)]
+    assert tail.missing("4-0") == [entry(6)]
+    # Others' entries: those that have not been read here may stand in between, or be the end.
+    assert tail.missing("5-0") == [entry(6)]
+    assert tail.missing("7-0") == []
+    tail.extend([entry(3), entry(4), entry(5)])
+    assert tail.missing("2-0") == [entry(3), entry(4), entry(5), entry(6)]
+    tail.extend([entry(6)])
+    assert (tail.end, tail.missing("5-0")) == ("6-0", [entry(6)])
+    tail.expect([entry(6)])
+    assert tail.missing("5-0") == [entry(6)]
+
+
+def test_what_cannot_be_given_back_is_expected_no_more() -> None:
+    """When the log goes on without an entry, its end is again what was read."""
+    tail = Tail()
+    tail.extend([entry(1)])
+    tail.expect([entry(3)])
+    tail.give_up()
+    assert (tail.end, tail.missing("1-0")) == ("1-0", [])
+
+
+def test_what_is_expected_is_bounded_too() -> None:
+    """The oldest gives way though it was never read, and the gap that this makes is not filled."""
+    tail = Tail(kept_ms=10, kept_bytes=100)
+    tail.extend([entry(1)])
+    tail.expect([entry(2), entry(3)])
+    tail.expect([entry(13)])
+    assert tail.missing("2-0") == [entry(3), entry(13)]
+    assert tail.missing("1-0") == []
+    tail.extend([entry(2), entry(3)])
+    assert tail.missing("3-0") == [entry(13)]
+    tail.restart("1-0")
+    assert (tail.end, tail.missing("1-0")) == ("1-0", [])
