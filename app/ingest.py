@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-from app import events
+from app import events, forked
+from app.clock import Clock
 from app.embedded import EmbeddedServer
 from app.engine import TUNABLE, Engine, Outcome, changed_fields
 from app.errors import (
@@ -28,7 +28,7 @@ from app.errors import (
     StoreUnavailable,
 )
 from app.events import Command, Configure, Entry, Record
-from app.keeper import Keeper, read_snapshot
+from app.keeper import Keeper, StartCopy, read_snapshot
 from app.settings import KNOWN_SEMANTICS, SEMANTICS, Settings
 from app.store import BEGINNING, Cursor, Store, StoredEntry, parse_cursor
 from app.tail import Tail
@@ -74,6 +74,8 @@ class Ingest:
         *,
         server: EmbeddedServer | None = None,
         reconfigure: bool = False,
+        clock: Clock = Clock(),  # noqa: B008  frozen, hence shared without harm
+        start_copy: StartCopy = forked.start,
     ) -> None:
         self.store = store
         self.settings = settings
@@ -83,6 +85,7 @@ class Ingest:
         self.lag_s = 0.0
         self._server = server
         self._reconfigure = reconfigure
+        self._clock = clock
         self.on_outcome: Callable[[Outcome], None] | None = None
         self.origin = secrets.token_hex(6)
         self._n_submitted = 0
@@ -96,7 +99,9 @@ class Ingest:
             on_appended=self._tail.expect,
             end=lambda: self._tail.end,
         )
-        self.keeper = Keeper(store, settings, self.whole, on_diverged=self._on_diverged)
+        self.keeper = Keeper(
+            store, settings, self.whole, on_diverged=self._on_diverged, start_copy=start_copy
+        )
         self._waiting: dict[str, asyncio.Future[Outcome]] = {}
         self._applied = asyncio.Condition()
         # Held while an entry is being applied: whoever needs whole entries waits for it.
@@ -178,7 +183,7 @@ class Ingest:
                 " lost entries; restore the store, or use another SLUICE_NAMESPACE"
             )
         begin_ms, end_ms = parse_cursor(self.engine.cursor)[0], parse_cursor(end)[0]
-        told = time.monotonic()
+        told = self._clock.monotonic()
         while parse_cursor(self.engine.cursor) < parse_cursor(end):
             await self._flush_quarantine()
             for entry in await self._read_tail():
@@ -186,8 +191,8 @@ class Ingest:
                 self.keeper.is_due(self.n, entry.cursor)
                 if begin_ms == 0:
                     begin_ms = parse_cursor(entry[0])[0]
-                if time.monotonic() - told > PROGRESS_S:
-                    told = time.monotonic()
+                if self._clock.monotonic() - told > PROGRESS_S:
+                    told = self._clock.monotonic()
                     share = (parse_cursor(entry[0])[0] - begin_ms) / max(end_ms - begin_ms, 1)
                     logger.info("replaying the log: %d events, %.0f %%", self.n, share * 100)
             if self.stopped is not None:
@@ -349,7 +354,7 @@ class Ingest:
                 return
             if self.keeper.is_due(self.n, cursor):
                 await self.keeper.begin()
-            self.lag_s = max(0.0, time.time() - parse_cursor(cursor)[0] / 1_000)
+            self.lag_s = max(0.0, self._clock.wall() - parse_cursor(cursor)[0] / 1_000)
         if not is_behind:
             self.lag_s = 0.0
         async with self._whole_entries:
@@ -466,16 +471,16 @@ class Ingest:
     async def _in_slices(self, entry: Entry, cursor: Cursor, state: State | None) -> Outcome:
         steps = self.engine.steps(entry, cursor, state)
         slice_s = self.settings.slice_ms / 1_000
-        until = time.perf_counter() + slice_s
+        until = self._clock.monotonic() + slice_s
         while True:
             try:
                 next(steps)
             except StopIteration as end:
                 outcome: Outcome = end.value
                 return outcome
-            if time.perf_counter() > until:
+            if self._clock.monotonic() > until:
                 await asyncio.sleep(0)
-                until = time.perf_counter() + slice_s
+                until = self._clock.monotonic() + slice_s
 
     def _stop_at(self, cursor: Cursor, error: Exception) -> None:
         self.stopped = LogStopped(f"stopped at log entry {cursor}: {error}")
