@@ -18,7 +18,7 @@ from app.store import BEGINNING, Cursor
 from learners.ids import State
 from tests.simulation.loop import Owner
 from tests.simulation.store import Client
-from tests.simulation.world import Parts, make_ingest
+from tests.simulation.world import Parts, make_ingest, start_copy
 
 
 class AcknowledgesBeforeAppend(Ingest):
@@ -71,8 +71,8 @@ class LosesQuarantine(Ingest):
 class KeepsTheTail(Ingest):
     """Never gives back what the store has forgotten."""
 
-    async def _restore_tail(self) -> int:
-        return 0
+    async def _restore_tail(self) -> None:
+        return None
 
 
 class ReadsTooEarly(Ingest):
@@ -123,7 +123,7 @@ class TrustsItsPlace(Client):
 
 def _ingest(kind: type[Ingest]) -> Parts:
     def make(store: Client, settings: Settings, clock: Clock) -> Ingest:
-        return kind(store, settings, clock=clock)
+        return kind(store, settings, clock=clock, start_copy=start_copy)
 
     return Parts(ingest=make)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 from app import events, snapshot
 from app.engine import Engine
@@ -69,7 +70,7 @@ def _check_states(world: World) -> None:
     claimed += [(r.name, r.ingest.engine.cursor, r.ingest.engine.hashes()) for r in world.replicas]
     if snapshots := world.server.data.snapshots:  # one of them: it takes as long as all the rest
         snapshot_id = world.chance.choice(list(snapshots))
-        engine = Engine.from_state(snapshot.load(*snapshots[snapshot_id]))
+        engine = Engine.from_state(snapshot.load(_chain(snapshots, snapshot_id)))
         claimed.append((f"snapshot {snapshot_id}", snapshot_id, engine.hashes()))
     expected = _replay(world, {cursor for _, cursor, _ in claimed})
     for name, cursor, hashes in claimed:
@@ -102,3 +103,11 @@ def _replay(world: World, cursors: set[Cursor]) -> dict[Cursor, dict[str, str]]:
     if not world.plan.is_forgetful and list(world.server.data.quarantine) != aside:
         world.violate(f"in quarantine: {list(world.server.data.quarantine)}; set aside: {aside}")
     return hashes
+
+
+def _chain(snapshots: dict[str, Any], snapshot_id: str) -> list[Any]:
+    """Return a snapshot behind all that it builds on."""
+    chain = [snapshots[snapshot_id]]
+    while (base := chain[0][0].get("base")) is not None:
+        chain.insert(0, snapshots[base])
+    return chain

@@ -14,7 +14,16 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from app.errors import LogTrimmed, NotFound, StoreUnavailable
-from app.store import BEGINNING, Cursor, Store, StoredEntry, parse_cursor, quarantine_id
+from app.store import (
+    BEGINNING,
+    CLAIM_TTL_S,
+    Cursor,
+    SnapshotWriter,
+    Store,
+    StoredEntry,
+    parse_cursor,
+    quarantine_id,
+)
 from tests.factories import START_MS
 from tests.simulation.loop import Owner, SimulatedLoop
 
@@ -35,6 +44,7 @@ class Data:
     floor: Cursor = BEGINNING
     snapshots: dict[str, tuple[dict[str, Any], list[bytes]]] = field(default_factory=dict)
     quarantine: dict[str, bytes] = field(default_factory=dict)
+    claims: dict[str, float] = field(default_factory=dict)
 
     @property
     def last(self) -> Cursor:
@@ -90,6 +100,8 @@ class Server:
         self._blocked: list[_Request] = []
         self._down_until = 0.0
         self.cut_until: dict[Owner, float] = {}
+        # Another one after each failover: a client that connects asks for it.
+        self.number = 1
 
     # -- the network ----------------------------------------------------------------------------
 
@@ -183,6 +195,7 @@ class Server:
         oldest = self._loop.time() - FORGETS_S
         before = [data for when, data in self._past[-1 - n_changes : -1] if when >= oldest]
         had = self.data.whole
+        self.number += 1
         if before:
             self.data = before[0]
             self._past.append((self._loop.time(), self.data))
@@ -230,9 +243,22 @@ class Client(Store):
     def __init__(self, server: Server, owner: Owner, timeout_s: float) -> None:
         self.server = server
         self.owner = owner
+        self.is_new = False
         self._timeout_s = timeout_s
+        self._number = server.number
+
+    async def join_epoch(self) -> None:
+        """Find the log that there is: no history rewrites it."""
+        await self._send(lambda: None)
+
+    async def admit(self) -> None:
+        """Let appends in again at a new server."""
+        await self._send(lambda: None)
+        self.is_new = False
 
     async def _send(self, *operations: Operation, block_s: float = 0.0) -> list[Any]:
+        if self._number != self.server.number:  # a new connection greets whom it finds
+            self._number, self.is_new = self.server.number, True
         try:
             async with asyncio.timeout(self._timeout_s + block_s):
                 return await self.server.send(self.owner, operations, block_s)
@@ -249,13 +275,16 @@ class Client(Store):
         """Append in one step, if the log still has the entry `after`."""
         if not payloads:
             return []
-        server = self.server
+        server, number = self.server, self._number
 
         def append() -> list[Cursor] | None:
             if after != BEGINNING and not server.data.has(after):
                 return None
             return [server.add(server.next_cursor(), *pair) for pair in payloads]
 
+        if self.is_new or number != server.number:
+            self.is_new, self._number = True, server.number
+            raise StoreUnavailable("the store is another server than before; nothing is written")
         [cursors] = await self._send(append)
         if cursors is None:
             raise StoreUnavailable(f"the log has lost the entry {after}; nothing was written")
@@ -298,6 +327,25 @@ class Client(Store):
         if not is_there and after != BEGINNING:
             raise LogTrimmed(f"the log has lost the entry {after}, at which the reader stands")
 
+    async def missing(self, cursors: Sequence[Cursor]) -> list[Cursor]:
+        """Return those of these cursors, each after the floor, that the log does not have."""
+        [data] = await self._send(lambda: self.server.data)
+        floor = parse_cursor(data.floor)
+        return [c for c in cursors if parse_cursor(c) > floor and not data.has(c)]
+
+    async def has_passed(self, cursor: Cursor) -> bool:
+        """Tell whether the log has gone on past a cursor without an entry there."""
+        [data] = await self._send(lambda: self.server.data)
+        wanted = parse_cursor(cursor)
+        return not data.has(cursor) and any(parse_cursor(e.cursor) > wanted for e in data.log)
+
+    async def continues(self, cursor: Cursor) -> bool:
+        """Tell whether the log goes on from a cursor."""
+        is_there, floor = await self._send(
+            lambda: self.server.data.has(cursor), lambda: self.server.data.floor
+        )
+        return bool(is_there) and parse_cursor(floor) <= parse_cursor(cursor)
+
     async def last_cursor(self) -> Cursor:
         """Return the cursor of the last entry."""
         log = lambda: self.server.data.log  # noqa: E731
@@ -321,19 +369,59 @@ class Client(Store):
 
     # -- snapshots ------------------------------------------------------------------------------
 
-    async def write_snapshot(self, manifest: dict[str, Any], chunks: Sequence[bytes]) -> None:
-        """Write a snapshot, unless it is there already; the first manifest wins."""
-        server, snapshot_id = self.server, manifest["id"]
-        [is_there] = await self._send(lambda: snapshot_id in server.data.snapshots)
-        if is_there:
-            return
-        await self._send(lambda: None)  # the chunks, which nobody sees
+    async def claim_snapshot(self, snapshot_id: str) -> bool:
+        """Tell whether it is for this replica to write a snapshot."""
+        if await self.has_snapshot(snapshot_id):
+            return False
+        server = self.server
 
-        def put() -> None:
-            one = {snapshot_id: (manifest, list(chunks))}
-            server.change(snapshots=one | server.data.snapshots)
+        def claim() -> bool:
+            now = asyncio.get_running_loop().time()
+            if server.data.claims.get(snapshot_id, 0.0) > now:
+                return False
+            server.change(claims=server.data.claims | {snapshot_id: now + CLAIM_TTL_S})
+            return True
 
-        await self._send(put)
+        [is_ours] = await self._send(claim)
+        return bool(is_ours)
+
+    async def renew_claim(self, snapshot_id: str) -> None:
+        """Say that it is still being written."""
+        server = self.server
+
+        def renew() -> None:
+            if snapshot_id in server.data.claims:
+                until = asyncio.get_running_loop().time() + CLAIM_TTL_S
+                server.change(claims=server.data.claims | {snapshot_id: until})
+
+        await self._send(renew)
+
+    async def is_claimed(self, snapshot_id: str) -> bool:
+        """Tell whether somebody is writing a snapshot."""
+        [until] = await self._send(lambda: self.server.data.claims.get(snapshot_id, 0.0))
+        return float(until) > asyncio.get_running_loop().time()
+
+    async def end_claim(self, snapshot_id: str) -> None:
+        """Let others write it."""
+        server = self.server
+        await self._send(
+            lambda: server.change(
+                claims={id_: u for id_, u in server.data.claims.items() if id_ != snapshot_id}
+            )
+        )
+
+    async def has_snapshot(self, snapshot_id: str) -> bool:
+        """Tell whether there is a snapshot."""
+        [is_there] = await self._send(lambda: snapshot_id in self.server.data.snapshots)
+        return bool(is_there)
+
+    def snapshot_writer(self, snapshot_id: str) -> SnapshotWriter:
+        """Return what writes a snapshot."""
+        return Writing(self)
+
+    async def read_manifest(self, snapshot_id: str) -> dict[str, Any]:
+        """Return a manifest alone."""
+        return (await self.read_snapshot(snapshot_id))[0]
 
     async def list_snapshots(self) -> list[dict[str, Any]]:
         """Return the manifests, oldest first."""
@@ -383,3 +471,33 @@ class Client(Store):
     async def trim_quarantine(self, before_ms: int) -> None:
         """Forget nothing: no history lasts for days."""
         await self._send(lambda: None)
+
+
+class Writing(SnapshotWriter):
+    """Writes one snapshot: nobody sees its chunks before the manifest."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._chunks: list[bytes] = []
+
+    async def add(self, chunk: bytes) -> None:
+        """Write the next chunk."""
+        await self._client._send(lambda: None)
+        self._chunks.append(chunk)
+
+    async def finish(self, manifest: dict[str, Any]) -> bool:
+        """Make it exist, unless there is one under its id; tell whether it does by us."""
+        server, snapshot_id = self._client.server, manifest["id"]
+
+        def put() -> bool:
+            if snapshot_id in server.data.snapshots:
+                return False
+            one = {snapshot_id: (manifest, self._chunks)}
+            server.change(snapshots=one | server.data.snapshots)
+            return True
+
+        [is_first] = await self._client._send(put)
+        return bool(is_first)
+
+    async def abandon(self) -> None:
+        """Take back what nobody sees."""

@@ -7,7 +7,7 @@ import contextlib
 import functools
 import logging
 import random
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -18,6 +18,7 @@ from app.clock import Clock
 from app.engine import Outcome
 from app.errors import SettingsError, SluiceError
 from app.events import Feedback, Malformed
+from app.forked import Work
 from app.ingest import Ingest
 from app.recommend import Request
 from app.settings import Settings
@@ -32,6 +33,8 @@ PATIENCE_S, CALM_S = 5.0, 90.0
 RESTART_S = 1.0
 # What is quarantined is written after it was applied.
 SETTLE_S = 0.5
+# Between what comes from the copy that makes a snapshot.
+FRAME_S = 0.002
 
 MakeIngest = Callable[[Client, Settings, Clock], Ingest]
 MakeClient = Callable[[Server, Owner, float], Client]
@@ -39,7 +42,18 @@ MakeClient = Callable[[Server, Owner, float], Client]
 
 def make_ingest(store: Client, settings: Settings, clock: Clock) -> Ingest:
     """Return the real one."""
-    return Ingest(store, settings, clock=clock)
+    return Ingest(store, settings, clock=clock, start_copy=start_copy)
+
+
+async def start_copy(work: Work) -> AsyncIterator[bytes]:
+    """Do at once what a copy of the process would do; return what yields its frames later."""
+    return _frames(list(work()))
+
+
+async def _frames(frames: list[bytes]) -> AsyncIterator[bytes]:
+    for frame in frames:
+        await asyncio.sleep(FRAME_S)
+        yield frame
 
 
 @dataclass(frozen=True)
@@ -84,8 +98,9 @@ class Replica(Owner):
         self._context = self.context()
         self.ingest = self._context.run(world.parts.ingest, store, settings, clock)
         self.ingest.on_outcome = self._note_outcome
-        # Metrics are what no handler of this simulation touches.
-        self.service = Service(settings, self.ingest, cast(Any, None))
+        # What no handler of this simulation touches is not there.
+        nothing = cast(Any, None)
+        self.service = Service(settings, self.ingest, nothing, nothing, nothing)
 
     def spawn(self, work: Any) -> None:
         """Run something in this process."""
