@@ -117,12 +117,8 @@ class Ingest:
 
         Raises SettingsError where the log was made with other settings, or cannot be continued.
         """
-        self.engine = await self.keeper.restore_newest() or self.engine
-        await self._begin_log()
-        self._tail.restart(self.engine.cursor)
-        n_restored = self.n
-        await self._catch_up()
-        await self._agree_on_settings()
+        while (n_restored := await self._restore_and_replay()) is None:
+            logger.info("the log has changed while it was read: starting once more")
         self.is_store_up = True
         self._tasks = [
             asyncio.create_task(self._writer.run(), name="sluice-writer"),
@@ -132,6 +128,28 @@ class Ingest:
             task.add_done_callback(self._on_task_done)
         if self.n - n_restored >= self.settings.snapshot_events:
             await self.keeper.begin()  # so that the next start need not replay all that again
+
+    async def _restore_and_replay(self) -> int | None:
+        """Build the engine from the newest snapshot, with so many events, and the log behind it.
+
+        Returns None where another replica has trimmed the log meanwhile, behind a newer snapshot,
+        or where the store has lost even the settings that begin it.
+        """
+        try:
+            self.engine = await self.keeper.restore_newest() or Engine(self.settings.engine())
+            await self._begin_log()
+            self._tail.restart(self.engine.cursor)
+            n_restored = self.n
+            await self._catch_up()
+            await self._agree_on_settings()
+        except LogTrimmed as error:
+            if await self.keeper.has_newer(self.engine.cursor):
+                return None
+            refused = self.keeper.refused or "none"
+            raise SettingsError(
+                f"{error.message}, and no snapshot verifies that it goes on from: {refused}"
+            ) from None
+        return n_restored if self.engine.is_configured else None
 
     async def stop(self) -> None:
         """Stop learning and write a last snapshot, if there is anything new."""
@@ -155,12 +173,9 @@ class Ingest:
         if await self.store.first_cursor() is None:
             settings = self.settings.engine().model_dump()
             await self._append_configure(Configure(SEMANTICS, settings))
-        try:
-            entries = await self.store.read(BEGINNING, block_ms=0, count=1)
-        except LogTrimmed as error:
-            raise SettingsError(
-                f"{error.message}, and no snapshot verifies: {self.keeper.refused or 'none'}"
-            ) from None
+        entries = await self.store.read(BEGINNING, block_ms=0, count=1)
+        if not entries:
+            raise StoreUnavailable("the store has lost the beginning of the log at once: try again")
         first = events.decode(entries[0][1]).records[0]
         if not isinstance(first, Configure):
             raise SettingsError("the log does not begin with its settings: is it one of ours?")
@@ -206,10 +221,6 @@ class Ingest:
             except StoreUnavailable:
                 if self._read_count == 1:
                     raise
-            except LogTrimmed as error:
-                raise SettingsError(
-                    f"{error.message}, and no newer snapshot verifies: {self.keeper.refused}"
-                ) from None
 
     async def _read(self, *, block_ms: int) -> list[StoredEntry]:
         """Read on; where many large entries are too much for one deadline, fewer at a time."""
@@ -313,7 +324,8 @@ class Ingest:
 
     async def _append(self, records: Sequence[Record], arrival_ms: int, tag: str) -> Cursor:
         self._refuse_if_stopped()
-        if not self.is_store_up:
+        # Without its settings applied here, the entry might become the log's first.
+        if not (self.is_store_up and self.engine.is_configured):
             raise StoreUnavailable("the store does not answer; nothing was written")
         return await self._writer.append(events.encode(Entry(list(records), arrival_ms)), tag)
 
@@ -436,8 +448,18 @@ class Ingest:
             await self.store.read(self.engine.cursor, block_ms=0, count=1)
         except StoreUnavailable:
             await asyncio.sleep(RETRY_S)
-        except (LogTrimmed, SettingsError) as error:
+        except LogTrimmed as error:
+            await self._stop_unless_newer(error)
+        except SettingsError as error:
             self._stop_at(self.engine.cursor, error)
+
+    async def _stop_unless_newer(self, error: LogTrimmed) -> None:
+        """Stop, unless a snapshot came meanwhile, whose writer trimmed the log: then try again."""
+        try:
+            if not await self.keeper.has_newer(self.engine.cursor):
+                self._stop_at(self.engine.cursor, error)
+        except StoreUnavailable:
+            await asyncio.sleep(RETRY_S)
 
     async def _apply(self, cursor: Cursor, payload: bytes, tag: str) -> None:
         """Apply one entry in slices; an entry that must not be applied ends the loop."""
