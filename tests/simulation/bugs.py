@@ -97,12 +97,13 @@ class SendsAppendsTwice(Client):
 
 
 class AppendsToAnyLog(Client):
-    """Does not ask whether the log has lost what was read from it."""
+    """Does not ask whether the log, or the server, is the one that it was."""
 
     async def append(
         self, payloads: Sequence[tuple[bytes, str]], *, after: Cursor = BEGINNING
     ) -> list[Cursor]:
         """Append after whatever there is."""
+        self.is_new, self._number = False, self.server.number
         return await super().append(payloads)
 
 

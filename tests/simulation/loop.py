@@ -74,11 +74,14 @@ class SimulatedLoop(BaseEventLoop):
         super().__init__()
         self.n_steps = 0
         self.faults: list[str] = []
+        # All of them: one whose process is dead has nobody else to hold it.
+        self._tasks: list[asyncio.Task[Any]] = []
         self._now = 0.0
         self._chance = chance
         self._shuffle = shuffle
         self._glance_s = glance_s
         self.set_exception_handler(self._note_fault)
+        self.set_task_factory(self._make_task)
 
     def time(self) -> float:
         """Return the virtual time in seconds."""
@@ -103,9 +106,17 @@ class SimulatedLoop(BaseEventLoop):
 
     def close(self) -> None:
         """Drop all that is not done, as the end of a process would."""
-        for task in asyncio.all_tasks(self):
-            _drop(task)
+        for task in self._tasks:
+            if not task.done():
+                _drop(task)
         super().close()
+
+    def _make_task(
+        self, loop: asyncio.AbstractEventLoop, work: Any, context: Any = None
+    ) -> asyncio.Task[Any]:
+        task: asyncio.Task[Any] = asyncio.Task(work, loop=loop, context=context)
+        self._tasks.append(task)
+        return task
 
     def _note_fault(self, loop: asyncio.AbstractEventLoop, about: dict[str, Any]) -> None:
         self.faults.append(f"{about['message']}: {about.get('exception')!r}")

@@ -69,7 +69,7 @@ def make_plan(
         faults=Faults(rate, chance.choice([0.0, 0.02, 0.2]), kinds),
         incidents=_draw_incidents(chance, n_replicas, busy_s, is_forgetful=forgetful),
         settings=_make_settings(
-            snapshot_events=chance.choice([2, 5, 12, 1_000]),
+            snapshot_events=chance.choice([3, 8, 1_000]),
             snapshot_s=chance.choice([1, 600]),
             snapshot_min_s=chance.choice([0.0, 0.5]),
             snapshots_keep=chance.choice([1, 1, 2, 3]),

@@ -7,7 +7,7 @@ from tests.simulation.plan import make_plan
 from tests.simulation.world import Parts, World
 
 # `python -m tests.simulation` runs any number more.
-SEEDS, PER_TEST = range(1, 121), 30
+SEEDS, PER_TEST = range(1, 81), 20
 # The rarest of the planted bugs shows in one history of twenty.
 MOST_TRIES = 120
 
