@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-from app import events
+from app import events, forked
+from app.clock import Clock
 from app.embedded import EmbeddedServer
 from app.engine import TUNABLE, Engine, Outcome, changed_fields
 from app.errors import (
@@ -28,7 +28,7 @@ from app.errors import (
     StoreUnavailable,
 )
 from app.events import Command, Configure, Entry, Record
-from app.keeper import Keeper, read_snapshot
+from app.keeper import Keeper, StartCopy, read_snapshot
 from app.settings import KNOWN_SEMANTICS, SEMANTICS, Settings
 from app.store import BEGINNING, Cursor, Store, StoredEntry, parse_cursor
 from app.tail import Tail
@@ -74,6 +74,8 @@ class Ingest:
         *,
         server: EmbeddedServer | None = None,
         reconfigure: bool = False,
+        clock: Clock = Clock(),  # noqa: B008  frozen, hence shared without harm
+        start_copy: StartCopy = forked.start,
     ) -> None:
         self.store = store
         self.settings = settings
@@ -83,6 +85,7 @@ class Ingest:
         self.lag_s = 0.0
         self._server = server
         self._reconfigure = reconfigure
+        self._clock = clock
         self.on_outcome: Callable[[Outcome], None] | None = None
         self.origin = secrets.token_hex(6)
         self._n_submitted = 0
@@ -96,7 +99,9 @@ class Ingest:
             on_appended=self._tail.expect,
             end=lambda: self._tail.end,
         )
-        self.keeper = Keeper(store, settings, self.whole, on_diverged=self._on_diverged)
+        self.keeper = Keeper(
+            store, settings, self.whole, on_diverged=self._on_diverged, start_copy=start_copy
+        )
         self._waiting: dict[str, asyncio.Future[Outcome]] = {}
         self._applied = asyncio.Condition()
         # Held while an entry is being applied: whoever needs whole entries waits for it.
@@ -112,12 +117,8 @@ class Ingest:
 
         Raises SettingsError where the log was made with other settings, or cannot be continued.
         """
-        self.engine = await self.keeper.restore_newest() or self.engine
-        await self._begin_log()
-        self._tail.restart(self.engine.cursor)
-        n_restored = self.n
-        await self._catch_up()
-        await self._agree_on_settings()
+        while (n_restored := await self._restore_and_replay()) is None:
+            logger.info("the log has changed while it was read: starting once more")
         self.is_store_up = True
         self._tasks = [
             asyncio.create_task(self._writer.run(), name="sluice-writer"),
@@ -127,6 +128,28 @@ class Ingest:
             task.add_done_callback(self._on_task_done)
         if self.n - n_restored >= self.settings.snapshot_events:
             await self.keeper.begin()  # so that the next start need not replay all that again
+
+    async def _restore_and_replay(self) -> int | None:
+        """Build the engine from the newest snapshot, with so many events, and the log behind it.
+
+        Returns None where another replica has trimmed the log meanwhile, behind a newer snapshot,
+        or where the store has lost even the settings that begin it.
+        """
+        try:
+            self.engine = await self.keeper.restore_newest() or Engine(self.settings.engine())
+            await self._begin_log()
+            self._tail.restart(self.engine.cursor)
+            n_restored = self.n
+            await self._catch_up()
+            await self._agree_on_settings()
+        except LogTrimmed as error:
+            if await self.keeper.has_newer(self.engine.cursor):
+                return None
+            refused = self.keeper.refused or "none"
+            raise SettingsError(
+                f"{error.message}, and no snapshot verifies that it goes on from: {refused}"
+            ) from None
+        return n_restored if self.engine.is_configured else None
 
     async def stop(self) -> None:
         """Stop learning and write a last snapshot, if there is anything new."""
@@ -150,12 +173,9 @@ class Ingest:
         if await self.store.first_cursor() is None:
             settings = self.settings.engine().model_dump()
             await self._append_configure(Configure(SEMANTICS, settings))
-        try:
-            entries = await self.store.read(BEGINNING, block_ms=0, count=1)
-        except LogTrimmed as error:
-            raise SettingsError(
-                f"{error.message}, and no snapshot verifies: {self.keeper.refused or 'none'}"
-            ) from None
+        entries = await self.store.read(BEGINNING, block_ms=0, count=1)
+        if not entries:
+            raise StoreUnavailable("the store has lost the beginning of the log at once: try again")
         first = events.decode(entries[0][1]).records[0]
         if not isinstance(first, Configure):
             raise SettingsError("the log does not begin with its settings: is it one of ours?")
@@ -178,7 +198,7 @@ class Ingest:
                 " lost entries; restore the store, or use another SLUICE_NAMESPACE"
             )
         begin_ms, end_ms = parse_cursor(self.engine.cursor)[0], parse_cursor(end)[0]
-        told = time.monotonic()
+        told = self._clock.monotonic()
         while parse_cursor(self.engine.cursor) < parse_cursor(end):
             await self._flush_quarantine()
             for entry in await self._read_tail():
@@ -186,8 +206,8 @@ class Ingest:
                 self.keeper.is_due(self.n, entry.cursor)
                 if begin_ms == 0:
                     begin_ms = parse_cursor(entry[0])[0]
-                if time.monotonic() - told > PROGRESS_S:
-                    told = time.monotonic()
+                if self._clock.monotonic() - told > PROGRESS_S:
+                    told = self._clock.monotonic()
                     share = (parse_cursor(entry[0])[0] - begin_ms) / max(end_ms - begin_ms, 1)
                     logger.info("replaying the log: %d events, %.0f %%", self.n, share * 100)
             if self.stopped is not None:
@@ -201,10 +221,6 @@ class Ingest:
             except StoreUnavailable:
                 if self._read_count == 1:
                     raise
-            except LogTrimmed as error:
-                raise SettingsError(
-                    f"{error.message}, and no newer snapshot verifies: {self.keeper.refused}"
-                ) from None
 
     async def _read(self, *, block_ms: int) -> list[StoredEntry]:
         """Read on; where many large entries are too much for one deadline, fewer at a time."""
@@ -308,7 +324,8 @@ class Ingest:
 
     async def _append(self, records: Sequence[Record], arrival_ms: int, tag: str) -> Cursor:
         self._refuse_if_stopped()
-        if not self.is_store_up:
+        # Without its settings applied here, the entry might become the log's first.
+        if not (self.is_store_up and self.engine.is_configured):
             raise StoreUnavailable("the store does not answer; nothing was written")
         return await self._writer.append(events.encode(Entry(list(records), arrival_ms)), tag)
 
@@ -349,7 +366,7 @@ class Ingest:
                 return
             if self.keeper.is_due(self.n, cursor):
                 await self.keeper.begin()
-            self.lag_s = max(0.0, time.time() - parse_cursor(cursor)[0] / 1_000)
+            self.lag_s = max(0.0, self._clock.wall() - parse_cursor(cursor)[0] / 1_000)
         if not is_behind:
             self.lag_s = 0.0
         async with self._whole_entries:
@@ -431,8 +448,18 @@ class Ingest:
             await self.store.read(self.engine.cursor, block_ms=0, count=1)
         except StoreUnavailable:
             await asyncio.sleep(RETRY_S)
-        except (LogTrimmed, SettingsError) as error:
+        except LogTrimmed as error:
+            await self._stop_unless_newer(error)
+        except SettingsError as error:
             self._stop_at(self.engine.cursor, error)
+
+    async def _stop_unless_newer(self, error: LogTrimmed) -> None:
+        """Stop, unless a snapshot came meanwhile, whose writer trimmed the log: then try again."""
+        try:
+            if not await self.keeper.has_newer(self.engine.cursor):
+                self._stop_at(self.engine.cursor, error)
+        except StoreUnavailable:
+            await asyncio.sleep(RETRY_S)
 
     async def _apply(self, cursor: Cursor, payload: bytes, tag: str) -> None:
         """Apply one entry in slices; an entry that must not be applied ends the loop."""
@@ -466,16 +493,16 @@ class Ingest:
     async def _in_slices(self, entry: Entry, cursor: Cursor, state: State | None) -> Outcome:
         steps = self.engine.steps(entry, cursor, state)
         slice_s = self.settings.slice_ms / 1_000
-        until = time.perf_counter() + slice_s
+        until = self._clock.monotonic() + slice_s
         while True:
             try:
                 next(steps)
             except StopIteration as end:
                 outcome: Outcome = end.value
                 return outcome
-            if time.perf_counter() > until:
+            if self._clock.monotonic() > until:
                 await asyncio.sleep(0)
-                until = time.perf_counter() + slice_s
+                until = self._clock.monotonic() + slice_s
 
     def _stop_at(self, cursor: Cursor, error: Exception) -> None:
         self.stopped = LogStopped(f"stopped at log entry {cursor}: {error}")

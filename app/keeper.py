@@ -131,6 +131,13 @@ class Keeper:
             return engine
         return None
 
+    async def has_newer(self, cursor: Cursor) -> bool:
+        """Tell whether there is a snapshot after a cursor, and not one that was refused."""
+        ids = [manifest["id"] for manifest in await self._store.list_snapshots()]
+        return any(
+            parse_cursor(id_) > parse_cursor(cursor) and id_ not in self._refused_ids for id_ in ids
+        )
+
     def is_due(self, n_events: int, cursor: Cursor) -> bool:
         """Tell whether a snapshot is due after this entry. To be asked after every one."""
         settings, ms = self._settings, parse_cursor(cursor)[0]
