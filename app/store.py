@@ -395,20 +395,32 @@ class Store:
     async def _find(self) -> None:
         """Stand before the primary, wherever it is now; raise ConnectionError if there is none."""
         async with self._finding:
-            if not self._is_suspect:  # another task has found it meanwhile
-                return
-            place = await self._ask_guides()
-            options = self._options
-            if place is not None:
-                options = options | {"host": place[0], "port": place[1]}
-                self._where = show(place)
-            info = await self._look_at(options)
-            if info.get("role", "master") != "master":
-                self._run_id = None  # it may come back with another's log
-                raise NotConnected("it is read only, a replica; waiting for a primary")
-            await self._stand_before(place, options, info.get("run_id"))
-            self._found_at = asyncio.get_running_loop().time()
-            self._is_suspect = False
+            if self._is_suspect:  # else another task has found it meanwhile
+                await self._look()
+
+    async def _look_again(self) -> None:
+        """Doubt now and then a server that answers: the sentinels may have given it up.
+
+        Nobody else waits for that.
+        """
+        age_s = asyncio.get_running_loop().time() - self._found_at
+        if self._settings.redis_url and age_s > LOOK_AGAIN_S:
+            async with self._finding:
+                await self._look()
+
+    async def _look(self) -> None:
+        place = await self._ask_guides()
+        options = self._options
+        if place is not None:
+            options = options | {"host": place[0], "port": place[1]}
+            self._where = show(place)
+        info = await self._look_at(options)
+        if info.get("role", "master") != "master":
+            self._run_id = None  # it may come back with another's log
+            raise NotConnected("it is read only, a replica; waiting for a primary")
+        await self._stand_before(place, options, info.get("run_id"))
+        self._found_at = asyncio.get_running_loop().time()
+        self._is_suspect = False
 
     async def _ask_guides(self) -> Place | None:
         if self._guides is None:
@@ -544,9 +556,9 @@ class Store:
         log is another one now.
         """
         parse_cursor(after)
-        self._look_again()
         block = ("BLOCK", block_ms) if block_ms else ()
         async with self._asking(block_ms / 1_000):
+            await self._look_again()
             pipe = self._reader.pipeline(transaction=False)
             pipe.execute_command("XREAD", "COUNT", count, *block, "STREAMS", self._log, after)
             # Where the reader stands, after the entries: what is trimmed or lost in between is then
@@ -577,12 +589,6 @@ class Store:
         if floor and parse_cursor(floor.decode()) > parse_cursor(first):
             raise LogTrimmed(f"the log begins at {floor.decode()}, after {first}")
         return [_stored(*entry) for entry in entries]
-
-    def _look_again(self) -> None:
-        """Doubt now and then a server that answers: the sentinels may have given it up."""
-        now = asyncio.get_running_loop().time()
-        if self._settings.redis_url and now - self._found_at > LOOK_AGAIN_S:
-            self._is_suspect = True
 
     async def missing(self, cursors: Sequence[Cursor]) -> list[Cursor]:
         """Return those of these cursors, each after the floor, that the log does not have."""
