@@ -171,6 +171,11 @@ class Ingest:
         if self.engine.is_configured:
             return
         if await self.store.first_cursor() is None:
+            if self.keeper.refused:
+                raise SettingsError(
+                    "the store has lost the log, and has snapshots of it: restore the store, or use"
+                    " another SLUICE_NAMESPACE"
+                )
             settings = self.settings.engine().model_dump()
             await self._append_configure(Configure(SEMANTICS, settings))
         entries = await self.store.read(BEGINNING, block_ms=0, count=1)
@@ -393,8 +398,9 @@ class Ingest:
         What was acknowledged has been applied here, hence read, hence held; or only appended
         (`ack=log`), and is held until it is read.
         """
-        lost = self._tail.missing(await self.store.last_cursor())
-        n_restored = await self.store.append_again(lost) if lost else 0
+        last = await self.store.last_cursor()
+        lost = self._tail.missing(last)
+        n_restored = await self.store.append_again(lost, after=last) if lost else 0
         self.n_restored += n_restored
         if n_restored:
             logger.warning(

@@ -114,9 +114,9 @@ class Keeper:
         for manifest in reversed(await self._store.list_snapshots()):
             try:
                 # Made just before a failover that lost its last entry: nothing can go on from it.
-                if await self._store.has_passed(manifest["id"]):
+                if not await self._store.continues(manifest["id"]):
                     raise SnapshotRefused(
-                        f"snapshot {manifest['id']}: the log went on without its last entry"
+                        f"snapshot {manifest['id']}: the log does not have its last entry"
                     )
                 engine = Engine.from_state(await read_snapshot(self._store, manifest["id"]))
             except (SnapshotRefused, NotFound, ValueError, KeyError, TypeError) as error:

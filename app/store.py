@@ -104,6 +104,22 @@ end
 return cursors
 """
 
+_APPEND_AGAIN = """
+local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)
+if (last[1] and last[1][1] or '0-0') ~= ARGV[1] then
+  return redis.error_reply('the log does not end at ' .. ARGV[1] .. ' any more')
+end
+local taken = 0
+for i = 2, #ARGV, 3 do
+  local done = redis.pcall('XADD', KEYS[1], ARGV[i], 'e', ARGV[i + 1], 't', ARGV[i + 2])
+  if not done.err then
+    taken = taken + 1
+  elseif not string.find(done.err, 'equal or smaller', 1, true) then
+    return done
+  end
+end
+return taken
+"""
 
 # By the server's clock, as those of replicas differ.
 _ANNOUNCE = """
@@ -505,25 +521,26 @@ class Store:
             replies = await self._durably([append], self._settings.wait_replicas)
         return [cursor.decode() for cursor in replies[0]]
 
-    async def append_again(self, entries: Sequence[StoredEntry]) -> int:
+    async def append_again(self, entries: Sequence[StoredEntry], *, after: Cursor) -> int:
         """Append entries that the log has lost, under their own cursors; return how many it took.
 
-        It takes none that is not after its last one: another replica was faster, or the log was
-        cut by hand.
+        It takes none that it has gone past once, as a log that was cut by hand has. Raises
+        StoreUnavailable, with nothing written, where `after` is not its last entry any more:
+        another replica was faster, or it has lost more.
         """
-        xadd = ("XADD", self._log)
-        commands = [(*xadd, e.cursor, "e", e.payload, "t", e.tag) for e in entries]
+        fields = [field for e in entries for field in (e.cursor, e.payload, e.tag)]
+        again = ("EVAL", _APPEND_AGAIN, 1, self._log, after, *fields)
         async with self._asking():
             # Without waiting for replicas: after a failover there may be none for a while, and the
             # next append waits until they have these entries, too.
-            replies = await self._durably(commands, 0)
-        return sum(isinstance(reply, bytes) for reply in replies)
+            [n_taken] = await self._durably([again], 0)
+        return int(n_taken)
 
     async def _durably(self, commands: list[tuple[Any, ...]], n_replicas: int) -> list[Any]:
         """Return the replies to commands that append; one whose cursor is passed is a reply."""
         wait = self._wait_command(n_replicas)
         replies = await self._replies([*commands, *wait])
-        _raise_first([reply for reply in replies if not _is_passed(reply)])
+        _raise_first(replies)
         if wait:
             self._check_waited(replies.pop(), n_replicas)
         return replies
@@ -600,11 +617,6 @@ class Store:
             part = asked[start : start + CURSORS_AT_ONCE]
             found += [c.decode() for c in await self._ask("EVAL", _MISSING, 1, self._log, *part)]
         return found
-
-    async def has_passed(self, cursor: Cursor) -> bool:
-        """Tell whether the log has gone on past a cursor without an entry there."""
-        entries = await self._ask("XRANGE", self._log, cursor, "+", "COUNT", 1)
-        return bool(entries) and entries[0][0].decode() != cursor
 
     async def continues(self, cursor: Cursor) -> bool:
         """Tell whether the log goes on from a cursor: its entry is there, none after it gone."""

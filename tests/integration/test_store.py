@@ -71,10 +71,15 @@ async def test_a_log_that_lost_an_entry_takes_nothing_new(store: Store) -> None:
     with pytest.raises(StoreUnavailable, match=f"lost the entry {cursors[2]}; nothing was written"):
         await store.append([(b"4", "t")], after=cursors[2])
     assert await store.last_cursor() == BEGINNING
-    assert await store.append_again(entries) == 0  # the log knows that it went past these
+    with pytest.raises(StoreUnavailable, match="does not end at"):
+        await store.append_again(entries, after=cursors[2])
+    # The log knows that it went past these.
+    assert await store.append_again(entries, after=BEGINNING) == 0
     later = [entry._replace(cursor=f"99999999999999-{i}") for i, entry in enumerate(entries)]
-    assert await store.append_again(later) == 3
-    assert await store.append_again(later) == 0
+    assert await store.append_again(later, after=BEGINNING) == 3
+    with pytest.raises(StoreUnavailable, match="does not end at"):
+        await store.append_again(later, after=BEGINNING)
+    assert await store.append_again(later, after=later[2].cursor) == 0
     assert await store.last_cursor() == later[2].cursor
 
 

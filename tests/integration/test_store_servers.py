@@ -247,7 +247,7 @@ async def test_nothing_is_written_to_a_new_server_until_it_is_admitted(
         assert new.client.xlen("sluice:{test}:log") == 0
         new.client.config_set("appendonly", "yes")
         until(lambda: new.client.info("persistence")["aof_rewrite_in_progress"] == 0)
-        assert await store.append_again(held) == 1
+        assert await store.append_again(held, after=BEGINNING) == 1
         new.client.config_set("appendonly", "no")
         with pytest.raises(StoreUnavailable, match="SLUICE_FSYNC=always"):
             await store.admit()

@@ -290,17 +290,22 @@ class Client(Store):
             raise StoreUnavailable(f"the log has lost the entry {after}; nothing was written")
         return list(cursors)
 
-    async def append_again(self, entries: Sequence[StoredEntry]) -> int:
-        """Append entries under their own cursors, one command each."""
+    async def append_again(self, entries: Sequence[StoredEntry], *, after: Cursor) -> int:
+        """Append entries under their own cursors, if the log ends at `after`."""
         server = self.server
 
-        def again(entry: StoredEntry) -> bool:
-            is_after = parse_cursor(entry.cursor) > parse_cursor(server.data.last)
-            if is_after:
+        def again() -> int | None:
+            if (server.data.log[-1].cursor if server.data.log else BEGINNING) != after:
+                return None
+            new = [e for e in entries if parse_cursor(e.cursor) > parse_cursor(server.data.last)]
+            for entry in new:
                 server.add(*entry)
-            return is_after
+            return len(new)
 
-        return sum(await self._send(*(lambda e=e: again(e) for e in entries)))
+        [n_taken] = await self._send(again)
+        if n_taken is None:
+            raise StoreUnavailable(f"the log does not end at {after} any more")
+        return int(n_taken)
 
     async def read(self, after: Cursor, *, block_ms: int, count: int = 64) -> list[StoredEntry]:
         """Return entries after a cursor; look at the place of the reader only then."""
@@ -332,12 +337,6 @@ class Client(Store):
         [data] = await self._send(lambda: self.server.data)
         floor = parse_cursor(data.floor)
         return [c for c in cursors if parse_cursor(c) > floor and not data.has(c)]
-
-    async def has_passed(self, cursor: Cursor) -> bool:
-        """Tell whether the log has gone on past a cursor without an entry there."""
-        [data] = await self._send(lambda: self.server.data)
-        wanted = parse_cursor(cursor)
-        return not data.has(cursor) and any(parse_cursor(e.cursor) > wanted for e in data.log)
 
     async def continues(self, cursor: Cursor) -> bool:
         """Tell whether the log goes on from a cursor."""
