@@ -519,7 +519,10 @@ class Store:
                     " until what it lost is given back; try again in a second"
                 )
             replies = await self._durably([append], self._settings.wait_replicas)
-        return [cursor.decode() for cursor in replies[0]]
+        cursors = replies[0]
+        if not isinstance(cursors, list) or len(cursors) != len(payloads):
+            raise StoreUnavailable(f"the store at {self._where} answered an append with nonsense")
+        return [cursor.decode() for cursor in cursors]
 
     async def append_again(self, entries: Sequence[StoredEntry], *, after: Cursor) -> int:
         """Append entries that the log has lost, under their own cursors; return how many it took.
