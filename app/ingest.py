@@ -206,7 +206,10 @@ class Ingest:
         told = self._clock.monotonic()
         while parse_cursor(self.engine.cursor) < parse_cursor(end):
             await self._flush_quarantine()
-            for entry in await self._read_tail():
+            batch = await self._read_tail()
+            if not batch:
+                break  # a store that forgets has lost the rest meanwhile
+            for entry in batch:
                 await self._apply(*entry)
                 self.keeper.is_due(self.n, entry.cursor)
                 if begin_ms == 0:
@@ -379,27 +382,31 @@ class Ingest:
 
     async def _come_back(self) -> None:
         """Let writing begin again after an outage; at a new server, first what it may have lost."""
-        await self._restore_tail()
+        # The embedded store has no other replicas to wait for.
+        await self._restore_tail(also_unread=self._server is not None)
         if self.store.is_new:
             self.is_store_up = False
-            if self._server is None:  # the embedded store has no other replicas
+            if self._server is None:
                 await asyncio.sleep(PEERS_S)
-                await self._restore_tail()  # what follows on what they gave back
+                await self._restore_tail(also_unread=True)  # what follows on what they gave back
             await self.store.admit()
+            if await self._count_lost():  # also in the middle, where another gave back what follows
+                await self._reload()
+                return
         if parse_cursor(await self.store.last_cursor()) < parse_cursor(self._tail.end):
             self._tail.give_up()  # what cannot be given back must not keep the writer out for good
         self.is_store_up = True
         self._is_outage_told = False
         logger.info("the store answers")
 
-    async def _restore_tail(self) -> None:
+    async def _restore_tail(self, *, also_unread: bool) -> None:
         """Write what the store has lost again, from memory, before anything new.
 
         What was acknowledged has been applied here, hence read, hence held; or only appended
         (`ack=log`), and is held until it is read.
         """
         last = await self.store.last_cursor()
-        lost = self._tail.missing(last)
+        lost = self._tail.missing(last, also_unread=also_unread)
         n_restored = await self.store.append_again(lost, after=last) if lost else 0
         self.n_restored += n_restored
         if n_restored:
@@ -416,7 +423,7 @@ class Ingest:
             await self._reload()
             return
         try:
-            await self._restore_tail()
+            await self._restore_tail(also_unread=self._server is not None)
             if await self.store.continues(self.engine.cursor):  # we gave it back, or another did
                 return
             await self._count_lost()
@@ -426,8 +433,8 @@ class Ingest:
         logger.warning("%s; restoring the newest snapshot", error.message)
         await self._reload()
 
-    async def _count_lost(self) -> None:
-        """Say what was in the log, and is no more: learned here, and now unlearned."""
+    async def _count_lost(self) -> int:
+        """Say which entries the log has no more that were applied here; return how many."""
         held = {entry.cursor: entry for entry in self._tail}
         lost = await self.store.missing(list(held))
         self.n_lost += len(lost)
@@ -440,6 +447,7 @@ class Ingest:
                 lost[0],
                 lost[-1],
             )
+        return len(lost)
 
     async def _reload(self) -> None:
         """Go on from the newest snapshot that the log continues; stop where there is none."""

@@ -66,8 +66,14 @@ class Tail:
         self._n_bytes -= sum(len(entry.payload) for entry in self._unread)
         self._unread.clear()
 
-    def missing(self, last: Cursor) -> list[StoredEntry]:
-        """Return what a log that ends at a cursor has lost; [] also where there would be a gap."""
+    def missing(self, last: Cursor, *, also_unread: bool = True) -> list[StoredEntry]:
+        """Return what a log that ends at a cursor has lost; [] also where there would be a gap.
+
+        Between what was read and what was appended here, and that in turn, there may be entries
+        of others: `also_unread` is for when these have had time to give back theirs.
+        """
+        if not also_unread:
+            return self._read_after(last)
         held = [*self._entries, *self._unread]
         if last == self._after:
             return held
@@ -79,6 +85,12 @@ class Tail:
         if end > max(parse_cursor(self._read), parse_cursor(self._after)):
             return [entry for entry in self._unread if parse_cursor(entry.cursor) > end]
         return []
+
+    def _read_after(self, last: Cursor) -> list[StoredEntry]:
+        if last == self._after:
+            return list(self._entries)
+        cursors = [entry.cursor for entry in self._entries]
+        return list(self._entries)[cursors.index(last) + 1 :] if last in cursors else []
 
     def _hold(self, where: deque[StoredEntry], entries: Sequence[StoredEntry]) -> None:
         where.extend(entries)

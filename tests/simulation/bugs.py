@@ -71,7 +71,7 @@ class LosesQuarantine(Ingest):
 class KeepsTheTail(Ingest):
     """Never gives back what the store has forgotten."""
 
-    async def _restore_tail(self) -> None:
+    async def _restore_tail(self, *, also_unread: bool) -> None:
         return None
 
 

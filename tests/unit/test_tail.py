@@ -54,6 +54,8 @@ def test_what_was_appended_here_is_held_until_it_is_read() -> None:
     assert tail.end == "6-0"
     assert tail.missing("1-0") == [entry(2), entry(4), entry(6)]
     assert tail.missing("4-0") == [entry(6)]
+    assert tail.missing("1-0", also_unread=False) == [entry(2)]
+    assert tail.missing("2-0", also_unread=False) == []
     # Others' entries: those that have not been read here may stand in between, or be the end.
     assert tail.missing("5-0") == [entry(6)]
     assert tail.missing("7-0") == []
