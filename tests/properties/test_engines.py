@@ -26,6 +26,7 @@ from app.events import (
 )
 from app.recommend import Request
 from learners.base import ANCHOR, CANDIDATE, CHAMPION, SHADOW
+from learners.ids import PackedRows
 from learners.kernels import MISS
 from tests.factories import (
     EVICTING,
@@ -155,8 +156,8 @@ def test_a_state_is_plain() -> None:
         elif isinstance(value, list | tuple):
             for number, inner in enumerate(value):
                 check(inner, f"{path}.{number}")
-        elif isinstance(value, np.ndarray):
-            assert value.dtype.kind in "iuf", path
+        elif isinstance(value, np.ndarray | PackedRows):
+            assert np.asarray(value).dtype.kind in "iuf", path
         else:
             assert value is None or type(value) in (bool, int, float, str), f"{path}: {value!r}"
 

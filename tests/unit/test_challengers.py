@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -406,7 +407,7 @@ def test_other_settings_leave_it_alone() -> None:
 def test_a_restore_ends_the_challenger() -> None:
     """A snapshot's versions are not those that the challenger goes by."""
     engine = opened()
-    snapshot = engine.state()
+    snapshot = copy.deepcopy(engine.state())
     assert start(engine, covisit_shrink=1.0) is None
     feed(engine, more(50))
     outcome = restore(engine, snapshot)
@@ -419,7 +420,7 @@ def test_a_snapshot_with_a_challenger_restores_without_it() -> None:
     """What comes back is shadow, champion and anchor; never a challenger of the past."""
     engine = opened()
     assert start(engine, covisit_shrink=1.0) is None
-    snapshot = engine.state()
+    snapshot = copy.deepcopy(engine.state())
     assert command(engine, "stop_challenger") is None
     feed(engine, more(50))
     assert restore(engine, snapshot).results[0].status == "applied"
@@ -429,7 +430,7 @@ def test_a_snapshot_with_a_challenger_restores_without_it() -> None:
 def test_a_snapshot_from_before_an_adoption_is_refused() -> None:
     """It says which settings differ, leaves all as it is, and is recorded."""
     engine = opened()
-    snapshot = engine.state()
+    snapshot = copy.deepcopy(engine.state())
     assert start(engine, n_factors=8) is None
     assert command(engine, "adopt", force=True) is None
     before = engine.hashes()["model_hash"]
