@@ -137,9 +137,15 @@ def agree(services: list[Service]) -> None:
 
 
 def count(service: Service, ids: list[str]) -> dict[str, int]:
-    """Post events again; return what becomes of them."""
-    counts: dict[str, int] = service.post("/v1/feedback", [_event(i) for i in ids])["counts"]
+    """Post events until they are acknowledged; return what became of them."""
+    body = [_event(event_id) for event_id in ids]
+    answer = until(lambda: _taken(service.client.post("/v1/feedback", json=body)))
+    counts: dict[str, int] = answer["counts"]
     return {name: n for name, n in counts.items() if n}
+
+
+def _taken(answer: httpx.Response) -> Any:
+    return answer.json() if answer.is_success else None
 
 
 def lost_by(service: Service) -> float:
