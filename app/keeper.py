@@ -294,6 +294,8 @@ class Keeper:
         manifests = {m["id"]: m for m in await self._store.list_snapshots() if _is_known(m)}
         good = [snapshot_id for snapshot_id in manifests if snapshot_id not in self._refused_ids]
         newest = good[-self._settings.snapshots_keep :]
+        if not newest:  # a store that forgets has lost even the one just written
+            return
         oldest = parse_cursor(newest[0])
         named = {id_ for id_, command in restored.items() if parse_cursor(command) >= oldest}
         # One that was pinned for a command which may be further on in the log than we are.
