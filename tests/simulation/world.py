@@ -189,14 +189,13 @@ class World:
             self.violate(text)
 
     def _look_for_strays(self) -> None:
-        """Note whether there is a snapshot at an entry that the store has forgotten.
+        """Note whether the store has forgotten all of the log, but has snapshots of it.
 
-        It takes a failover that nobody noticed in time. People have to say what goes on then: the
-        log, or the snapshot. The same where the newest snapshot was forgotten just before the older
-        ones were deleted: until a replica writes the next one, none can start.
+        People have to say what goes on then. The same where the newest snapshot was forgotten just
+        before the older ones were deleted: until a replica writes the next one, none can start.
         """
         data = self.server.data
-        is_stray = not {e.cursor for e in data.whole}.issuperset(data.snapshots)
+        is_stray = bool(data.snapshots) and not data.log
         is_headless = data.floor != BEGINNING and not data.snapshots
         if (is_stray or is_headless) and not self.has_strayed:
             self.has_strayed = True
