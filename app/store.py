@@ -146,10 +146,14 @@ return missing
 """
 CURSORS_AT_ONCE = 1_000
 
-# A snapshot exists from here on, unless the log is another by now (-1), or there is one (0).
+# A snapshot exists from here on, unless the log is another by now (-1), or there is one (0). A log
+# that is still to begin is that of a namespace into which everything is restored.
 _FINISH = """
 if (redis.call('GET', KEYS[1]) or '0') ~= ARGV[1] then return -1 end
-for i = 3, #KEYS do redis.call('PERSIST', KEYS[i]) end
+local id = ARGV[2]
+if redis.call('EXISTS', KEYS[3]) == 1
+    and #redis.call('XRANGE', KEYS[3], id, id, 'COUNT', 1) == 0 then return -1 end
+for i = 4, #KEYS do redis.call('PERSIST', KEYS[i]) end
 return redis.call('HSETNX', KEYS[2], ARGV[2], ARGV[3])
 """
 
@@ -988,13 +992,17 @@ class SnapshotWriter:
         Raises Conflict where the log that it is of has been replaced.
         """
         record = json.dumps({"manifest": manifest, "chunks": self._keys})
-        keys = (self._store._epoch_key, self._manifests, *self._keys)
+        store = self._store
+        keys = (store._epoch_key, self._manifests, store._log, *self._keys)
         values = (self._epoch, manifest["id"], record)
         done = await self._store._ask("EVAL", _FINISH, len(keys), *keys, *values)
         if done != 1:
             await self.abandon()
         if done == -1:
-            raise Conflict("the log has been rewritten while the snapshot was written")
+            raise Conflict(
+                f"the log has been replaced, or has lost the entry {manifest['id']}, while the"
+                " snapshot was written"
+            )
         return bool(done)
 
     async def abandon(self) -> None:

@@ -186,13 +186,22 @@ async def test_namespaces_do_not_see_each_other(store_url: str, open_store: Open
     """What is in one namespace is in no other."""
     one, two = [await open_store(store_url, namespace=name) for name in ("one", "two")]
 
-    await one.append([(b"a", "")])
-    await one.write_snapshot({"id": "1-1"}, [b"x"])
+    [cursor] = await one.append([(b"a", "")])
+    await one.write_snapshot({"id": cursor}, [b"x"])
     await one.append_quarantine([("1-1", 0, b"q")])
 
     assert await two.last_cursor() == BEGINNING
     assert await two.list_snapshots() == []
     assert await two.list_quarantine(10) == []
+
+
+async def test_a_snapshot_stands_in_its_log(store: Store, raw: Any) -> None:
+    """Of an entry that the log has lost, or never had, there is no snapshot, nor a chunk."""
+    await store.append([(b"a", "")])
+    with pytest.raises(Conflict, match="lost the entry 1-1"):
+        await store.write_snapshot({"id": "1-1"}, [b"x"])
+    assert await store.list_snapshots() == []
+    assert not raw.keys("*snapshot:*")
 
 
 @pytest.mark.parametrize(

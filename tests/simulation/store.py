@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from app.errors import LogTrimmed, NotFound, StoreUnavailable
+from app.errors import Conflict, LogTrimmed, NotFound, StoreUnavailable
 from app.store import (
     BEGINNING,
     CLAIM_TTL_S,
@@ -488,7 +488,9 @@ class Writing(SnapshotWriter):
         """Make it exist, unless there is one under its id; tell whether it does by us."""
         server, snapshot_id = self._client.server, manifest["id"]
 
-        def put() -> bool:
+        def put() -> bool | None:
+            if server.data.log and not server.data.has(snapshot_id):
+                return None
             if snapshot_id in server.data.snapshots:
                 return False
             one = {snapshot_id: (manifest, self._chunks)}
@@ -496,6 +498,8 @@ class Writing(SnapshotWriter):
             return True
 
         [is_first] = await self._client._send(put)
+        if is_first is None:
+            raise Conflict(f"the log has lost the entry {snapshot_id}")
         return bool(is_first)
 
     async def abandon(self) -> None:

@@ -32,7 +32,7 @@ from tests.simulation.store import Client, Server
 PATIENCE_S, CALM_S = 5.0, 90.0
 RESTART_S = 1.0
 # What is quarantined is written after it was applied.
-SETTLE_S = 0.5
+SETTLE_S = 1.5
 # Between what comes from the copy that makes a snapshot.
 FRAME_S = 0.002
 
