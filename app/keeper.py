@@ -50,7 +50,8 @@ async def read_snapshot(store: Store, snapshot_id: str) -> State:
             ) from None
         if parse_cursor(base) >= parse_cursor(chain[-2][0]["id"]):
             raise SnapshotRefused(f"snapshot {snapshot_id} builds on a later one, {base}")
-    return await asyncio.to_thread(snapshot.load, chain[::-1])
+    oldest_first = (chain.pop() for _ in range(len(chain)))
+    return await asyncio.to_thread(snapshot.load, oldest_first)
 
 
 async def _read_checked(store: Store, snapshot_id: str) -> tuple[Manifest, Chunks]:

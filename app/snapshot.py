@@ -298,22 +298,56 @@ class _Read(NamedTuple):
     content: NDArray[np.uint8]
 
 
-def load(chain: Sequence[tuple[Manifest, Chunks]]) -> State:
+class _Body:
+    """The chunks of a snapshot, joined, to be read once from the front: what was read is let go."""
+
+    def __init__(self, chunks: Chunks) -> None:
+        self._chunks = list(reversed(chunks))
+        self._at = 0
+
+    def read(self, n_bytes: int) -> bytes:
+        """Return the next bytes."""
+        target = np.empty(n_bytes, np.uint8)
+        self.read_into(target)
+        return target.tobytes()
+
+    def read_into(self, target: NDArray[np.uint8]) -> None:
+        """Fill an array with the next bytes; raise ValueError where there are not so many."""
+        done = 0
+        while done < len(target):
+            if not self._chunks:
+                raise ValueError(f"its bytes end {len(target) - done} before a part does")
+            chunk = self._chunks[-1] or b""
+            n = min(len(chunk) - self._at, len(target) - done)
+            target[done : done + n] = np.frombuffer(chunk, np.uint8, n, self._at)
+            done, self._at = done + n, self._at + n
+            if self._at == len(chunk):
+                self._chunks.pop()
+                self._at = 0
+
+    def is_over(self) -> bool:
+        """Tell whether all of it has been read."""
+        return not self._chunks
+
+
+def load(chain: Iterable[tuple[Manifest, Chunks]]) -> State:
     """Return the state that was dumped; raise SnapshotRefused where the bytes make no sense.
 
-    `chain` ends with the snapshot and begins with a whole one; each has passed `check`.
+    `chain` ends with the snapshot and begins with a whole one; each has passed `check`. A chunk is
+    let go once it is read, so that a large state is in memory once, if nobody else holds on to it.
     """
     parts: dict[str, _Read] = {}
     tree: Any = None
     expected: str | None = None
     for manifest, chunks in chain:
         name = f"snapshot {manifest.get('id')}"
-        body = b"".join(chunk for chunk in chunks if chunk is not None)
         try:
             if manifest["format"] == WHOLE_FORMAT:
-                return _read_whole(manifest, body)
+                return _read_whole(manifest, b"".join(chunk or b"" for chunk in chunks))
             if manifest["base"] != expected:
                 raise ValueError(f"it builds on {manifest['base']}, which is not there")
+            body = _Body(chunks)
+            del chunks
             tree, parts = _read(manifest, body, parts)
         except (ValueError, KeyError, TypeError, IndexError) as error:
             raise SnapshotRefused(f"{name} is damaged: {error}") from None
@@ -324,12 +358,10 @@ def load(chain: Sequence[tuple[Manifest, Chunks]]) -> State:
 
 
 def _read(
-    manifest: Manifest, body: bytes, before: dict[str, _Read]
+    manifest: Manifest, body: _Body, before: dict[str, _Read]
 ) -> tuple[Any, dict[str, _Read]]:
     """Return the tree of a snapshot, and its parts: those before, with the changed blocks."""
-    start = int(manifest["header_bytes"])
-    header = orjson.loads(body[:start])
-    whole = np.frombuffer(body, np.uint8)
+    header = orjson.loads(body.read(int(manifest["header_bytes"])))
     parts: dict[str, _Read] = {}
     for meta in header["parts"]:
         name, kind, dtype, shape = meta
@@ -338,28 +370,26 @@ def _read(
                 raise ValueError(f"an array of {dtype}")
             lengths = _array_lengths(dtype, shape)
         else:
-            lengths = np.frombuffer(body, "<u4", shape[0], start).astype(np.int64)
-            start += 4 * shape[0]
+            lengths = np.frombuffer(body.read(4 * shape[0]), "<u4").astype(np.int64)
         n = len(lengths)
-        packed = np.frombuffer(body, np.uint8, -(-n // 8), start)
-        start += len(packed)
+        packed = np.frombuffer(body.read(-(-n // 8)), np.uint8)
         changed = np.unpackbits(packed, count=n).astype(np.bool_)
-        n_bytes = int(lengths[changed].sum())
-        content = _overlaid(before.get(name), lengths, changed, whole[start : start + n_bytes])
-        start += n_bytes
+        content = _unchanged(before.pop(name, None), lengths, changed)
+        starts = _starts(lengths)
+        for first, last in _runs(changed):
+            body.read_into(content[starts[first] : starts[last]])
         parts[name] = _Read(meta, lengths, content)
-    if start != len(body):
-        raise ValueError(f"{len(body)} bytes, of which the parts explain {start}")
+    if not body.is_over():
+        raise ValueError("it has bytes that no part explains")
     return header["state"], parts
 
 
-def _overlaid(
-    before: _Read | None,
-    lengths: NDArray[np.int64],
-    changed: NDArray[np.bool_],
-    new: NDArray[np.uint8],
+def _unchanged(
+    before: _Read | None, lengths: NDArray[np.int64], changed: NDArray[np.bool_]
 ) -> NDArray[np.uint8]:
-    """Return a part's bytes: the changed blocks, and the others as they were before (or zeros)."""
+    """Return a part's bytes as they were before (or zeros), with room for the changed blocks."""
+    if before is not None and np.array_equal(before.lengths, lengths):
+        return before.content
     starts = _starts(lengths)
     content = np.zeros(int(starts[-1]), np.uint8)
     if before is not None:
@@ -368,11 +398,6 @@ def _overlaid(
             if last >= len(old) or (before.lengths[first:last] != lengths[first:last]).any():
                 raise ValueError("its base has other blocks")
             content[starts[first] : starts[last]] = before.content[old[first] : old[last]]
-    at = 0
-    for first, last in _runs(changed):
-        n = int(starts[last] - starts[first])
-        content[starts[first] : starts[last]] = new[at : at + n]
-        at += n
     return content
 
 
