@@ -10,9 +10,10 @@ from typing import Annotated, Any, Literal
 
 import orjson
 from fastapi import APIRouter, Depends, Query, Request, Response
-from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope
 
 from app.api import schemas
+from app.api.asgi import read_body
 from app.api.service import Running, Service, StrictRoute, answer, may_use, now_ms
 from app.engine import Outcome
 from app.errors import InvalidRequest
@@ -70,7 +71,13 @@ async def post_feedback(
     ] = "learned",
 ) -> Response:
     """Learn from feedback; each event of a list is answered for itself."""
-    events = await _read_events(request, service)
+    return await take_feedback(service, request.scope, request.receive, ack)
+
+
+async def take_feedback(service: Service, scope: Scope, receive: Receive, ack: str) -> Response:
+    """Read the body and learn: what `post_feedback` and `shortcut` come down to."""
+    body = await read_body(scope, receive, service.settings.max_body_bytes)
+    events = await _read_events(body, _is_ndjson(scope), service)
     if not events:
         raise InvalidRequest("there are no events in the body")
     arrival_ms = now_ms()
@@ -114,14 +121,16 @@ def _answer(
     return answer(content, status=status)
 
 
-async def _read_events(request: Request, service: Service) -> list[Event]:
+def _is_ndjson(scope: Scope) -> bool:
+    for name, value in scope["headers"]:
+        if name == b"content-type":
+            kind: bytes = value.partition(b";")[0]
+            return kind.strip().lower() == NDJSON.encode()
+    return False
+
+
+async def _read_events(body: bytes, is_ndjson: bool, service: Service) -> list[Event]:
     max_events = service.settings.max_events
-    try:
-        body = await request.body()
-    except ClientDisconnect:
-        raise InvalidRequest("the client hung up before the body had come whole") from None
-    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    is_ndjson = content_type == NDJSON
     raws = [line for line in body.split(b"\n") if line.strip()] if is_ndjson else _load(body)
     if len(raws) > max_events:
         raise InvalidRequest(f"events: {len(raws)} in one request, at most {max_events} are taken")

@@ -42,6 +42,22 @@ class Metrics:
             registry=self.registry,
         )
         self.registry.register(_EngineCollector(ingest))
+        self._children: dict[
+            tuple[str, int], tuple[Callable[[], None], Callable[[float], None]]
+        ] = {}
+
+    def note(self, route: str, status: int, seconds: float) -> None:
+        """Count and time one request; looking the counters up by label costs more than these."""
+        children = self._children.get((route, status))
+        if children is None:
+            counter, histogram = (
+                self.requests.labels(route, str(status)),
+                self.latency.labels(route),
+            )
+            children = self._children[route, status] = counter.inc, histogram.observe
+        count, observe = children
+        count()
+        observe(seconds)
 
     def watch(self, impressions: Impressions) -> None:
         """Show what becomes of impressions, too."""

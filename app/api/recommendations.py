@@ -12,6 +12,7 @@ from app.api import schemas
 from app.api.service import (
     GivenKey,
     ItemId,
+    Json,
     Running,
     Service,
     StrictRoute,
@@ -32,19 +33,6 @@ router = APIRouter(
 
 K = Annotated[int, Query(ge=1, le=200, description="length of the list")]
 Categories = Annotated[list[str], Query(max_length=100, description="any of these; repeats")]
-_Ids = Annotated[list[str], Query(max_length=1_000, description="item ids left out; repeats")]
-_MinCursor = Annotated[
-    str | None,
-    Query(pattern=schemas.CURSOR, description="wait until this log position is applied here"),
-]
-_At = Annotated[
-    str | None,
-    Query(
-        pattern=schemas.CURSOR,
-        description="as of this log position: rebuilt from snapshots and the log, which takes"
-        " seconds; `min_cursor` and `deadline_ms` play no part. For operators",
-    ),
-]
 
 
 @router.get(
@@ -57,24 +45,27 @@ async def get_recommendations(
     http: HttpRequest,
     given: GivenKey,
     user_id: UserId,
-    k: K = 10,
-    exclude: _Ids = [],  # noqa: B006  FastAPI copies defaults
-    category: Categories = [],  # noqa: B006
-    explain: bool = False,
-    deadline_ms: Annotated[int | None, Query(ge=1, le=60_000)] = None,
-    min_cursor: _MinCursor = None,
-    at: _At = None,
+    query: Annotated[schemas.RecommendationsQuery, Query()],
 ) -> Response:
     """Return what to show a user now; an unknown user gets what is trending.
 
     With `at`, which is for operators: what would have been shown then.
     """
-    request = Request(user_id, k, exclude, category, explain=explain)
-    if at is not None:
+    if query.at is not None:
         await may_operate(service, given)
-        content = await service.past.recommend(request, at, http.receive)
-        return Response(content, media_type="application/json")
-    return await _recommend(service, request, min_cursor, deadline_ms)
+        request = query.request_for(user_id)
+        content = await service.past.recommend(request, query.at, http.receive)
+        return Json(content)
+    return await recommend_now(service, user_id, query)
+
+
+async def recommend_now(
+    service: Service, user_id: str, query: schemas.RecommendationsQuery
+) -> Response:
+    """Answer from the state of now: what `get_recommendations` and `shortcut` come down to."""
+    return await _recommend(
+        service, query.request_for(user_id), query.min_cursor, query.deadline_ms
+    )
 
 
 @router.post(
