@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections import Counter
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
@@ -107,14 +106,16 @@ def _answer(
     *,
     status: int,
 ) -> Response:
-    found = Counter(result[1] for result in results)
     names = ("learned", "duplicate", "late", "quarantined") if versions else ("accepted",)
+    counts = dict.fromkeys(names, 0)
+    for _, status_of_one, _ in results:
+        counts[status_of_one] += 1
     content = {
         "results": [
             {"event_id": event_id, "status": what, "reason": reason}
             for event_id, what, reason in results
         ],
-        "counts": {name: found[name] for name in names},
+        "counts": counts,
         "cursor": cursor,
         "model": versions,
     }
@@ -157,7 +158,8 @@ def _load(body: bytes) -> list[Any]:
 
 
 def _parse(raw: Any, max_bytes: int) -> Event:
-    new_id = uuid.uuid4().hex
+    has_id = isinstance(raw, dict) and raw.get("event_id") is not None
+    new_id = "" if has_id else uuid.uuid4().hex
     return parse_feedback(raw, new_id=new_id, max_recommendation_id_bytes=max_bytes)
 
 
