@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import os
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Response
@@ -24,7 +24,7 @@ from app.api.service import (
 )
 from app.engine import Slate
 from app.errors import NotFound
-from app.recommend import Request, Scored
+from app.recommend import Request
 from app.store import parse_cursor
 
 router = APIRouter(
@@ -89,7 +89,7 @@ async def _recommend(
 ) -> Response:
     degraded = await _degraded(service, min_cursor, deadline_ms)
     if service.signing is None:
-        slate, id_ = service.engine.recommend(request), secrets.token_urlsafe(12)
+        slate, id_ = service.engine.recommend(request), os.urandom(12).hex()
     else:
         slate, id_ = service.signing.recommend(service.engine, request, now_ms())
     about = {"recommendation_id": id_, "user_id": request.user_id}
@@ -100,17 +100,17 @@ async def _degraded(
     service: Service, min_cursor: str | None, deadline_ms: int | None
 ) -> str | None:
     """Wait for a log position if asked to; say in what way the answer will not be whole."""
-    ingest = service.ingest
+    ingest, settings = service.ingest, service.settings
     if min_cursor is not None:
         wanted = parse_cursor(min_cursor)
-        deadline_s = (deadline_ms or service.settings.deadline_ms) / 1_000
+        deadline_s = (deadline_ms or settings.deadline_ms) / 1_000
         if wanted > parse_cursor(service.engine.cursor) and not await ingest.wait_for(
             min_cursor, deadline_s
         ):
             return "replica_behind"
     if not ingest.is_store_up:
         return "store_unavailable"
-    if ingest.stopped is not None or ingest.lag_s > service.settings.ready_lag_s:
+    if ingest.stopped is not None or ingest.lag_s > settings.ready_lag_s:
         return "replica_behind"
     return None
 
@@ -122,22 +122,20 @@ def _answer(slate: Slate, degraded: str | None, about: dict[str, Any]) -> Respon
 
 def slate_content(slate: Slate, degraded: str | None) -> dict[str, Any]:
     """Return a slate as it is answered."""
-    return {
-        "items": [_place(position, item) for position, item in enumerate(slate.items, start=1)],
-        "model": slate.model,
-        "degraded": degraded,
-    }
-
-
-def _place(position: int, item: Scored) -> dict[str, Any]:
-    shown = {
-        "item_id": item.item_id,
-        "position": position,
-        "score": item.score,
-        "propensity": item.propensity,
-        "sources": item.sources,
-    }
-    return shown if item.why is None else shown | {"why": item.why}
+    places = [
+        {
+            "item_id": item_id,
+            "position": position,
+            "score": score,
+            "propensity": propensity,
+            "sources": sources,
+        }
+        for position, (item_id, score, sources, _, propensity) in enumerate(slate.items, start=1)
+    ]
+    for place, scored in zip(places, slate.items):
+        if scored.why is not None:
+            place["why"] = scored.why
+    return {"items": places, "model": slate.model, "degraded": degraded}
 
 
 @router.get(
