@@ -5,8 +5,8 @@ is the process's own (its store and the client are not in it), so that it holds 
 too. The servers take turns in short rounds, and the median round counts: ratios within a run hold
 better than figures.
 
-With `--per-s` the same servers get requests at a fixed rate, whatever became of those before, and
-latencies count from the planned time, so that a stall is counted for everybody whom it holds up.
+With `--per-s` requests leave at a fixed rate, whatever became of those before, and latencies count
+from the planned time, so that a stall is counted for everybody whom it holds up.
 """
 
 from __future__ import annotations
@@ -41,7 +41,10 @@ Make = Callable[[int], bytes]
 
 
 class Case(NamedTuple):
-    """One row: requests of one kind to one server. `per` counts a POST by its events."""
+    """One row: requests of one kind to one server.
+
+    `share`: how many of them for one GET; `per`: what CPU is counted by, the events of a POST.
+    """
 
     name: str
     server: tuple[str, int]
@@ -129,7 +132,7 @@ def serving(name: str, n_items: int, core: int) -> Iterator[tuple[int, int]]:
             if server.poll() is not None or time.monotonic() > deadline:
                 raise SystemExit(f"the server {name} does not answer: see above")
             time.sleep(0.1)
-        os.sched_setaffinity(server.pid, {core})  # now, so that its store has all cores
+        os.sched_setaffinity(server.pid, {core})  # only now: its store may run anywhere
         yield server.pid, port
     finally:
         server.kill()  # a last snapshot of a million items would take its time
@@ -206,8 +209,10 @@ async def load(port: int, make: Make, n: int, *, connections: int, per_s: float)
     async def work(client: Client) -> None:
         for number in numbers:
             request = make(number)
-            planned = begin + number / per_s if per_s else time.perf_counter()
-            await asyncio.sleep(planned - time.perf_counter()) if per_s else None
+            planned = time.perf_counter()
+            if per_s:
+                planned = begin + number / per_s
+                await asyncio.sleep(planned - time.perf_counter())
             await client.ask(request)
             taken.append(time.perf_counter() - planned)
 
@@ -234,7 +239,7 @@ def bench(
     requests: Annotated[int, typer.Option(min=10, help="GETs in a round")] = 2_000,
     rounds: Annotated[int, typer.Option(min=1)] = 7,
     connections: Annotated[int, typer.Option(min=1)] = 8,
-    per_s: Annotated[float, typer.Option(min=0, help="requests a second; 0: one by one")] = 0,
+    per_s: Annotated[float, typer.Option(min=0, help="GETs a second; 0: as fast as can be")] = 0,
     json: Annotated[Path | None, typer.Option(help="write the figures to a file")] = None,
 ) -> None:
     """Print what a request costs: bare, with FastAPI, and ours."""
