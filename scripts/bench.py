@@ -100,8 +100,7 @@ def _event(number: int, kind: int) -> dict[str, Any]:
 
 def cases(sizes: list[int]) -> list[Case]:
     """Return all rows, floors first."""
-    path = f"/v1/recommendations/{USER}"
-    learned = f"Sluice: GET, {N_ITEMS:,} items as they were learned"
+    path, learned = f"/v1/recommendations/{USER}", f"GET, {N_ITEMS:,} items as they were learned"
     ours = [
         Case(f"Sluice: GET, {n:,} items, every row full", ("sluice", n), get(path)) for n in sizes
     ]
@@ -109,7 +108,7 @@ def cases(sizes: list[int]) -> list[Case]:
         Case("bare ASGI, ten items as orjson", ("bare", 0), get("/")),
         Case("FastAPI, empty, ten items as orjson", ("fastapi", 0), get(f"/orjson/{USER}")),
         Case("FastAPI, response model", ("fastapi", 0), get(f"/model/{USER}")),
-        Case(learned, ("sluice", 0), get(path)),
+        Case(f"Sluice: {learned}", ("sluice", 0), get(path)),
         *ours,
         Case("Sluice: POST of one event, learned", ("sluice", 0), post(1), 0.5),
         Case(f"Sluice: POST of {BATCH} events, each", ("sluice", 0), post(BATCH), 0.02, BATCH),
@@ -246,9 +245,10 @@ def bench(
         found: dict[str, list[tuple[float, list[float]]]] = {case.name: [] for case in rows}
         for _ in range(rounds + 1):  # the first one warms up
             for case in rows:
-                pid, port = servers[case.server]
-                how = {"connections": connections, "per_s": per_s}
-                found[case.name].append(measure(case, pid, port, requests, **how))  # type: ignore[arg-type]
+                one = measure(
+                    case, *servers[case.server], requests, connections=connections, per_s=per_s
+                )
+                found[case.name].append(one)
     figures = {name: _figures(rounds_[1:]) for name, rounds_ in found.items()}
     _print(figures, per_s)
     if json is not None:
