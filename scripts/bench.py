@@ -31,13 +31,13 @@ from rich.console import Console
 from rich.table import Table
 
 ROOT = Path(__file__).parents[1]
-START_S = 300.0
-USER = "u0"
-# Before anything is measured each user has made two or three visits.
+START_S, USER = 300.0, "u0"
+# Each user makes two or three visits before anything is measured.
 N_USERS, N_ITEMS, LEARNED_FIRST = 250, 3_000, 5_000
 BATCH = 100
 
 Make = Callable[[int], bytes]
+_numbers = count()  # of events: one stream, whoever posts them
 
 
 class Case(NamedTuple):
@@ -75,10 +75,9 @@ def get(path: str) -> Make:
 
 def post(n_events: int) -> Make:
     """Return what makes a POST of so many new events, of users who come back."""
-    numbers = count()
 
     def make(_: int) -> bytes:
-        events = [_event(next(numbers), n_events) for _ in range(n_events)]
+        events = [_event(next(_numbers)) for _ in range(n_events)]
         body = orjson.dumps(events[0] if n_events == 1 else events)
         head = "POST /v1/feedback HTTP/1.1\r\nhost: bench\r\ncontent-type: application/json\r\n"
         return f"{head}content-length: {len(body)}\r\n\r\n".encode() + body
@@ -86,12 +85,12 @@ def post(n_events: int) -> Make:
     return make
 
 
-def _event(number: int, kind: int) -> dict[str, Any]:
+def _event(number: int) -> dict[str, Any]:
     # Visits of eight to one topic of fifty items; a multiplicative hash stands for chance.
     visit, chance = number // 8 * 2_654_435_761 % 2**32, number * 2_246_822_519 % 2**32
     topic, rank = visit % (N_ITEMS // 50), int((chance / 2**32) ** 3 * 50)
     return {
-        "event_id": f"{kind}-{number}",
+        "event_id": f"e{number}",
         "user_id": f"u{number // 8 % N_USERS}",
         "item_id": f"i{topic * 50 + rank}",
         "type": "click",
@@ -270,11 +269,8 @@ def _figures(rounds: list[tuple[float, list[float]]]) -> Figures:
 
 
 def _machine() -> dict[str, Any]:
-    models = [
-        line.partition(": ")[2]
-        for line in Path("/proc/cpuinfo").read_text().splitlines()
-        if line.startswith("model name")
-    ]
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    models = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
     return {
         "cpu": models[0] if models else platform.machine(),
         "cores": os.cpu_count(),
