@@ -378,8 +378,9 @@ class Ingest:
             self.lag_s = max(0.0, self._clock.wall() - parse_cursor(cursor)[0] / 1_000)
         if not is_behind:
             self.lag_s = 0.0
-        async with self._whole_entries:
-            await self._flush_quarantine()
+        if self._unwritten_quarantine:
+            async with self._whole_entries:
+                await self._flush_quarantine()
 
     async def _come_back(self) -> None:
         """Let writing begin again after an outage; at a new server, first what it may have lost."""
