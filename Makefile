@@ -38,8 +38,9 @@ lint: $(DEV) ## The part of check that runs nothing of ours
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(DEV) ## Run the benchmarks
+bench: $(DEV) ## Run the benchmarks: the parts, then whole requests beside what HTTP alone costs
 	$(BIN)/python -m pytest tests/benchmarks -m benchmark --benchmark-only
+	$(BIN)/python -m scripts.bench
 
 format: $(DEV) ## Rewrite the code as check wants it
 	$(BIN)/ruff format $(CODE)

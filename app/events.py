@@ -181,13 +181,18 @@ def encode(entry: Entry) -> bytes:
 
 def decode(payload: bytes) -> Entry:
     """Read an entry. Raises ValueError for another wire version or a damaged payload."""
-    version = _version_decoder.decode(payload).version
+    try:
+        entry = _decoder.decode(payload)
+    except msgspec.ValidationError as error:
+        _check_version(_version_decoder.decode(payload).version)
+        raise ValueError(f"it is none that this program knows: a later one may ({error})") from None
+    _check_version(entry.version)
+    return entry
+
+
+def _check_version(version: int) -> None:
     if version != WIRE_VERSION:
         raise ValueError(f"wire version {version}; this program reads version {WIRE_VERSION}")
-    try:
-        return _decoder.decode(payload)
-    except msgspec.ValidationError as error:
-        raise ValueError(f"it is none that this program knows: a later one may ({error})") from None
 
 
 class _RawFeedback(msgspec.Struct):
@@ -277,7 +282,8 @@ def check_id(name: str, value: str, max_bytes: int = MAX_ID_BYTES) -> str:
         raise ValueError(f"{name} is not valid Unicode") from None
     if not 1 <= n_bytes <= max_bytes:
         raise ValueError(f"{name} must have 1 to {max_bytes} bytes, it has {n_bytes}")
-    if any(ch < " " or "\x7f" <= ch <= "\x9f" for ch in value):
+    # What is printable has none; looking at each character takes ten times as long.
+    if not value.isprintable() and any(ch < " " or "\x7f" <= ch <= "\x9f" for ch in value):
         raise ValueError(f"{name} has a control character: {value!r}")
     return value
 

@@ -103,7 +103,8 @@ class Ingest:
             store, settings, self.whole, on_diverged=self._on_diverged, start_copy=start_copy
         )
         self._waiting: dict[str, asyncio.Future[Outcome]] = {}
-        self._applied = asyncio.Condition()
+        # Who waits for which place in the log.
+        self._awaited: list[tuple[tuple[int, int], asyncio.Future[None]]] = []
         # Held while an entry is being applied: whoever needs whole entries waits for it.
         self._whole_entries = asyncio.Lock()
         self._read_count = READ_COUNT
@@ -377,8 +378,9 @@ class Ingest:
             self.lag_s = max(0.0, self._clock.wall() - parse_cursor(cursor)[0] / 1_000)
         if not is_behind:
             self.lag_s = 0.0
-        async with self._whole_entries:
-            await self._flush_quarantine()
+        if self._unwritten_quarantine:
+            async with self._whole_entries:
+                await self._flush_quarantine()
 
     async def _come_back(self) -> None:
         """Let writing begin again after an outage; at a new server, first what it may have lost."""
@@ -491,8 +493,8 @@ class Ingest:
         waiting = self._waiting.get(tag)
         if waiting is not None and not waiting.done():
             waiting.set_result(outcome)
-        async with self._applied:
-            self._applied.notify_all()
+        if self._awaited:
+            self._tell_reached(parse_cursor(cursor))
 
     async def _snapshot_for(self, entry: Entry) -> State | None:
         """Return the state that a restore command of the entry names."""
@@ -547,12 +549,23 @@ class Ingest:
     async def wait_for(self, cursor: Cursor, timeout_s: float) -> bool:
         """Wait until an entry is applied here; return False if the time runs out first."""
         wanted = parse_cursor(cursor)
+        if parse_cursor(self.engine.cursor) >= wanted:
+            return True
+        awaited = wanted, asyncio.get_running_loop().create_future()
+        self._awaited.append(awaited)
         try:
-            async with asyncio.timeout(timeout_s), self._applied:
-                await self._applied.wait_for(lambda: parse_cursor(self.engine.cursor) >= wanted)
+            async with asyncio.timeout(timeout_s):
+                await awaited[1]
         except TimeoutError:
             return False
+        finally:
+            self._awaited.remove(awaited)
         return True
+
+    def _tell_reached(self, here: tuple[int, int]) -> None:
+        for wanted, reached in self._awaited:
+            if wanted <= here and not reached.done():
+                reached.set_result(None)
 
 
 def _fail(waiting: asyncio.Future[Any], error: Exception) -> None:

@@ -7,7 +7,6 @@ versions (overlap). Reads only; the buffers it writes are no state.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -27,8 +26,7 @@ MOST_POOLED = 2_000
 _NOTHING = np.array([-1], np.int32)
 
 
-@dataclass(frozen=True)
-class Request:
+class Request(NamedTuple):
     """What a client asks for. With `history`, the user plays no part and nothing is stored."""
 
     user_id: str | None = None

@@ -10,6 +10,7 @@ import typer
 import uvicorn
 from rich.logging import RichHandler
 
+from app.api.protocol import GatheringProtocol
 from app.errors import SettingsError, SluiceError
 from app.main import create_app
 from app.settings import Settings, load_settings
@@ -38,6 +39,7 @@ def serve(
         log_config=None,
         access_log=False,
         server_header=False,
+        http=GatheringProtocol,
         timeout_graceful_shutdown=10,
     )
     server = _Server(config)

@@ -9,7 +9,7 @@ from typing import Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.errors import answer_error
-from app.errors import SluiceError, TooLarge
+from app.errors import InvalidRequest, SluiceError, TooLarge
 
 
 class RawPath:
@@ -41,10 +41,8 @@ class BodyLimit:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        too_large = TooLarge(f"the body has more than {self.max_bytes} bytes")
-        declared = dict(scope["headers"]).get(b"content-length", b"0")
-        if declared.isdigit() and int(declared) > self.max_bytes:
-            await answer_error(too_large)(scope, receive, send)
+        if declared_bytes(scope) > self.max_bytes:
+            await answer_error(_too_large(self.max_bytes))(scope, receive, send)
             return
         n_bytes = 0
 
@@ -53,10 +51,39 @@ class BodyLimit:
             message = await receive()
             n_bytes += len(message.get("body", b""))
             if n_bytes > self.max_bytes:
-                raise too_large
+                raise _too_large(self.max_bytes)
             return message
 
         await self.app(scope, counted, send)
+
+
+def declared_bytes(scope: Scope) -> int:
+    """Return how long a body is going to be, as far as its headers say so."""
+    for name, value in scope["headers"]:
+        if name == b"content-length":
+            return int(value) if value.isdigit() else 0
+    return 0
+
+
+def _too_large(max_bytes: int) -> TooLarge:
+    return TooLarge(f"the body has more than {max_bytes} bytes")
+
+
+async def read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
+    """Return the whole body; raise TooLarge over the limit, InvalidRequest if it breaks off."""
+    if declared_bytes(scope) > max_bytes:
+        raise _too_large(max_bytes)
+    pieces, n_bytes, is_more = [], 0, True
+    while is_more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise InvalidRequest("the client hung up before the body had come whole")
+        pieces.append(message.get("body", b""))
+        n_bytes += len(pieces[-1])
+        if n_bytes > max_bytes:
+            raise _too_large(max_bytes)
+        is_more = message.get("more_body", False)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 class PlainFailure:
@@ -108,5 +135,4 @@ class Measure:
             route = getattr(scope.get("route"), "path", "none")
             method = scope["method"] if route != "none" else ""
             label = f"{method} {route}".strip()
-            service.metrics.requests.labels(label, str(status)).inc()
-            service.metrics.latency.labels(label).observe(seconds)
+            service.metrics.note(label, status, seconds)

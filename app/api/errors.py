@@ -9,6 +9,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
+from starlette.types import Scope
 
 from app.api.service import answer
 from app.errors import SluiceError
@@ -77,7 +78,7 @@ def _explain(problem: Any) -> str:
 async def _http_error(request: Request, error: Exception) -> Response:
     error = cast("HTTPException", error)
     code = _CODES.get(error.status_code, "http_error")
-    message = f"{error.detail}: {_shown(request)}"
+    message = f"{error.detail}: {_shown(request.scope)}"
     headers = dict(error.headers or {})
     if error.status_code == 405:
         headers["Allow"] = ", ".join(_allowed(request))
@@ -97,10 +98,15 @@ def _allowed(request: Request) -> list[str]:
 
 
 async def _unexpected_error(request: Request, error: Exception) -> Response:
-    logger.error("unexpected error answering %s", _shown(request), exc_info=error)
+    return answer_unexpected(request.scope, error)
+
+
+def answer_unexpected(scope: Scope, error: Exception) -> Response:
+    """Return the answer to an error of ours, and log it."""
+    logger.error("unexpected error answering %s", _shown(scope), exc_info=error)
     return error_answer(500, "internal", "an error of ours; the log of the service has the trace")
 
 
-def _shown(request: Request) -> str:
+def _shown(scope: Scope) -> str:
     # Not request.url, which cannot be had with every Host header that may come.
-    return f"{request.method} {request.scope['path'][:MAX_PATH_CHARS]}"
+    return f"{scope['method']} {scope['path'][:MAX_PATH_CHARS]}"

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections import Counter
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import orjson
 from fastapi import APIRouter, Depends, Query, Request, Response
-from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope
 
 from app.api import schemas
+from app.api.asgi import read_body
 from app.api.service import Running, Service, StrictRoute, answer, may_use, now_ms
 from app.engine import Outcome
 from app.errors import InvalidRequest
@@ -70,7 +70,13 @@ async def post_feedback(
     ] = "learned",
 ) -> Response:
     """Learn from feedback; each event of a list is answered for itself."""
-    events = await _read_events(request, service)
+    return await take_feedback(service, request.scope, request.receive, ack)
+
+
+async def take_feedback(service: Service, scope: Scope, receive: Receive, ack: str) -> Response:
+    """Read the body and learn: what `post_feedback` and `shortcut` come down to."""
+    body = await read_body(scope, receive, service.settings.max_body_bytes)
+    events = await _read_events(body, _is_ndjson(scope), service)
     if not events:
         raise InvalidRequest("there are no events in the body")
     arrival_ms = now_ms()
@@ -100,28 +106,32 @@ def _answer(
     *,
     status: int,
 ) -> Response:
-    found = Counter(result[1] for result in results)
     names = ("learned", "duplicate", "late", "quarantined") if versions else ("accepted",)
+    counts = dict.fromkeys(names, 0)
+    for _, status_of_one, _ in results:
+        counts[status_of_one] += 1
     content = {
         "results": [
             {"event_id": event_id, "status": what, "reason": reason}
             for event_id, what, reason in results
         ],
-        "counts": {name: found[name] for name in names},
+        "counts": counts,
         "cursor": cursor,
         "model": versions,
     }
     return answer(content, status=status)
 
 
-async def _read_events(request: Request, service: Service) -> list[Event]:
+def _is_ndjson(scope: Scope) -> bool:
+    for name, value in scope["headers"]:
+        if name == b"content-type":
+            kind: bytes = value.partition(b";")[0]
+            return kind.strip().lower() == NDJSON.encode()
+    return False
+
+
+async def _read_events(body: bytes, is_ndjson: bool, service: Service) -> list[Event]:
     max_events = service.settings.max_events
-    try:
-        body = await request.body()
-    except ClientDisconnect:
-        raise InvalidRequest("the client hung up before the body had come whole") from None
-    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    is_ndjson = content_type == NDJSON
     raws = [line for line in body.split(b"\n") if line.strip()] if is_ndjson else _load(body)
     if len(raws) > max_events:
         raise InvalidRequest(f"events: {len(raws)} in one request, at most {max_events} are taken")
@@ -148,7 +158,8 @@ def _load(body: bytes) -> list[Any]:
 
 
 def _parse(raw: Any, max_bytes: int) -> Event:
-    new_id = uuid.uuid4().hex
+    has_id = isinstance(raw, dict) and raw.get("event_id") is not None
+    new_id = "" if has_id else uuid.uuid4().hex
     return parse_feedback(raw, new_id=new_id, max_recommendation_id_bytes=max_bytes)
 
 

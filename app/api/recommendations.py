@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import os
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Response
@@ -12,6 +12,7 @@ from app.api import schemas
 from app.api.service import (
     GivenKey,
     ItemId,
+    Json,
     Running,
     Service,
     StrictRoute,
@@ -23,7 +24,7 @@ from app.api.service import (
 )
 from app.engine import Slate
 from app.errors import NotFound
-from app.recommend import Request, Scored
+from app.recommend import Request
 from app.store import parse_cursor
 
 router = APIRouter(
@@ -32,19 +33,6 @@ router = APIRouter(
 
 K = Annotated[int, Query(ge=1, le=200, description="length of the list")]
 Categories = Annotated[list[str], Query(max_length=100, description="any of these; repeats")]
-_Ids = Annotated[list[str], Query(max_length=1_000, description="item ids left out; repeats")]
-_MinCursor = Annotated[
-    str | None,
-    Query(pattern=schemas.CURSOR, description="wait until this log position is applied here"),
-]
-_At = Annotated[
-    str | None,
-    Query(
-        pattern=schemas.CURSOR,
-        description="as of this log position: rebuilt from snapshots and the log, which takes"
-        " seconds; `min_cursor` and `deadline_ms` play no part. For operators",
-    ),
-]
 
 
 @router.get(
@@ -57,24 +45,27 @@ async def get_recommendations(
     http: HttpRequest,
     given: GivenKey,
     user_id: UserId,
-    k: K = 10,
-    exclude: _Ids = [],  # noqa: B006  FastAPI copies defaults
-    category: Categories = [],  # noqa: B006
-    explain: bool = False,
-    deadline_ms: Annotated[int | None, Query(ge=1, le=60_000)] = None,
-    min_cursor: _MinCursor = None,
-    at: _At = None,
+    query: Annotated[schemas.RecommendationsQuery, Query()],
 ) -> Response:
     """Return what to show a user now; an unknown user gets what is trending.
 
     With `at`, which is for operators: what would have been shown then.
     """
-    request = Request(user_id, k, exclude, category, explain=explain)
-    if at is not None:
+    if query.at is not None:
         await may_operate(service, given)
-        content = await service.past.recommend(request, at, http.receive)
-        return Response(content, media_type="application/json")
-    return await _recommend(service, request, min_cursor, deadline_ms)
+        request = query.request_for(user_id)
+        content = await service.past.recommend(request, query.at, http.receive)
+        return Json(content)
+    return await recommend_now(service, user_id, query)
+
+
+async def recommend_now(
+    service: Service, user_id: str, query: schemas.RecommendationsQuery
+) -> Response:
+    """Answer from the state of now: what `get_recommendations` and `shortcut` come down to."""
+    return await _recommend(
+        service, query.request_for(user_id), query.min_cursor, query.deadline_ms
+    )
 
 
 @router.post(
@@ -98,7 +89,7 @@ async def _recommend(
 ) -> Response:
     degraded = await _degraded(service, min_cursor, deadline_ms)
     if service.signing is None:
-        slate, id_ = service.engine.recommend(request), secrets.token_urlsafe(12)
+        slate, id_ = service.engine.recommend(request), os.urandom(12).hex()
     else:
         slate, id_ = service.signing.recommend(service.engine, request, now_ms())
     about = {"recommendation_id": id_, "user_id": request.user_id}
@@ -109,17 +100,17 @@ async def _degraded(
     service: Service, min_cursor: str | None, deadline_ms: int | None
 ) -> str | None:
     """Wait for a log position if asked to; say in what way the answer will not be whole."""
-    ingest = service.ingest
+    ingest, settings = service.ingest, service.settings
     if min_cursor is not None:
         wanted = parse_cursor(min_cursor)
-        deadline_s = (deadline_ms or service.settings.deadline_ms) / 1_000
+        deadline_s = (deadline_ms or settings.deadline_ms) / 1_000
         if wanted > parse_cursor(service.engine.cursor) and not await ingest.wait_for(
             min_cursor, deadline_s
         ):
             return "replica_behind"
     if not ingest.is_store_up:
         return "store_unavailable"
-    if ingest.stopped is not None or ingest.lag_s > service.settings.ready_lag_s:
+    if ingest.stopped is not None or ingest.lag_s > settings.ready_lag_s:
         return "replica_behind"
     return None
 
@@ -131,22 +122,20 @@ def _answer(slate: Slate, degraded: str | None, about: dict[str, Any]) -> Respon
 
 def slate_content(slate: Slate, degraded: str | None) -> dict[str, Any]:
     """Return a slate as it is answered."""
-    return {
-        "items": [_place(position, item) for position, item in enumerate(slate.items, start=1)],
-        "model": slate.model,
-        "degraded": degraded,
-    }
-
-
-def _place(position: int, item: Scored) -> dict[str, Any]:
-    shown = {
-        "item_id": item.item_id,
-        "position": position,
-        "score": item.score,
-        "propensity": item.propensity,
-        "sources": item.sources,
-    }
-    return shown if item.why is None else shown | {"why": item.why}
+    places = [
+        {
+            "item_id": item_id,
+            "position": position,
+            "score": score,
+            "propensity": propensity,
+            "sources": sources,
+        }
+        for position, (item_id, score, sources, _, propensity) in enumerate(slate.items, start=1)
+    ]
+    for place, scored in zip(places, slate.items):
+        if scored.why is not None:
+            place["why"] = scored.why
+    return {"items": places, "model": slate.model, "degraded": degraded}
 
 
 @router.get(

@@ -15,6 +15,7 @@ from pydantic import (
 )
 
 from app.events import check_id, parse_time
+from app.recommend import Request
 from app.settings import LEARNER_SETTINGS, SEMANTICS, EngineSettings
 
 MAX_ATTRIBUTES = 64
@@ -112,6 +113,28 @@ class HistoryItem(Body):
 
     item_id: Id
     timestamp: Timestamp | None = None
+
+
+class RecommendationsQuery(BaseModel):
+    """The query parameters of a GET."""
+
+    k: Annotated[int, Field(ge=1, le=200, description="length of the list")] = 10
+    exclude: list[str] = Field([], max_length=1_000, description="item ids left out; repeats")
+    category: list[str] = Field([], max_length=100, description="any of these; repeats")
+    explain: bool = False
+    deadline_ms: Annotated[int, Field(ge=1, le=60_000)] | None = None
+    min_cursor: Annotated[str, Field(pattern=CURSOR)] | None = Field(
+        None, description="wait until this log position is applied here"
+    )
+    at: Annotated[str, Field(pattern=CURSOR)] | None = Field(
+        None,
+        description="as of this log position: rebuilt from snapshots and the log, which takes"
+        " seconds; `min_cursor` and `deadline_ms` play no part. For operators",
+    )
+
+    def request_for(self, user_id: str) -> Request:
+        """Return what the engine is asked for."""
+        return Request(user_id, self.k, self.exclude, self.category, explain=self.explain)
 
 
 class RecommendationsBody(Body):
@@ -403,7 +426,9 @@ class DecisionPage(BaseModel):
 class UpgradeBody(Reasoned):
     """Which semantics version the log goes on with, and why."""
 
-    semantics: int = Field(SEMANTICS, ge=1, le=1_000, description="none given: the newest one here")
+    semantics: Annotated[int, Field(ge=1, le=1_000), _whole] = Field(
+        SEMANTICS, description="none given: the newest one here"
+    )
     force: bool = Field(False, description="even if a replica does not know it, and will stop")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 from urllib.parse import unquote_to_bytes
@@ -97,15 +98,34 @@ class StrictRoute(APIRoute):
         return strict
 
 
-def answer(content: Any, *, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+class Json(Response):
+    """A JSON response, of bytes that are ready: made in a third of the time."""
+
+    def __init__(
+        self, body: bytes, status: int = 200, headers: Mapping[str, str] | None = None
+    ) -> None:
+        self.status_code = status
+        self.background = None
+        self.body = body
+        self.raw_headers = [
+            (b"content-length", b"%d" % len(body)),
+            (b"content-type", b"application/json"),
+        ]
+        for name, value in (headers or {}).items():
+            self.raw_headers.append((name.lower().encode("latin-1"), value.encode("latin-1")))
+
+
+def answer(
+    content: Any, *, status: int = 200, headers: Mapping[str, str] | None = None
+) -> Response:
     """Return a JSON response."""
-    return Response(orjson.dumps(content), status, headers, "application/json")
+    return Json(orjson.dumps(content), status, headers)
 
 
 # -- path segments ----------------------------------------------------------------------------
 
 
-def _decode_segment(raw: str) -> str:
+def decode_segment(raw: str) -> str:
     """Decode one percent-encoded path segment: routes match on the raw path."""
     try:
         text = unquote_to_bytes(raw).decode()
@@ -115,7 +135,7 @@ def _decode_segment(raw: str) -> str:
 
 
 _ID_SCHEMA = {"minLength": 1, "maxLength": 256, "pattern": "^[^\\x00-\\x1f\\x7f-\\x9f]+$"}
-_segment = BeforeValidator(_decode_segment)
+_segment = BeforeValidator(decode_segment)
 
 UserId = Annotated[str, _segment, Path(json_schema_extra=_ID_SCHEMA, examples=["u1"])]
 ItemId = Annotated[str, _segment, Path(json_schema_extra=_ID_SCHEMA, examples=["i9"])]
@@ -158,6 +178,23 @@ async def may_use(service: Running, given: GivenKey) -> None:
     if settings.api_key is None and settings.admin_key is None:
         return
     _require_known(settings, given)
+
+
+def is_plainly_allowed(settings: Settings, headers: Sequence[tuple[bytes, bytes]]) -> bool:
+    """Tell whether the headers of a request have a key that `may_use` takes, or need none.
+
+    Of two keys in one header's place it knows the first alone: False says nothing yet.
+    """
+    if settings.api_key is None and settings.admin_key is None:
+        return True
+    given = dict(reversed(headers))  # the first of two wins
+    key = given.get(b"x-api-key")
+    if key is None:
+        scheme, _, key = given.get(b"authorization", b"").partition(b" ")
+        if scheme.lower() != b"bearer":
+            return False
+    text = key.decode("latin-1")
+    return bool(text) and (_matches(text, settings.api_key) | _matches(text, settings.admin_key))
 
 
 async def may_operate(service: Running, given: GivenKey) -> None:

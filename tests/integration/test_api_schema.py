@@ -58,6 +58,8 @@ def test_no_answer_breaks_the_schema(case: schemathesis.Case[Any], service: Serv
     for part in (case.query, case.body):
         if isinstance(part, dict) and is_long(part.get("deadline_ms")):
             part["deadline_ms"] = 5
+    if case.path == "/v1/upgrade" and isinstance(case.body, dict):
+        case.body["force"] = False  # to a version that nobody knows, it stops the service
     answer = case.call(base_url=service.url, headers={"X-API-Key": KEY})
     excluded: list[schemathesis.CheckFunction] = []
     if case.path == "/v1/feedback":  # a bad event is quarantined, and the others are taken

@@ -23,7 +23,7 @@ from app.errors import (
     StoreUnavailable,
 )
 from app.settings import Settings
-from app.store import BEGINNING, Store, parse_cursor, quarantine_id
+from app.store import BEGINNING, Store, following, parse_cursor, quarantine_id
 
 pytestmark = pytest.mark.anyio
 
@@ -115,6 +115,21 @@ async def test_a_cancelled_reader_leaves_no_reply_behind(store: Store) -> None:
 
     assert await store.read(BEGINNING, block_ms=0) == [(cursor, b"a", "")]
     assert await store.read(cursor, block_ms=0) == []
+
+
+async def test_a_cancelled_append_leaves_no_reply_behind(store: Store) -> None:
+    """However far an append had come when it was given up, the next one gets its own cursor."""
+    for turns in range(20):
+        given_up = asyncio.create_task(store.append([(b"given up", "")]))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        given_up.cancel()
+        await asyncio.gather(given_up, return_exceptions=True)
+
+        [cursor] = await store.append([(b"%d" % turns, "kept")])
+
+        [entry] = await store.read_between(cursor, following(cursor), count=1)
+        assert entry == (cursor, b"%d" % turns, "kept")
 
 
 async def test_a_reader_before_the_floor_is_told(store: Store) -> None:

@@ -212,3 +212,16 @@ def test_a_bad_line_is_kept() -> None:
     assert event.reason == "malformed"
     assert event.excerpt.startswith("\ufffd{xx")
     assert events.decode(events.encode(Entry([event]))).records == [event]
+
+
+def test_ids_may_have_any_character_but_control_characters() -> None:
+    """Exactly U+0000 to U+001F and U+007F to U+009F are refused, alone or in a word."""
+    for code in range(0x3000):
+        is_control = code < 0x20 or 0x7F <= code <= 0x9F
+        for text in (chr(code), f"a{chr(code)}b"):
+            try:
+                assert events.check_id("id", text) == text
+            except ValueError:
+                assert is_control, hex(code)
+            else:
+                assert not is_control, hex(code)
