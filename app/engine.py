@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Generator
 from copy import copy
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -29,7 +30,7 @@ from app.gate_data import Clock, Decision, Losses, Refusal, Relearn, Rival, Vers
 from app.growth import Growth
 from app.judge import Prequential, loss_of
 from app.quarantine import record_of
-from app.recommend import Recommender, Request, Scored, mean_overlap
+from app.recommend import Recommender, Request, Scored, mean_overlap, mean_share
 from app.settings import KNOWN_SEMANTICS, SEMANTICS, EngineSettings
 from app.window import Window
 from learners.base import ANCHOR, CHAMPION, N_VERSIONS, SHADOW
@@ -42,6 +43,10 @@ TOP_10_DOUBLED = 20
 
 # Clean promotions overlap by 0.9 and more in the median, faults that matter by 0.13 at most.
 ENOUGH_ALIKE, ALIKE = 10, 0.8
+
+# What is ranked, in this order, for a judgement and for a promotion.
+_ALL_THREE, _SHADOW_ALONE = np.array([CHAMPION, ANCHOR, SHADOW]), np.array([SHADOW])
+_COMPARED = np.array([CHAMPION, SHADOW])
 
 T = TypeVar("T")
 # Work that can be paused after each step, and returns a T in the end.
@@ -383,11 +388,13 @@ class Engine:
         if MISS not in (user, item) and self.history.has_had(user, item):
             return None
         ranker, is_following = self.recommender, self.gate.is_following
-        others = () if reward <= 0 or is_following else (CHAMPION, ANCHOR)
-        ranks = [ranker.doubled_rank(v, profile, user, item, time_ms) for v in (*others, SHADOW)]
+        is_alone = reward <= 0 or is_following
+        ranks = ranker.doubled_ranks(
+            _SHADOW_ALONE if is_alone else _ALL_THREE, profile, item, time_ms
+        )
         if is_taught:
             ranker.learn_choice(profile, item, reward)
-            self.challenges.judge(case, ranks[0] if others else None)
+            self.challenges.judge(case, None if is_alone else ranks[0])
         if reward <= 0:
             return None
         shadow = ranks[-1]
@@ -578,20 +585,22 @@ class Engine:
         return self.learner.assign(target, source)
 
     def _overlap(self) -> Steps[float]:
-        """Compare champion and shadow, pausing after each user: all at once takes milliseconds.
+        """Compare champion and shadow, pausing now and then: all at once takes milliseconds.
 
         Of the latest users before the last promotion (the shadow may know just what those after it
         did) it asks as many as it takes: ten who agree well are enough.
         """
-        ours, theirs, now_ms = [], [], self.admission.watermark_ms
-        n = self.settings.overlap_histories
-        for user in self.recommender.latest_users(n, before=self.promoted_tick):
-            ours.append(self.recommender.top(CHAMPION, user, now_ms))
-            theirs.append(self.recommender.top(SHADOW, user, now_ms))
-            if len(ours) >= ENOUGH_ALIKE and mean_overlap(ours, theirs) >= ALIKE:
+        shares: list[float] = []
+        n, now_ms = self.settings.overlap_histories, self.admission.watermark_ms
+        latest = self.recommender.latest_users(n, before=self.promoted_tick)
+        n_asked, n_next = 0, ENOUGH_ALIKE
+        while users := list(islice(latest, n_next)):
+            shares += self.recommender.overlaps(_COMPARED, users, now_ms)
+            n_asked, n_next = n_asked + len(users), 1
+            if n_asked >= ENOUGH_ALIKE and mean_share(shares) >= ALIKE:
                 break
             yield
-        return mean_overlap(ours, theirs)
+        return mean_share(shares)
 
     # -- requests -----------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ from learners.candidates import Candidates
 from learners.categories import MAX_LISTED
 from learners.combiner import OF_ITEM, Combiner, LinearCombiner, feature_names
 from learners.covisit import Covisit
-from learners.factors import Factors
+from learners.factors import LEAST_SHARE, Factors
 from learners.history import History, Profile
 from learners.ids import State
 from learners.kernels import F64, I32, I64, MISS
@@ -128,6 +128,70 @@ class Blend(Learner):
             if self.model is None
             else adapt(self.model, features, personal, seed)
         )
+        # Such a one's totals are made where the features are; any other is called for them.
+        self.is_linear = isinstance(self.combiner, LinearCombiner)
+        self._shared: Any = None
+
+    @property
+    def shared(self) -> Any:
+        """Return what the sources and the combiner keep, as kernels take it."""
+        if self._shared is None:
+            self._shared = self._pack()
+        return self._shared
+
+    def _pack(self) -> Any:
+        covisit, sequence, trending = self.covisit, self.sequence, self.trending
+        factors = self.factors
+        combiner = self.combiner
+        if not isinstance(combiner, LinearCombiner):
+            combiner = LinearCombiner(())
+        # What one of them adds up is done with when the other begins: they share the room.
+        room = max(covisit.sums, sequence.sums, key=lambda sums: len(sums.touched))
+        sums, others = (
+            room._replace(key=own.key, score=own.score, tick=own.tick)
+            for own in (covisit.sums, sequence.sums)
+        )
+        return kernels.new_shared(
+            covisit.neighbours,
+            covisit.rows.versions,
+            sums,
+            covisit.look_back,
+            covisit.sketch,
+            covisit.sketch_place,
+            float(covisit.shrink),
+            sequence.neighbours,
+            sequence.rows.versions,
+            others,
+            sequence.look_back,
+            sequence.sketch,
+            sequence.sketch_place,
+            float(sequence.shrink),
+            sequence.gap_s * 1_000.0,
+            factors.factors,
+            factors.rows.versions,
+            factors.vector,
+            factors.gradient,
+            factors.order,
+            float(factors.learning_rate),
+            float(factors.decay),
+            factors.n_negatives,
+            float(factors.choice_rate),
+            LEAST_SHARE,
+            trending.decayed,
+            trending.rows.versions,
+            trending.top,
+            trending.top_size,
+            trending.lists,
+            trending.list_rows.versions,
+            trending.half_lives_ms,
+            combiner.weights,
+            combiner.squares,
+            combiner.context,
+            combiner.combined,
+            float(combiner.learning_rate),
+            self._taste,
+            np.array([source.rows_per_event for source in self.sources.values()], np.int64),
+        )
 
     def new_pool(self, capacity: int, **arrays: Any) -> Candidates:
         """Return a pool with room for every source's scores and the features made of them."""
@@ -141,7 +205,7 @@ class Blend(Learner):
 
     def has_room(self) -> bool:
         """Tell whether one more event can be learned without evicting an item."""
-        return all(source.has_room() for source in self.sources.values())
+        return bool(kernels.blend_has_room(self.shared))
 
     def holds_rows(self, item: int) -> bool:
         """Tell whether any version of any source has a row for an item."""
@@ -157,13 +221,40 @@ class Blend(Learner):
     # -- learning -----------------------------------------------------------------------------
 
     def learn(self, profile: Profile, item: int, reward: float, time_ms: int) -> None:
-        """Teach every source."""
-        for source in self.sources.values():
-            source.learn(profile, item, reward, time_ms)
+        """Teach every source, in one kernel, as every event does it."""
+        draw = self.factors.next_draw(item)
+        kernels.blend_teach(
+            self.personal.arrays,
+            self.shared,
+            SHADOW,
+            profile.items,
+            profile.weights,
+            profile.times,
+            profile.n,
+            item,
+            reward,
+            time_ms,
+            self.factors.n_order,
+            draw,
+        )
         self.combiner.learn(profile, item, reward)
 
     def learn_choice(self, profile: Profile, pool: Candidates, item: int, reward: float) -> None:
         """Teach what was chosen (or refused) from a pool, as the shadow scored it last."""
+        if self.is_linear:
+            kernels.blend_choose(
+                self.personal.arrays,
+                self.shared,
+                pool.buffers,
+                SHADOW,
+                pool.n,
+                item,
+                reward,
+                profile.items,
+                profile.weights,
+                profile.n,
+            )
+            return
         place = pool.place(item)
         if place == MISS:
             return
@@ -203,48 +294,105 @@ class Blend(Learner):
 
         In one kernel, as this is what every request and every judgement consists of.
         """
-        covisit, sequence, trending = self.covisit, self.sequence, self.trending
-        items = self.personal.items
-        pool.n = kernels.blend_candidates(
-            covisit.neighbours,
-            covisit.rows.slots[version],
-            covisit.sums,
-            covisit.next_tick(),
-            covisit.n_used(profile),
-            sequence.neighbours,
-            sequence.rows.slots[version],
-            sequence.sums.key,
-            sequence.sums.score,
-            sequence.next_tick(),
-            sequence.n_used(profile),
-            self.factors.factors,
-            self.factors.rows.slots[version],
-            self.factors.vector,
-            trending.decayed,
-            trending.rows.slots[version],
-            trending.top[version],
-            trending.top_size[version],
-            trending.lists,
-            trending.list_slots(version),
-            self.personal.categories.labels,
-            self._taste,
-            items.generation,
-            items.n_removed == 0,
+        pool.n = kernels.blend_pool(
+            self.personal.arrays,
+            self.shared,
+            pool.buffers,
+            version,
             profile.items,
             profile.weights,
+            profile.times,
             profile.n,
-            self.personal.item_since,
+            self.personal.items.n_removed == 0,
             now_ms,
-            pool.allowed,
             pool.tick,
             (max(most, MOST[0]), max(most, MOST[1]), max(most, MOST[2])),
+            pool.allowed.wanted,
             given,
-            pool.pooled,
-            pool.item,
-            pool.raw,
-            pool.features,
         )
-        self.combiner.total(version, profile, pool, now_ms)
+        if not self.is_linear:
+            self.combiner.total(version, profile, pool, now_ms)
+
+    def doubled_ranks(
+        self,
+        versions: I64,
+        profile: Profile,
+        pool: Candidates,
+        item: int,
+        now_ms: int,
+        *,
+        exclude_had: bool,
+    ) -> list[int]:
+        """Return twice the rank (ties half) that each version gives an item, or MISS.
+
+        What the last one ranked is in the pool afterwards. As if `pool_candidates` was called for
+        each, but in one kernel; it needs a linear combiner.
+        """
+        ranks = np.empty(len(versions), np.int64)
+        tick = pool.begin_many(len(versions))
+        pool.n = kernels.blend_ranks(
+            self.personal.arrays,
+            self.shared,
+            pool.buffers,
+            versions,
+            profile.items,
+            profile.weights,
+            profile.times,
+            profile.n,
+            profile.refused,
+            profile.n_refused,
+            self.personal.items.n_removed == 0,
+            profile.user,
+            item,
+            now_ms,
+            exclude_had,
+            tick,
+            MOST,
+            NOTHING,
+            ranks,
+        )
+        found: list[int] = ranks.tolist()
+        return found
+
+    def overlaps(
+        self,
+        versions: I64,
+        users: list[int],
+        profile: Profile,
+        pool: Candidates,
+        now_ms: int,
+        *,
+        k: int,
+        exclude_had: bool,
+    ) -> list[float]:
+        """Return the shares of some users' k best items that two versions have in common.
+
+        -1 where neither has any. As if both had been asked by `pool_candidates` for each user, in
+        one kernel; for a linear combiner.
+        """
+        shares = np.empty(len(users))
+        kernels.blend_overlaps(
+            self.personal.arrays,
+            self.shared,
+            pool.buffers,
+            versions,
+            np.array(users, np.int64),
+            profile.items,
+            profile.weights,
+            profile.times,
+            profile.refused,
+            self.personal.items.n_removed == 0,
+            now_ms,
+            exclude_had,
+            pool.begin_many(2 * len(users)),
+            MOST,
+            NOTHING,
+            np.empty(k, np.int32),
+            np.empty((2, k), np.int32),
+            shares,
+        )
+        found: list[float] = shares.tolist()
+        return found
 
     def contributions(self, pool: Candidates, places: I32) -> F64:
         """Return what each of PARTS adds to the totals of pooled items: [places, parts]."""
@@ -291,8 +439,13 @@ class Blend(Learner):
 
     def assign(self, target: int, source: int) -> int:
         """Make version `target` equal to `source` in every source, and in the combiner."""
-        self.combiner.assign(target, source)
-        return sum(learner.assign(target, source) for learner in self.sources.values())
+        if target == SHADOW:  # which forgets more than its rows
+            self.combiner.assign(target, source)
+            return sum(learner.assign(target, source) for learner in self.sources.values())
+        if not self.is_linear:
+            self.combiner.assign(target, source)
+        n_items, n_lists = self.personal.items.n_indices, self.trending.n_lists
+        return int(kernels.blend_assign(self.shared, target, source, n_items, n_lists))
 
     def drop_item(self, index: int, handle: int) -> None:
         """Do nothing: each source listens for itself."""
@@ -308,6 +461,7 @@ class Blend(Learner):
             extra = {"generation": state["generation"]} if "generation" in state else {}
             source.load_state(state[name] | extra, remap)
         self.combiner.load_state(state["combiner"], is_moved=remap is not None)
+        self._shared = None  # what is loaded is in other arrays
 
     def inherit(self, other: Blend) -> list[str]:
         """Take over, in all versions, what another blend over the same history has learned.
@@ -330,6 +484,7 @@ class Blend(Learner):
             ours.load_state(theirs.state(), is_moved=False)
         else:
             empty.append("combiner")
+        self._shared = None
         return empty
 
     def update_hash(self, version: int, order: I32, place: I64, sha: Any) -> None:

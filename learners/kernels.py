@@ -14,7 +14,10 @@ from decimal import Context, Decimal
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
+from numba import njit, types
+from numba.core import cgutils
+from numba.experimental import structref
+from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 I32 = NDArray[np.int32]
@@ -28,11 +31,13 @@ U64 = NDArray[np.uint64]
 INDEX_MASK = np.int64(0xFFFFFFFF)
 BLOCK = 16
 MISS = -1
+NO_EVENT = 2**63 - 1  # the time since when there is an item that had no event yet
 
 # Weights in a sketch are whole sixteenths: the least weight of a pair, 1/sqrt(20), is still 4.
 SKETCH_UNIT = 16
 SKETCH_MAX = 65_535
 SKETCH_STRIPE = 64
+LAST_TICK = 2**31 - 1
 BIN_SHIFT = np.int64(49)  # leaves three bits of a float's mantissa
 FACTOR_SPREAD = 0.2
 FACTOR_BOUND = 4.0
@@ -84,6 +89,13 @@ class Lists(NamedTuple):
     size: I64  # [slots] items in use
 
 
+class Versions(NamedTuple):
+    """Where each version has its rows, and which rows are taken."""
+
+    pool: Pool
+    slots: I32  # [versions, items]
+
+
 class Accumulator(NamedTuple):
     """A hash table in which a source adds up scores; no state survives in it.
 
@@ -98,6 +110,7 @@ class Accumulator(NamedTuple):
     value: F64  # [2^b / 2] the score of each touched one, side by side
     work: F64  # [2^b / 2]
     bins: I32  # of `promising`
+    tick: I64  # [1] number of the request
 
 
 class Filter(NamedTuple):
@@ -107,6 +120,137 @@ class Filter(NamedTuple):
     hidden: U8  # [items]
     labels: I32  # [items, labels each]
     wanted: I32  # labels of which an item must have one; empty: any item will do
+
+
+# A call takes some 50 ns for each array that it is given, and a microsecond for each named tuple.
+# What the kernels of every event and request need is therefore handed over as three values.
+
+
+@structref.register
+class _PersonalType(types.StructRef):
+    """The type of `Personal`."""
+
+
+class Personal(structref.StructRefProxy):
+    """The arrays of a `History`."""
+
+
+structref.define_proxy(
+    Personal,
+    _PersonalType,
+    [
+        *("generation", "key", "since", "labels"),
+        *("ring_handle", "ring_reward", "ring_time", "n_events"),
+        *("had_first", "had_last", "had_start", "had_count"),
+        *("next_block", "block_handle", "block_time", "block_type"),
+    ],
+)
+
+
+@structref.register
+class _SharedType(types.StructRef):
+    """The type of `Shared`."""
+
+
+class Shared(structref.StructRefProxy):
+    """What all versions of a `Blend` have learned, its hyper-parameters, and room to work in."""
+
+
+structref.define_proxy(
+    Shared,
+    _SharedType,
+    [
+        *("covisit", "covisit_rows", "covisit_sums", "covisit_last"),
+        *("covisit_sketch", "covisit_aged", "covisit_shrink"),
+        *("sequence", "sequence_rows", "sequence_sums", "sequence_last"),
+        *("sequence_sketch", "sequence_aged", "sequence_shrink", "gap_ms"),
+        *("factors", "factors_rows", "vector", "gradient", "order"),
+        *("factors_rate", "factors_decay", "n_negatives", "choice_rate", "least_share"),
+        *("decayed", "trending_rows", "top", "top_size", "lists", "list_rows", "half_lives_ms"),
+        *("weights", "squares", "context", "combined", "combiner_rate", "taste"),
+        "rows_per_event",
+    ],
+)
+
+
+@structref.register
+class _BuffersType(types.StructRef):
+    """The type of `Buffers`."""
+
+
+class Buffers(structref.StructRefProxy):
+    """The arrays of `Candidates`."""
+
+
+structref.define_proxy(
+    Buffers,
+    _BuffersType,
+    [
+        *("item", "raw", "features", "total", "share", "pooled"),
+        *("mark", "hidden", "labels"),
+    ],
+)
+
+
+@intrinsic
+def _lent(context: Any, fields: Any) -> Any:
+    """Return a tuple of arrays, and of tuples of them, whose uses are not counted.
+
+    Counting is atomic, and took more time than all the rest. Whoever lends has to keep the arrays.
+    """
+
+    def generate(target: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return _uncounted(target, builder, signature.return_type, args[0])
+
+    return fields(fields), generate
+
+
+def _uncounted(target: Any, builder: Any, kind: Any, value: Any) -> Any:
+    if isinstance(kind, types.Array):
+        array = cgutils.create_struct_proxy(kind)(target, builder, value=value)
+        array.meminfo = cgutils.get_null_value(array.meminfo.type)
+        array.parent = cgutils.get_null_value(array.parent.type)
+        return array._getvalue()
+    parts: Any = kind if isinstance(kind, types.BaseTuple) else ()
+    for place, part in enumerate(parts):
+        inner = _uncounted(target, builder, part, builder.extract_value(value, place))
+        value = builder.insert_value(value, inner, place)
+    return value
+
+
+@njit(cache=True)
+def _new_personal(fields: Any) -> Personal:
+    return Personal(*_lent(fields))  # type: ignore[call-arg]  # Numba gives the context
+
+
+@njit(cache=True)
+def _new_shared(fields: Any) -> Shared:
+    return Shared(*_lent(fields))  # type: ignore[call-arg]
+
+
+@njit(cache=True)
+def _new_buffers(fields: Any) -> Buffers:
+    return Buffers(*_lent(fields))  # type: ignore[call-arg]
+
+
+def new_personal(*fields: Any) -> Personal:
+    """Return a history's arrays as one value, which keeps them."""
+    return _keeping(_new_personal(fields), fields)
+
+
+def new_shared(*fields: Any) -> Shared:
+    """Return a blend's arrays as one value, which keeps them."""
+    return _keeping(_new_shared(fields), fields)
+
+
+def new_buffers(*fields: Any) -> Buffers:
+    """Return the arrays of candidates as one value, which keeps them."""
+    return _keeping(_new_buffers(fields), fields)
+
+
+def _keeping(value: Any, fields: tuple[Any, ...]) -> Any:
+    value.fields = fields
+    return value
 
 
 @njit(cache=True)
@@ -228,6 +372,25 @@ def profile_of(
 
 
 @njit(cache=True)
+def user_profile(
+    personal: Any, user: int, items: I32, weights: F64, times: I64, refused: I32
+) -> tuple[int, int]:
+    """Write the profile that a user has now."""
+    return profile_of(
+        personal.ring_handle,
+        personal.ring_reward,
+        personal.ring_time,
+        personal.n_events,
+        user,
+        personal.generation,
+        items,
+        weights,
+        times,
+        refused,
+    )
+
+
+@njit(cache=True)
 def profile_before(
     seq: int,
     oldest: int,
@@ -297,6 +460,79 @@ def find_had(
         if offset == BLOCK:
             block, offset = next_block[block], 0
     return MISS
+
+
+@njit(cache=True)
+def handle_of(personal: Any, item: int) -> Any:
+    """Return the handle of a live index."""
+    return (np.int64(personal.generation[item]) << 32) | item
+
+
+@njit(cache=True)
+def had_place(personal: Any, user: int, item: int) -> int:
+    """Return the place of an item in a user's had-set, or MISS (both by index)."""
+    return find_had(
+        personal.had_first[user],
+        personal.had_start[user],
+        personal.had_count[user],
+        personal.next_block,
+        personal.block_handle,
+        handle_of(personal, item),
+    )
+
+
+@njit(cache=True)
+def is_repeat(personal: Any, user: int, item: int, type_index: int, reward: float) -> bool:
+    """Tell whether a user's last event on an item was of the same type, and said the same.
+
+    Once it has left the ring, an event that may go either way is taken for another.
+    """
+    where = had_place(personal, user, item)
+    if where == MISS or personal.block_type[where // BLOCK, where % BLOCK] != type_index:
+        return False
+    handle, n_events = handle_of(personal, item), personal.n_events[user]
+    ring_handle, length = personal.ring_handle[user], personal.ring_handle.shape[1]
+    for back in range(min(n_events, length)):
+        place = (n_events - 1 - back) % length
+        if ring_handle[place] == handle:
+            return (personal.ring_reward[user, place] > 0.0) == (reward > 0.0)
+    return reward > 0.0
+
+
+@njit(cache=True)
+def append_event(
+    personal: Any,
+    user: int,
+    item: int,
+    time_ms: int,
+    reward: float,
+    type_index: int,
+    had_length: int,
+) -> bool:
+    """Write an event into a user's ring and, if a place is at hand, into the had-set.
+
+    Return whether one was: else the oldest has to go, or a block to be taken.
+    """
+    handle = handle_of(personal, item)
+    place = personal.n_events[user] % personal.ring_handle.shape[1]
+    personal.ring_handle[user, place] = handle
+    personal.ring_time[user, place] = time_ms
+    personal.ring_reward[user, place] = reward
+    personal.n_events[user] += 1
+    if personal.since[item] == NO_EVENT:
+        personal.since[item] = time_ms
+    where, count = had_place(personal, user, item), personal.had_count[user]
+    if where == MISS:
+        offset = (personal.had_start[user] + count) % BLOCK
+        if count == 0 or count >= had_length or offset == 0:
+            return False
+        personal.had_count[user] += 1
+        where = personal.had_last[user] * BLOCK + offset
+    block, offset = where // BLOCK, where % BLOCK
+    personal.block_handle[block, offset] = handle
+    personal.block_time[block, offset] = time_ms
+    personal.block_type[block, offset] = type_index
+    return True
 
 
 @njit(cache=True)
@@ -644,6 +880,16 @@ def _find_sum(key: I64, first: Any, item: Any) -> Any:
 
 
 @njit(cache=True)
+def _next_request(sums: Accumulator) -> int:
+    """Begin a request, by whose number its sums are known from older ones; return its first key."""
+    if sums.tick[0] == LAST_TICK:
+        sums.key[:] = 0
+        sums.tick[0] = 0
+    sums.tick[0] += 1
+    return sums.tick[0] << 32
+
+
+@njit(cache=True)
 def neighbours_score(
     rows: Neighbours,
     slots: I32,
@@ -653,13 +899,12 @@ def neighbours_score(
     weights: F64,
     n: int,
     sums: Accumulator,
-    tick: int,
     both_ways: bool,
 ) -> int:
     """Add w_h weight(h, j) inv_norm(h) to each neighbour j, and where counts go both ways multiply
     by inv_norm(j); return how many were touched. `all_live`: no item was ever removed.
     """
-    n_touched, key, score, first = 0, sums.key, sums.score, np.int64(tick) << 32
+    n_touched, key, score, first = 0, sums.key, sums.score, _next_request(sums)
     for r in range(n):
         slot = slots[items[r]]
         factor = weights[r] * rows.inv_norm[slot]
@@ -686,9 +931,9 @@ def neighbours_score(
 
 
 @njit(cache=True)
-def read_sums(sums: Accumulator, tick: int, pool: I32, n: int, column: F64) -> None:
-    """Write what each pooled item was given in the request `tick`, 0 for nothing."""
-    first = np.int64(tick) << 32
+def read_sums(sums: Accumulator, pool: I32, n: int, column: F64) -> None:
+    """Write what each pooled item was given in the present request, 0 for nothing."""
+    first = sums.tick[0] << 32
     for c in range(n):
         item = np.int64(pool[c])
         place = _find_sum(sums.key, first, item)
@@ -1124,7 +1369,8 @@ def trending_score(
 # -- blend, rank, select ----------------------------------------------------------------------
 
 
-@njit(cache=True)
+# Nothing here is divided by zero; as nobody has to look for that, the loops become vector code.
+@njit(cache=True, error_model="numpy")
 def blend_features(
     raw: F64,
     n: int,
@@ -1186,90 +1432,54 @@ def blend_features(
 
 
 @njit(cache=True)
-def blend_candidates(
-    covisit: Neighbours,
-    covisit_slots: I32,
-    sums: Accumulator,
-    covisit_tick: int,
-    n_covisit: int,
-    sequence: Neighbours,
-    sequence_slots: I32,
-    sequence_key: I64,
-    sequence_score: F64,
-    sequence_tick: int,
-    n_sequence: int,
-    factors: F32,
-    factors_slots: I32,
-    vector: F32,
-    decayed: Decayed,
-    decayed_slots: I32,
-    top: I64,
-    top_size: I64,
-    lists: Lists,
-    list_slots: I32,
-    labels: I32,
-    taste: F64,
-    generation: I32,
-    all_live: bool,
+def blend_pool(
+    personal: Any,
+    shared: Any,
+    buffers: Any,
+    version: int,
     items: I32,
     weights: F64,
+    times: I64,
     n_items: int,
-    since: I64,
+    all_live: bool,
     now_ms: int,
-    allowed: Filter,
     tick: int,
     most: tuple[int, int, int],
+    wanted: I32,
     given: I32,
-    pooled: I64,
-    pool: I32,
-    raw: F64,
-    features: F64,
 ) -> int:
-    """Let every source of the blend prepare, name and rate; write the features; return how many.
+    """Let every source of the blend prepare, name and rate; write features and totals; return how
+    many there are.
 
     What the sources do by themselves, step by step, in one call: a call costs microseconds.
     `given` are pooled in any case, after what the sources name.
     """
+    generation, pooled, pool, raw = personal.generation, buffers.pooled, buffers.item, buffers.raw
+    allowed = Filter(buffers.mark, buffers.hidden, buffers.labels, wanted)
+    covisit, sums, others = shared.covisit, shared.covisit_sums, shared.sequence_sums
+    slots = shared.covisit_rows.slots[version]
+    n_used = min(n_items, shared.covisit_last)
+    n = neighbours_score(covisit, slots, generation, all_live, items, weights, n_used, sums, True)
+    n = nominate_best(sums, n, allowed, tick, pooled, pool, 0, most[0])
+    n_used = min(n_items, shared.sequence_last)
     n_touched = neighbours_score(
-        covisit,
-        covisit_slots,
+        shared.sequence,
+        shared.sequence_rows.slots[version],
         generation,
         all_live,
         items,
         weights,
-        n_covisit,
-        sums,
-        covisit_tick,
-        True,
-    )
-    n = nominate_best(sums, n_touched, allowed, tick, pooled, pool, 0, most[0])
-    others = Accumulator(
-        sequence_key,
-        sequence_score,
-        sums.touched,
-        sums.place,
-        sums.value,
-        sums.work,
-        sums.bins,
-    )
-    n_touched = neighbours_score(
-        sequence,
-        sequence_slots,
-        generation,
-        all_live,
-        items,
-        weights,
-        n_sequence,
+        n_used,
         others,
-        sequence_tick,
         False,
     )
     n = nominate_best(others, n_touched, allowed, tick, pooled, pool, n, most[1])
+    top, top_size = shared.top[version], shared.top_size[version]
     n = trending_nominate(
         top,
         top_size,
-        lists,
-        list_slots,
+        shared.lists,
+        shared.list_rows.slots[version],
         allowed,
         tick,
         pooled,
@@ -1284,28 +1494,370 @@ def blend_candidates(
             pooled[item] = tick
             pool[n] = item
             n += 1
-    read_sums(sums, covisit_tick, pool, n, raw[0])
-    read_sums(others, sequence_tick, pool, n, raw[1])
+    read_sums(sums, pool, n, raw[0])
+    read_sums(others, pool, n, raw[1])
+    factors, factors_slots, vector = (
+        shared.factors,
+        shared.factors_rows.slots[version],
+        shared.vector,
+    )
     user_vector(factors, factors_slots, items, weights, n_items, vector)
     factors_score(factors, factors_slots, vector, pool, n, raw[2])
-    trending_score(decayed, decayed_slots, top, top_size, pool, n, raw[3:])
+    trending_slots = shared.trending_rows.slots[version]
+    trending_score(shared.decayed, trending_slots, top, top_size, pool, n, raw[3:])
     blend_features(
         raw,
         n,
         2,
         covisit.mass,
-        covisit_slots,
+        slots,
         pool,
         items,
         weights,
         n_items,
-        since,
+        personal.since,
         now_ms,
-        labels,
-        taste,
-        features,
+        personal.labels,
+        shared.taste,
+        buffers.features,
+    )
+    blend_totals(
+        shared.weights,
+        version,
+        n_items,
+        times,
+        now_ms,
+        shared.context,
+        buffers.features,
+        n,
+        shared.combined,
+        buffers.total,
     )
     return n
+
+
+@njit(cache=True)
+def n_available(pool: Pool) -> int:
+    """Return how many slots can still be taken."""
+    return pool.marks[0] + len(pool.refs) - pool.marks[1]
+
+
+@njit(cache=True)
+def blend_has_room(shared: Any) -> bool:
+    """Tell whether every source of the blend can take one more event."""
+    rows = shared.rows_per_event
+    return (
+        n_available(shared.covisit_rows.pool) >= rows[0]
+        and n_available(shared.sequence_rows.pool) >= rows[1]
+        and n_available(shared.factors_rows.pool) >= rows[2]
+        and n_available(shared.trending_rows.pool) >= rows[3]
+    )
+
+
+@njit(cache=True)
+def blend_choose(
+    personal: Any,
+    shared: Any,
+    buffers: Any,
+    version: int,
+    n_pooled: int,
+    item: int,
+    reward: float,
+    items: I32,
+    weights: F64,
+    n_items: int,
+) -> None:
+    """Learn that an item was chosen (or refused) from what was pooled last, if it was pooled."""
+    chosen = place_of(buffers.item, n_pooled, item)
+    if chosen == MISS:
+        return
+    softmax(buffers.total, n_pooled, buffers.share)
+    blend_learn(
+        shared.weights[version],
+        shared.squares[version],
+        shared.context,
+        buffers.features,
+        buffers.share,
+        n_pooled,
+        chosen,
+        reward,
+        shared.combiner_rate,
+    )
+    if reward > 0.0:
+        factors_choose(
+            shared.factors_rows.pool,
+            shared.factors,
+            shared.factors_rows.slots[version],
+            personal.key,
+            buffers.item,
+            buffers.share,
+            n_pooled,
+            chosen,
+            items,
+            weights,
+            n_items,
+            shared.vector,
+            shared.gradient,
+            shared.choice_rate,
+            shared.least_share,
+        )
+
+
+@njit(cache=True)
+def blend_teach(
+    personal: Any,
+    shared: Any,
+    version: int,
+    items: I32,
+    weights: F64,
+    times: I64,
+    n_items: int,
+    item: int,
+    reward: float,
+    time_ms: int,
+    n_order: int,
+    draw: Any,
+) -> None:
+    """Teach every source of the blend an event; a refusal teaches the factors alone."""
+    generation, key = personal.generation, personal.key
+    if reward > 0.0:
+        covisit_learn(
+            shared.covisit_rows.pool,
+            shared.covisit,
+            shared.covisit_rows.slots[version],
+            generation,
+            key,
+            shared.covisit_sketch,
+            shared.covisit_aged,
+            item,
+            reward,
+            items,
+            weights,
+            min(n_items, shared.covisit_last),
+            shared.covisit_shrink,
+        )
+        sequence_learn(
+            shared.sequence_rows.pool,
+            shared.sequence,
+            shared.sequence_rows.slots[version],
+            generation,
+            key,
+            shared.sequence_sketch,
+            shared.sequence_aged,
+            item,
+            reward,
+            time_ms,
+            items,
+            weights,
+            times,
+            min(n_items, shared.sequence_last),
+            shared.sequence_shrink,
+            shared.gap_ms,
+        )
+        trending_learn(
+            shared.trending_rows.pool,
+            shared.decayed,
+            shared.trending_rows.slots[version],
+            generation,
+            key,
+            shared.top[version],
+            shared.top_size[version],
+            personal.labels,
+            shared.list_rows.pool,
+            shared.lists,
+            shared.list_rows.slots[version],
+            item,
+            reward,
+            time_ms,
+            shared.half_lives_ms,
+        )
+    factors_learn(
+        shared.factors_rows.pool,
+        shared.factors,
+        shared.factors_rows.slots[version],
+        key,
+        shared.order,
+        n_order,
+        item,
+        reward,
+        items,
+        weights,
+        n_items,
+        shared.vector,
+        shared.gradient,
+        shared.factors_rate,
+        shared.factors_decay,
+        shared.n_negatives,
+        draw,
+    )
+
+
+@njit(cache=True)
+def exclude(
+    personal: Any,
+    mark: I64,
+    tick: int,
+    user: int,
+    refused: I32,
+    n_refused: int,
+    exclude_had: bool,
+) -> None:
+    """Exclude what a user had, if that is wanted, and what was refused lately."""
+    if exclude_had and user != MISS:
+        mark_had(
+            personal.had_first,
+            personal.had_start,
+            personal.had_count,
+            user,
+            personal.next_block,
+            personal.block_handle,
+            personal.generation,
+            mark,
+            tick,
+        )
+    for r in range(n_refused):
+        mark[refused[r]] = tick
+
+
+@njit(cache=True)
+def place_of(pool: I32, n: int, item: int) -> int:
+    """Return where in the pool an item is, or MISS."""
+    for place in range(n):
+        if pool[place] == item:
+            return place
+    return MISS
+
+
+@njit(cache=True)
+def blend_ranks(
+    personal: Any,
+    shared: Any,
+    buffers: Any,
+    versions: I64,
+    items: I32,
+    weights: F64,
+    times: I64,
+    n_items: int,
+    refused: I32,
+    n_refused: int,
+    all_live: bool,
+    user: int,
+    item: int,
+    now_ms: int,
+    exclude_had: bool,
+    tick: int,
+    most: tuple[int, int, int],
+    nothing: I32,
+    ranks: I64,
+) -> int:
+    """Write twice the rank that each version gives an item, or MISS; the last one's pool is there
+    still. Return its size. Each version takes a tick.
+    """
+    n = 0
+    for v in range(len(versions)):
+        exclude(personal, buffers.mark, tick + v, user, refused, n_refused, exclude_had)
+        n = blend_pool(
+            personal,
+            shared,
+            buffers,
+            versions[v],
+            items,
+            weights,
+            times,
+            n_items,
+            all_live,
+            now_ms,
+            tick + v,
+            most,
+            nothing,
+            nothing,
+        )
+        place = place_of(buffers.item, n, item)
+        ranks[v] = MISS if place == MISS else rank_of(buffers.total, n, place)
+    return n
+
+
+@njit(cache=True)
+def blend_overlaps(
+    personal: Any,
+    shared: Any,
+    buffers: Any,
+    versions: I64,
+    users: I64,
+    items: I32,
+    weights: F64,
+    times: I64,
+    refused: I32,
+    all_live: bool,
+    now_ms: int,
+    exclude_had: bool,
+    tick: int,
+    most: tuple[int, int, int],
+    nothing: I32,
+    best: I32,
+    slates: I32,
+    shares: F64,
+) -> None:
+    """Write for each user how much of the best items two versions have in common, -1 for nothing.
+
+    `slates` has a row for each version, of as many items as count. A user takes two ticks.
+    """
+    k, found = slates.shape[1], np.zeros(2, np.int64)
+    for u in range(len(users)):
+        user = users[u]
+        n_items, n_refused = user_profile(personal, user, items, weights, times, refused)
+        for v in range(2):
+            exclude(personal, buffers.mark, tick, user, refused, n_refused, exclude_had)
+            n = blend_pool(
+                personal,
+                shared,
+                buffers,
+                versions[v],
+                items,
+                weights,
+                times,
+                n_items,
+                all_live,
+                now_ms,
+                tick,
+                most,
+                nothing,
+                nothing,
+            )
+            tick += 1
+            found[v] = select_top(buffers.total, buffers.item, n, personal.key, best, k)
+            for place in range(found[v]):
+                slates[v, place] = buffers.item[best[place]]
+        n_common = 0
+        for place in range(found[0]):
+            n_common += place_of(slates[1], found[1], slates[0, place]) != MISS
+        n = max(found[0], found[1])
+        shares[u] = n_common / n if n > 0 else -1.0
+
+
+@njit(cache=True)
+def blend_assign(shared: Any, target: int, source: int, n_items: int, n_lists: int) -> int:
+    """Make version `target` of every source of the blend, and of its weights, equal to `source`.
+
+    Return how many rows differed.
+    """
+    shared.weights[target] = shared.weights[source]
+    shared.squares[target] = shared.squares[source]
+    for h in range(shared.top.shape[1]):
+        n = shared.top_size[target, h] = shared.top_size[source, h]
+        shared.top[target, h, :n] = shared.top[source, h, :n]
+    _assign_version(shared.list_rows, target, source, n_lists)
+    return (
+        _assign_version(shared.covisit_rows, target, source, n_items)
+        + _assign_version(shared.sequence_rows, target, source, n_items)
+        + _assign_version(shared.factors_rows, target, source, n_items)
+        + _assign_version(shared.trending_rows, target, source, n_items)
+    )
+
+
+@njit(cache=True)
+def _assign_version(rows: Versions, target: int, source: int, n_items: int) -> int:
+    return assign_slots(rows.pool, rows.slots[target], rows.slots[source], n_items)
 
 
 @njit(cache=True)
