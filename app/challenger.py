@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from app.catalogue import Catalogue
 from app.detectors import Superiority
 from app.drafts import Team
@@ -24,6 +26,9 @@ from learners.history import History, Profile
 from learners.ids import State
 
 MAX_SLATES = 100_000
+
+# What is ranked, in this order.
+_BOTH, _SHADOW_ALONE = np.array([CHAMPION, SHADOW]), np.array([SHADOW])
 """Interleaved slates that are remembered as credited, the last ones."""
 
 
@@ -175,12 +180,13 @@ class Challenger:
         Where there is none (a refusal, or warm-up) there is nothing to compare. The shadow comes
         last, as its combiner learns from what it was just ranked in.
         """
-        profile, user, item, reward, time_ms = case
+        profile, _, item, reward, time_ms = case
         ranker = self.recommender
-        if champion is not None:
-            ours = ranker.doubled_rank(CHAMPION, profile, user, item, time_ms)
+        if champion is None:
+            ranker.doubled_ranks(_SHADOW_ALONE, profile, item, time_ms)
+        else:
+            ours, _ = ranker.doubled_ranks(_BOTH, profile, item, time_ms)
             self._compare(champion, ours, reward, is_compared=is_compared)
-        ranker.doubled_rank(SHADOW, profile, user, item, time_ms)
         ranker.learn_choice(profile, item, reward)
 
     def _compare(self, champion: int, ours: int, reward: float, *, is_compared: bool) -> None:

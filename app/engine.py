@@ -29,7 +29,7 @@ from app.gate_data import Clock, Decision, Losses, Refusal, Relearn, Rival, Vers
 from app.growth import Growth
 from app.judge import Prequential, loss_of
 from app.quarantine import record_of
-from app.recommend import Recommender, Request, Scored, mean_overlap
+from app.recommend import Recommender, Request, Scored, mean_overlap, mean_share
 from app.settings import KNOWN_SEMANTICS, SEMANTICS, EngineSettings
 from app.window import Window
 from learners.base import ANCHOR, CHAMPION, N_VERSIONS, SHADOW
@@ -42,6 +42,9 @@ TOP_10_DOUBLED = 20
 
 # Clean promotions overlap by 0.9 and more in the median, faults that matter by 0.13 at most.
 ENOUGH_ALIKE, ALIKE = 10, 0.8
+
+# What is ranked, in this order.
+_ALL_THREE, _SHADOW_ALONE = np.array([CHAMPION, ANCHOR, SHADOW]), np.array([SHADOW])
 
 T = TypeVar("T")
 # Work that can be paused after each step, and returns a T in the end.
@@ -383,11 +386,13 @@ class Engine:
         if MISS not in (user, item) and self.history.has_had(user, item):
             return None
         ranker, is_following = self.recommender, self.gate.is_following
-        others = () if reward <= 0 or is_following else (CHAMPION, ANCHOR)
-        ranks = [ranker.doubled_rank(v, profile, user, item, time_ms) for v in (*others, SHADOW)]
+        is_alone = reward <= 0 or is_following
+        ranks = ranker.doubled_ranks(
+            _SHADOW_ALONE if is_alone else _ALL_THREE, profile, item, time_ms
+        )
         if is_taught:
             ranker.learn_choice(profile, item, reward)
-            self.challenges.judge(case, ranks[0] if others else None)
+            self.challenges.judge(case, None if is_alone else ranks[0])
         if reward <= 0:
             return None
         shadow = ranks[-1]
@@ -583,15 +588,14 @@ class Engine:
         Of the latest users before the last promotion (the shadow may know just what those after it
         did) it asks as many as it takes: ten who agree well are enough.
         """
-        ours, theirs, now_ms = [], [], self.admission.watermark_ms
-        n = self.settings.overlap_histories
+        shares: list[float | None] = []
+        n, now_ms = self.settings.overlap_histories, self.admission.watermark_ms
         for user in self.recommender.latest_users(n, before=self.promoted_tick):
-            ours.append(self.recommender.top(CHAMPION, user, now_ms))
-            theirs.append(self.recommender.top(SHADOW, user, now_ms))
-            if len(ours) >= ENOUGH_ALIKE and mean_overlap(ours, theirs) >= ALIKE:
+            shares.append(self.recommender.overlap(CHAMPION, SHADOW, user, now_ms))
+            if len(shares) >= ENOUGH_ALIKE and mean_share(shares) >= ALIKE:
                 break
             yield
-        return mean_overlap(ours, theirs)
+        return mean_share(shares)
 
     # -- requests -----------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ versions (overlap). Reads only; the buffers it writes are no state.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ from app.catalogue import Catalogue
 from learners import kernels
 from learners.blend import PARTS, Blend
 from learners.history import History, Profile
-from learners.kernels import I32, MISS
+from learners.kernels import I32, I64, MISS
 
 OVERLAP_K = 10
 # 200 of each of five kinds of candidate, the most that a request may ask for, and five times as
@@ -225,46 +225,77 @@ class Recommender:
 
     # -- judging ------------------------------------------------------------------------------
 
-    def doubled_rank(
-        self, version: int, profile: Profile, user: int, item: int, now_ms: int
-    ) -> int:
-        """Return twice the rank (ties half) that a version gives an item, or MISS."""
+    def doubled_ranks(self, versions: I64, profile: Profile, item: int, now_ms: int) -> list[int]:
+        """Return twice the rank (ties half) that each version gives an item, or MISS."""
         if item == MISS:
-            return MISS
-        self._pool_for(version, profile, user, now_ms)
+            return [MISS] * len(versions)
+        if self.blend.is_linear:
+            return self.blend.doubled_ranks(
+                versions, profile, self._pool, item, now_ms, exclude_had=self.exclude_had
+            )
+        return [self.doubled_rank(version, profile, item, now_ms) for version in versions.tolist()]
+
+    def doubled_rank(self, version: int, profile: Profile, item: int, now_ms: int) -> int:
+        """Return `doubled_ranks` of one version, step by step."""
+        self._pool_for(version, profile, now_ms)
         return self._pool.rank_of(item)
 
     def learn_choice(self, profile: Profile, item: int, reward: float) -> None:
         """Teach the shadow what was chosen from the pool that it was ranked in last."""
         self.blend.learn_choice(profile, self._pool, item, reward)
 
-    def _pool_for(self, version: int, profile: Profile, user: int, now_ms: int) -> None:
+    def _pool_for(self, version: int, profile: Profile, now_ms: int) -> None:
         self._pool.begin()
-        self._exclude_had(user, profile)
+        self._exclude_had(profile.user, profile)
         self.blend.pool_candidates(version, profile, self._pool, now_ms)
 
     def top(self, version: int, user: int, now_ms: int, k: int = OVERLAP_K) -> set[int]:
         """Return the k best items of a version for a known user, as a set."""
         profile = self.history.profile(user, self._profile)
-        self._pool_for(version, profile, user, now_ms)
+        self._pool_for(version, profile, now_ms)
         return {int(self._pool.item[place]) for place in self._best_places(k)}
 
-    def latest_users(self, n: int, *, before: int | None = None) -> list[int]:
-        """Return the users with the latest events, the last one first.
+    def overlap(self, one: int, other: int, user: int, now_ms: int) -> float | None:
+        """Return the share of a known user's first ten that two versions have in common.
+
+        None where neither has any.
+        """
+        if not self.blend.is_linear:
+            ours, theirs = (self.top(version, user, now_ms) for version in (one, other))
+            return _overlap(len(ours & theirs), max(len(ours), len(theirs)))
+        return _overlap(
+            *self.blend.overlap(
+                np.array((one, other)),
+                self._profile,
+                self._pool,
+                self._best,
+                user,
+                now_ms,
+                OVERLAP_K,
+                exclude_had=self.exclude_had,
+            )
+        )
+
+    def latest_users(self, n: int, *, before: int | None = None) -> Iterator[int]:
+        """Yield the users with the latest events, the last one first.
 
         With `before`, a tick, those whose last event is later come after all others.
         """
         users = self.history.users
+        latest = map(users.index.__getitem__, users.newest())
         if before is None:
-            return [users.index[user_id] for user_id in islice(users.newest(), n)]
-        earlier: list[int] = []
-        later: list[int] = []
-        for user_id in users.newest():
-            index = users.index[user_id]
-            (later if users.touched[index] > before else earlier).append(index)
-            if len(earlier) == n:
-                break
-        return (earlier + later)[:n]
+            yield from islice(latest, n)
+            return
+        later = []
+        for user in latest:
+            if users.touched[user] > before:
+                later.append(user)
+                continue
+            yield user
+            n -= 1
+            if not n:
+                return
+        yield from later[:n]
 
     def tops(self, version: int, n_users: int, now_ms: int) -> list[set[int]]:
         """Return `top` for the users with the latest events."""
@@ -273,7 +304,15 @@ class Recommender:
 
 def mean_overlap(ours: list[set[int]], theirs: list[set[int]]) -> float:
     """Return the mean share of items that two lists of slates have in common; 1 for none."""
-    pairs = [(a, b) for a, b in zip(ours, theirs, strict=True) if a or b]
-    if not pairs:
-        return 1.0
-    return sum(len(a & b) / max(len(a), len(b)) for a, b in pairs) / len(pairs)
+    pairs = zip(ours, theirs, strict=True)
+    return mean_share(_overlap(len(a & b), max(len(a), len(b))) for a, b in pairs)
+
+
+def mean_share(shares: Iterable[float | None]) -> float:
+    """Return the mean of the shares that there are; 1 for none."""
+    known = [share for share in shares if share is not None]
+    return sum(known) / len(known) if known else 1.0
+
+
+def _overlap(n_common: int, n: int) -> float | None:
+    return n_common / n if n else None

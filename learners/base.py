@@ -19,7 +19,7 @@ from learners import kernels
 from learners.candidates import Candidates
 from learners.history import History, Profile
 from learners.ids import State
-from learners.kernels import I32, I64, MISS, Pool
+from learners.kernels import I32, I64, MISS, Pool, Versions
 
 SHADOW, CHAMPION, ANCHOR, CANDIDATE = range(4)
 N_VERSIONS = 4
@@ -36,7 +36,8 @@ class RowPool:
             free=np.zeros(n_slots, np.int32),
             marks=np.array([0, 1], np.int64),
         )
-        self.slots = [np.zeros(n_items, np.int32) for _ in range(N_VERSIONS)]
+        self.versions = Versions(self.pool, np.zeros((N_VERSIONS, n_items), np.int32))
+        self.slots = list(self.versions.slots)
 
     @property
     def n_used(self) -> int:

@@ -128,6 +128,51 @@ class Blend(Learner):
             if self.model is None
             else adapt(self.model, features, personal, seed)
         )
+        # Such a one's totals are made where the features are; any other is called for them.
+        self.is_linear = isinstance(self.combiner, LinearCombiner)
+        self._shared: Any = None
+
+    @property
+    def shared(self) -> Any:
+        """Return what the sources and the combiner keep, as kernels take it."""
+        if self._shared is None:
+            self._shared = self._pack()
+        return self._shared
+
+    def _pack(self) -> Any:
+        covisit, sequence, trending = self.covisit, self.sequence, self.trending
+        combiner = self.combiner
+        if not isinstance(combiner, LinearCombiner):
+            combiner = LinearCombiner(())
+        # What one of them adds up is done with when the other begins: they share the room.
+        room = max(covisit.sums, sequence.sums, key=lambda sums: len(sums.touched))
+        sums, others = (
+            room._replace(key=own.key, score=own.score, tick=own.tick)
+            for own in (covisit.sums, sequence.sums)
+        )
+        return kernels.new_shared(
+            covisit.neighbours,
+            covisit.rows.versions,
+            sums,
+            covisit.look_back,
+            sequence.neighbours,
+            sequence.rows.versions,
+            others,
+            sequence.look_back,
+            self.factors.factors,
+            self.factors.rows.versions,
+            self.factors.vector,
+            trending.decayed,
+            trending.rows.versions,
+            trending.top,
+            trending.top_size,
+            trending.lists,
+            trending.list_rows.versions,
+            combiner.weights,
+            combiner.context,
+            combiner.combined,
+            self._taste,
+        )
 
     def new_pool(self, capacity: int, **arrays: Any) -> Candidates:
         """Return a pool with room for every source's scores and the features made of them."""
@@ -203,48 +248,103 @@ class Blend(Learner):
 
         In one kernel, as this is what every request and every judgement consists of.
         """
-        covisit, sequence, trending = self.covisit, self.sequence, self.trending
-        items = self.personal.items
-        pool.n = kernels.blend_candidates(
-            covisit.neighbours,
-            covisit.rows.slots[version],
-            covisit.sums,
-            covisit.next_tick(),
-            covisit.n_used(profile),
-            sequence.neighbours,
-            sequence.rows.slots[version],
-            sequence.sums.key,
-            sequence.sums.score,
-            sequence.next_tick(),
-            sequence.n_used(profile),
-            self.factors.factors,
-            self.factors.rows.slots[version],
-            self.factors.vector,
-            trending.decayed,
-            trending.rows.slots[version],
-            trending.top[version],
-            trending.top_size[version],
-            trending.lists,
-            trending.list_slots(version),
-            self.personal.categories.labels,
-            self._taste,
-            items.generation,
-            items.n_removed == 0,
+        pool.n = kernels.blend_pool(
+            self.personal.arrays,
+            self.shared,
+            pool.buffers,
+            version,
             profile.items,
             profile.weights,
+            profile.times,
             profile.n,
-            self.personal.item_since,
+            self.personal.items.n_removed == 0,
             now_ms,
-            pool.allowed,
             pool.tick,
             (max(most, MOST[0]), max(most, MOST[1]), max(most, MOST[2])),
+            pool.allowed.wanted,
             given,
-            pool.pooled,
-            pool.item,
-            pool.raw,
-            pool.features,
         )
-        self.combiner.total(version, profile, pool, now_ms)
+        if not self.is_linear:
+            self.combiner.total(version, profile, pool, now_ms)
+
+    def doubled_ranks(
+        self,
+        versions: I64,
+        profile: Profile,
+        pool: Candidates,
+        item: int,
+        now_ms: int,
+        *,
+        exclude_had: bool,
+    ) -> list[int]:
+        """Return twice the rank (ties half) that each version gives an item, or MISS.
+
+        What the last one ranked is in the pool afterwards. As if `pool_candidates` was called for
+        each, but in one kernel; it needs a linear combiner.
+        """
+        ranks = np.empty(len(versions), np.int64)
+        tick = pool.begin_many(len(versions))
+        pool.n = kernels.blend_ranks(
+            self.personal.arrays,
+            self.shared,
+            pool.buffers,
+            versions,
+            profile.items,
+            profile.weights,
+            profile.times,
+            profile.n,
+            profile.refused,
+            profile.n_refused,
+            self.personal.items.n_removed == 0,
+            profile.user,
+            item,
+            now_ms,
+            exclude_had,
+            tick,
+            MOST,
+            NOTHING,
+            ranks,
+        )
+        found: list[int] = ranks.tolist()
+        return found
+
+    def overlap(
+        self,
+        versions: I64,
+        profile: Profile,
+        pool: Candidates,
+        best: I32,
+        user: int,
+        now_ms: int,
+        k: int,
+        *,
+        exclude_had: bool,
+    ) -> tuple[int, int]:
+        """Return how many of a user's k best items two versions have in common, and of how many.
+
+        As if both had been asked by `pool_candidates`, in one kernel; for a linear combiner.
+        """
+        tick = pool.begin_many(len(versions))
+        n_common, n = kernels.blend_overlap(
+            self.personal.arrays,
+            self.shared,
+            pool.buffers,
+            versions,
+            profile.items,
+            profile.weights,
+            profile.times,
+            profile.refused,
+            self.personal.items.n_removed == 0,
+            user,
+            now_ms,
+            exclude_had,
+            tick,
+            MOST,
+            NOTHING,
+            best,
+            k,
+        )
+        return n_common, n
 
     def contributions(self, pool: Candidates, places: I32) -> F64:
         """Return what each of PARTS adds to the totals of pooled items: [places, parts]."""
@@ -308,6 +408,7 @@ class Blend(Learner):
             extra = {"generation": state["generation"]} if "generation" in state else {}
             source.load_state(state[name] | extra, remap)
         self.combiner.load_state(state["combiner"], is_moved=remap is not None)
+        self._shared = None  # what is loaded is in other arrays
 
     def inherit(self, other: Blend) -> list[str]:
         """Take over, in all versions, what another blend over the same history has learned.
@@ -330,6 +431,7 @@ class Blend(Learner):
             ours.load_state(theirs.state(), is_moved=False)
         else:
             empty.append("combiner")
+        self._shared = None
         return empty
 
     def update_hash(self, version: int, order: I32, place: I64, sha: Any) -> None:

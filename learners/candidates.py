@@ -43,6 +43,17 @@ class Candidates:
             labels=np.zeros((1, 1), np.int32) if labels is None else labels,
             wanted=_NO_LABELS,
         )
+        self.buffers = kernels.new_buffers(
+            self.item,
+            self.raw,
+            self.features,
+            self.total,
+            self.share,
+            self.pooled,
+            self.allowed.mark,
+            self.allowed.hidden,
+            self.allowed.labels,
+        )
 
     def begin(self, wanted: I32 = _NO_LABELS) -> None:
         """Start a request: nothing is pooled, nothing excluded. `wanted`: labels, any of them."""
@@ -50,6 +61,12 @@ class Candidates:
         self.n = 0
         if wanted is not self.allowed.wanted:
             self.allowed = self.allowed._replace(wanted=wanted)
+
+    def begin_many(self, n: int) -> int:
+        """Start n requests that a kernel answers one after the other; return the first's tick."""
+        first = self.tick + 1
+        self.tick += n
+        return first
 
     def exclude(self, item: int) -> None:
         """Keep an item out of what is pooled from now on."""
@@ -75,7 +92,7 @@ class Candidates:
         """Return where in the pool an item is, or MISS."""
         if item == MISS or not self.holds(item):
             return MISS
-        return int(np.flatnonzero(self.item[: self.n] == item)[0])
+        return int(kernels.place_of(self.item, self.n, item))
 
     def rank_of(self, item: int) -> int:
         """Return twice the rank of an item (ties half), or MISS if it is not pooled."""

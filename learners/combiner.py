@@ -156,7 +156,7 @@ class LinearCombiner(Combiner, base.Classifier):
         self.weights[:, 0] = [(initial or {}).get(name, 0.0) for name in features]
         self.squares = np.full(shape, _FIRST_SQUARE)
         self.combined = np.zeros(len(features), np.float64)
-        self._context = np.zeros(len(CONTEXTS), np.float64)
+        self.context = np.zeros(len(CONTEXTS), np.float64)
 
     # -- lists --------------------------------------------------------------------------------
 
@@ -168,7 +168,7 @@ class LinearCombiner(Combiner, base.Classifier):
             profile.n,
             profile.times,
             now_ms,
-            self._context,
+            self.context,
             pool.features,
             pool.n,
             self.combined,
@@ -181,7 +181,7 @@ class LinearCombiner(Combiner, base.Classifier):
         kernels.blend_learn(
             self.weights[SHADOW],
             self.squares[SHADOW],
-            self._context,
+            self.context,
             pool.features,
             pool.share,
             pool.n,
@@ -203,10 +203,10 @@ class LinearCombiner(Combiner, base.Classifier):
         pool.begin()
         pool.add([0, 1])
         pool.features[:, 0] = [float(x.get(name, 0.0)) for name in self.features]
-        self._context[:] = [float(x.get(name, 0.0)) for name in CONTEXTS]
-        self._context[0] = 1.0
+        self.context[:] = [float(x.get(name, 0.0)) for name in CONTEXTS]
+        self.context[0] = 1.0
         kernels.weigh(
-            self.weights[SHADOW], self._context, pool.features, 2, self.combined, pool.total
+            self.weights[SHADOW], self.context, pool.features, 2, self.combined, pool.total
         )
         return pool
 

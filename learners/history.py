@@ -99,6 +99,32 @@ class History:
         self.block_type = np.zeros((blocks, BLOCK), np.uint16)
         self.free_blocks: list[int] = []
         self.n_blocks = 1
+        self._arrays: Any = None
+
+    @property
+    def arrays(self) -> Any:
+        """Return the arrays as kernels take them."""
+        if self._arrays is None:
+            self._arrays = kernels.new_personal(
+                self.items.generation,
+                self.items.key,
+                self.item_since,
+                self.categories.labels,
+                self.ring_handle,
+                self.ring_reward,
+                self.ring_time,
+                self.n_events,
+                self.had_first,
+                self.had_start,
+                self.had_count,
+                self.next_block,
+                self.block_handle,
+            )
+        return self._arrays
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy is made from; its arrays are others."""
+        return self.__dict__ | {"_arrays": None}
 
     def sizes(self) -> dict[str, int]:
         """Return the constructor's arguments."""

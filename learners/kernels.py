@@ -14,7 +14,8 @@ from decimal import Context, Decimal
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
+from numba import njit, types
+from numba.experimental import structref
 from numpy.typing import NDArray
 
 I32 = NDArray[np.int32]
@@ -33,6 +34,7 @@ MISS = -1
 SKETCH_UNIT = 16
 SKETCH_MAX = 65_535
 SKETCH_STRIPE = 64
+LAST_TICK = 2**31 - 1
 BIN_SHIFT = np.int64(49)  # leaves three bits of a float's mantissa
 FACTOR_SPREAD = 0.2
 FACTOR_BOUND = 4.0
@@ -84,6 +86,13 @@ class Lists(NamedTuple):
     size: I64  # [slots] items in use
 
 
+class Versions(NamedTuple):
+    """Where each version has its rows, and which rows are taken."""
+
+    pool: Pool
+    slots: I32  # [versions, items]
+
+
 class Accumulator(NamedTuple):
     """A hash table in which a source adds up scores; no state survives in it.
 
@@ -98,6 +107,7 @@ class Accumulator(NamedTuple):
     value: F64  # [2^b / 2] the score of each touched one, side by side
     work: F64  # [2^b / 2]
     bins: I32  # of `promising`
+    tick: I64  # [1] number of the request
 
 
 class Filter(NamedTuple):
@@ -107,6 +117,89 @@ class Filter(NamedTuple):
     hidden: U8  # [items]
     labels: I32  # [items, labels each]
     wanted: I32  # labels of which an item must have one; empty: any item will do
+
+
+# A call takes some 50 ns for each array that it is given, and a microsecond for each named tuple.
+# What the kernels of every event and request need is therefore handed over as three values.
+
+
+@structref.register
+class _PersonalType(types.StructRef):
+    """The type of `Personal`."""
+
+
+class Personal(structref.StructRefProxy):
+    """The arrays of a `History`."""
+
+
+structref.define_proxy(
+    Personal,
+    _PersonalType,
+    [
+        *("generation", "key", "since", "labels"),
+        *("ring_handle", "ring_reward", "ring_time", "n_events"),
+        *("had_first", "had_start", "had_count", "next_block", "block_handle"),
+    ],
+)
+
+
+@structref.register
+class _SharedType(types.StructRef):
+    """The type of `Shared`."""
+
+
+class Shared(structref.StructRefProxy):
+    """What all versions of a `Blend` have learned, its hyper-parameters, and room to work in."""
+
+
+structref.define_proxy(
+    Shared,
+    _SharedType,
+    [
+        *("covisit", "covisit_rows", "covisit_sums", "covisit_last"),
+        *("sequence", "sequence_rows", "sequence_sums", "sequence_last"),
+        *("factors", "factors_rows", "vector"),
+        *("decayed", "trending_rows", "top", "top_size", "lists", "list_rows"),
+        *("weights", "context", "combined", "taste"),
+    ],
+)
+
+
+@structref.register
+class _BuffersType(types.StructRef):
+    """The type of `Buffers`."""
+
+
+class Buffers(structref.StructRefProxy):
+    """The arrays of `Candidates`."""
+
+
+structref.define_proxy(
+    Buffers,
+    _BuffersType,
+    [
+        *("item", "raw", "features", "total", "share", "pooled"),
+        *("mark", "hidden", "labels"),
+    ],
+)
+
+
+@njit(cache=True)
+def new_personal(*fields: Any) -> Personal:
+    """Return a history's arrays as one value."""
+    return Personal(*fields)
+
+
+@njit(cache=True)
+def new_shared(*fields: Any) -> Shared:
+    """Return a blend's arrays as one value."""
+    return Shared(*fields)
+
+
+@njit(cache=True)
+def new_buffers(*fields: Any) -> Buffers:
+    """Return the arrays of candidates as one value."""
+    return Buffers(*fields)
 
 
 @njit(cache=True)
@@ -644,6 +737,16 @@ def _find_sum(key: I64, first: Any, item: Any) -> Any:
 
 
 @njit(cache=True)
+def _next_request(sums: Accumulator) -> int:
+    """Begin a request, by whose number its sums are known from older ones; return its first key."""
+    if sums.tick[0] == LAST_TICK:
+        sums.key[:] = 0
+        sums.tick[0] = 0
+    sums.tick[0] += 1
+    return sums.tick[0] << 32
+
+
+@njit(cache=True)
 def neighbours_score(
     rows: Neighbours,
     slots: I32,
@@ -653,13 +756,12 @@ def neighbours_score(
     weights: F64,
     n: int,
     sums: Accumulator,
-    tick: int,
     both_ways: bool,
 ) -> int:
     """Add w_h weight(h, j) inv_norm(h) to each neighbour j, and where counts go both ways multiply
     by inv_norm(j); return how many were touched. `all_live`: no item was ever removed.
     """
-    n_touched, key, score, first = 0, sums.key, sums.score, np.int64(tick) << 32
+    n_touched, key, score, first = 0, sums.key, sums.score, _next_request(sums)
     for r in range(n):
         slot = slots[items[r]]
         factor = weights[r] * rows.inv_norm[slot]
@@ -686,9 +788,9 @@ def neighbours_score(
 
 
 @njit(cache=True)
-def read_sums(sums: Accumulator, tick: int, pool: I32, n: int, column: F64) -> None:
-    """Write what each pooled item was given in the request `tick`, 0 for nothing."""
-    first = np.int64(tick) << 32
+def read_sums(sums: Accumulator, pool: I32, n: int, column: F64) -> None:
+    """Write what each pooled item was given in the present request, 0 for nothing."""
+    first = sums.tick[0] << 32
     for c in range(n):
         item = np.int64(pool[c])
         place = _find_sum(sums.key, first, item)
@@ -1186,90 +1288,54 @@ def blend_features(
 
 
 @njit(cache=True)
-def blend_candidates(
-    covisit: Neighbours,
-    covisit_slots: I32,
-    sums: Accumulator,
-    covisit_tick: int,
-    n_covisit: int,
-    sequence: Neighbours,
-    sequence_slots: I32,
-    sequence_key: I64,
-    sequence_score: F64,
-    sequence_tick: int,
-    n_sequence: int,
-    factors: F32,
-    factors_slots: I32,
-    vector: F32,
-    decayed: Decayed,
-    decayed_slots: I32,
-    top: I64,
-    top_size: I64,
-    lists: Lists,
-    list_slots: I32,
-    labels: I32,
-    taste: F64,
-    generation: I32,
-    all_live: bool,
+def blend_pool(
+    personal: Any,
+    shared: Any,
+    buffers: Any,
+    version: int,
     items: I32,
     weights: F64,
+    times: I64,
     n_items: int,
-    since: I64,
+    all_live: bool,
     now_ms: int,
-    allowed: Filter,
     tick: int,
     most: tuple[int, int, int],
+    wanted: I32,
     given: I32,
-    pooled: I64,
-    pool: I32,
-    raw: F64,
-    features: F64,
 ) -> int:
-    """Let every source of the blend prepare, name and rate; write the features; return how many.
+    """Let every source of the blend prepare, name and rate; write features and totals; return how
+    many there are.
 
     What the sources do by themselves, step by step, in one call: a call costs microseconds.
     `given` are pooled in any case, after what the sources name.
     """
+    generation, pooled, pool, raw = personal.generation, buffers.pooled, buffers.item, buffers.raw
+    allowed = Filter(buffers.mark, buffers.hidden, buffers.labels, wanted)
+    covisit, sums, others = shared.covisit, shared.covisit_sums, shared.sequence_sums
+    slots = shared.covisit_rows.slots[version]
+    n_used = min(n_items, shared.covisit_last)
+    n = neighbours_score(covisit, slots, generation, all_live, items, weights, n_used, sums, True)
+    n = nominate_best(sums, n, allowed, tick, pooled, pool, 0, most[0])
+    n_used = min(n_items, shared.sequence_last)
     n_touched = neighbours_score(
-        covisit,
-        covisit_slots,
+        shared.sequence,
+        shared.sequence_rows.slots[version],
         generation,
         all_live,
         items,
         weights,
-        n_covisit,
-        sums,
-        covisit_tick,
-        True,
-    )
-    n = nominate_best(sums, n_touched, allowed, tick, pooled, pool, 0, most[0])
-    others = Accumulator(
-        sequence_key,
-        sequence_score,
-        sums.touched,
-        sums.place,
-        sums.value,
-        sums.work,
-        sums.bins,
-    )
-    n_touched = neighbours_score(
-        sequence,
-        sequence_slots,
-        generation,
-        all_live,
-        items,
-        weights,
-        n_sequence,
+        n_used,
         others,
-        sequence_tick,
         False,
     )
     n = nominate_best(others, n_touched, allowed, tick, pooled, pool, n, most[1])
+    top, top_size = shared.top[version], shared.top_size[version]
     n = trending_nominate(
         top,
         top_size,
-        lists,
-        list_slots,
+        shared.lists,
+        shared.list_rows.slots[version],
         allowed,
         tick,
         pooled,
@@ -1284,28 +1350,196 @@ def blend_candidates(
             pooled[item] = tick
             pool[n] = item
             n += 1
-    read_sums(sums, covisit_tick, pool, n, raw[0])
-    read_sums(others, sequence_tick, pool, n, raw[1])
+    read_sums(sums, pool, n, raw[0])
+    read_sums(others, pool, n, raw[1])
+    factors, factors_slots, vector = (
+        shared.factors,
+        shared.factors_rows.slots[version],
+        shared.vector,
+    )
     user_vector(factors, factors_slots, items, weights, n_items, vector)
     factors_score(factors, factors_slots, vector, pool, n, raw[2])
-    trending_score(decayed, decayed_slots, top, top_size, pool, n, raw[3:])
+    trending_slots = shared.trending_rows.slots[version]
+    trending_score(shared.decayed, trending_slots, top, top_size, pool, n, raw[3:])
     blend_features(
         raw,
         n,
         2,
         covisit.mass,
-        covisit_slots,
+        slots,
         pool,
         items,
         weights,
         n_items,
-        since,
+        personal.since,
         now_ms,
-        labels,
-        taste,
-        features,
+        personal.labels,
+        shared.taste,
+        buffers.features,
+    )
+    blend_totals(
+        shared.weights,
+        version,
+        n_items,
+        times,
+        now_ms,
+        shared.context,
+        buffers.features,
+        n,
+        shared.combined,
+        buffers.total,
     )
     return n
+
+
+@njit(cache=True)
+def exclude(
+    personal: Any,
+    mark: I64,
+    tick: int,
+    user: int,
+    refused: I32,
+    n_refused: int,
+    exclude_had: bool,
+) -> None:
+    """Exclude what a user had, if that is wanted, and what was refused lately."""
+    if exclude_had and user != MISS:
+        mark_had(
+            personal.had_first,
+            personal.had_start,
+            personal.had_count,
+            user,
+            personal.next_block,
+            personal.block_handle,
+            personal.generation,
+            mark,
+            tick,
+        )
+    for r in range(n_refused):
+        mark[refused[r]] = tick
+
+
+@njit(cache=True)
+def place_of(pool: I32, n: int, item: int) -> int:
+    """Return where in the pool an item is, or MISS."""
+    for place in range(n):
+        if pool[place] == item:
+            return place
+    return MISS
+
+
+@njit(cache=True)
+def blend_ranks(
+    personal: Any,
+    shared: Any,
+    buffers: Any,
+    versions: I64,
+    items: I32,
+    weights: F64,
+    times: I64,
+    n_items: int,
+    refused: I32,
+    n_refused: int,
+    all_live: bool,
+    user: int,
+    item: int,
+    now_ms: int,
+    exclude_had: bool,
+    tick: int,
+    most: tuple[int, int, int],
+    nothing: I32,
+    ranks: I64,
+) -> int:
+    """Write twice the rank that each version gives an item, or MISS; the last one's pool is there
+    still. Return its size. Each version takes a tick.
+    """
+    n = 0
+    for v in range(len(versions)):
+        exclude(personal, buffers.mark, tick + v, user, refused, n_refused, exclude_had)
+        n = blend_pool(
+            personal,
+            shared,
+            buffers,
+            versions[v],
+            items,
+            weights,
+            times,
+            n_items,
+            all_live,
+            now_ms,
+            tick + v,
+            most,
+            nothing,
+            nothing,
+        )
+        place = place_of(buffers.item, n, item)
+        ranks[v] = MISS if place == MISS else rank_of(buffers.total, n, place)
+    return n
+
+
+@njit(cache=True)
+def blend_overlap(
+    personal: Any,
+    shared: Any,
+    buffers: Any,
+    versions: I64,
+    items: I32,
+    weights: F64,
+    times: I64,
+    refused: I32,
+    all_live: bool,
+    user: int,
+    now_ms: int,
+    exclude_had: bool,
+    tick: int,
+    most: tuple[int, int, int],
+    nothing: I32,
+    best: I32,
+    k: int,
+) -> tuple[int, int]:
+    """Return how many of a user's k best items two versions have in common, and of how many.
+
+    Each version takes a tick.
+    """
+    n_items, n_refused = profile_of(
+        personal.ring_handle,
+        personal.ring_reward,
+        personal.ring_time,
+        personal.n_events,
+        user,
+        personal.generation,
+        items,
+        weights,
+        times,
+        refused,
+    )
+    slates = np.empty((2, k), np.int32)
+    found = np.zeros(2, np.int64)
+    for v in range(2):
+        exclude(personal, buffers.mark, tick + v, user, refused, n_refused, exclude_had)
+        n = blend_pool(
+            personal,
+            shared,
+            buffers,
+            versions[v],
+            items,
+            weights,
+            times,
+            n_items,
+            all_live,
+            now_ms,
+            tick + v,
+            most,
+            nothing,
+            nothing,
+        )
+        found[v] = select_top(buffers.total, buffers.item, n, personal.key, best, k)
+        for place in range(found[v]):
+            slates[v, place] = buffers.item[best[place]]
+    n_common = 0
+    for place in range(found[0]):
+        n_common += place_of(slates[1], found[1], slates[0, place]) != MISS
+    return n_common, max(found[0], found[1])
 
 
 @njit(cache=True)

@@ -14,7 +14,6 @@ from learners.ids import PackedRows, State
 from learners.kernels import I32, I64, MISS, Accumulator, Neighbours
 
 _HASH_CHUNK = 1_024
-_LAST_TICK = 2**31 - 1
 
 SKETCH_PER_ITEM = 128
 """Counters of the sketch per item of capacity, 2 bytes each; up to the next power of two."""
@@ -59,8 +58,9 @@ class NeighbourLists(Source):
             value=np.zeros(most, np.float64),
             work=np.zeros(most, np.float64),
             bins=np.zeros(256, np.int32),
+            tick=np.zeros(1, np.int64),
         )
-        self._tick = self._n_touched = 0
+        self._n_touched = 0
 
     @property
     def rows(self) -> RowPool:
@@ -75,14 +75,6 @@ class NeighbourLists(Source):
 
     # -- scores -------------------------------------------------------------------------------
 
-    def next_tick(self) -> int:
-        """Return the number of a request, by which its sums are known from older ones."""
-        if self._tick == _LAST_TICK:
-            self.sums.key[:] = 0
-            self._tick = 0
-        self._tick += 1
-        return self._tick
-
     def prepare(self, version: int, profile: Profile) -> None:
         """Sum up the neighbours of the profile's items."""
         self._n_touched = kernels.neighbours_score(
@@ -94,7 +86,6 @@ class NeighbourLists(Source):
             profile.weights,
             self.n_used(profile),
             self.sums,
-            self.next_tick(),
             self.both_ways,
         )
 
@@ -113,7 +104,7 @@ class NeighbourLists(Source):
 
     def rate(self, pool: Candidates, column: int) -> None:
         """Write the sums of the pooled items."""
-        kernels.read_sums(self.sums, self._tick, pool.item, pool.n, pool.raw[column])
+        kernels.read_sums(self.sums, pool.item, pool.n, pool.raw[column])
 
     @property
     def look_back(self) -> int:

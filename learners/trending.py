@@ -78,10 +78,10 @@ class Trending(Source):
         self.decayed = Decayed(weight=np.zeros(shape, np.float64), epoch=np.zeros(shape, np.int64))
         self._half_lives_ms = np.array(self.half_lives_s, np.int64) * 1_000
         n = self.n_columns
-        self.top = [np.zeros((n, self.n_top), np.int64) for _ in range(N_VERSIONS)]
-        self.top_size = [np.zeros(n, np.int64) for _ in range(N_VERSIONS)]
-        self._lists_pool = RowPool(N_VERSIONS * MAX_LISTED + 2, MAX_LISTED)
-        n_slots = self._lists_pool.n_slots
+        self.top = np.zeros((N_VERSIONS, n, self.n_top), np.int64)
+        self.top_size = np.zeros((N_VERSIONS, n), np.int64)
+        self.list_rows = RowPool(N_VERSIONS * MAX_LISTED + 2, MAX_LISTED)
+        n_slots = self.list_rows.n_slots
         self.lists = Lists(
             handle=np.zeros((n_slots, N_LISTED), np.int64), size=np.zeros(n_slots, np.int64)
         )
@@ -105,9 +105,9 @@ class Trending(Source):
             self.top[SHADOW],
             self.top_size[SHADOW],
             self.personal.categories.labels,
-            self._lists_pool.pool,
+            self.list_rows.pool,
             self.lists,
-            self._lists_pool.slots[SHADOW],
+            self.list_rows.slots[SHADOW],
             item,
             reward,
             time_ms,
@@ -120,7 +120,7 @@ class Trending(Source):
         What it is in is no matter of learning, and live at once; how heavy it is there passes the
         gate.
         """
-        items, lists, pool = self.personal.items, self.lists, self._lists_pool
+        items, lists, pool = self.personal.items, self.lists, self.list_rows
         handle = items.handle(index)
         for label in lost:
             if label < MAX_LISTED:
@@ -133,9 +133,9 @@ class Trending(Source):
 
     def _list(self, version: int, label: int, index: int, handle: int) -> None:
         kernels.list_in_category(
-            self._lists_pool.pool,
+            self.list_rows.pool,
             self.lists,
-            self._lists_pool.slots[version],
+            self.list_rows.slots[version],
             self.decayed,
             self._pool.slots[version],
             self.personal.items.key,
@@ -154,7 +154,7 @@ class Trending(Source):
             self.top[self._version],
             self.top_size[self._version],
             self.lists,
-            self.list_slots(self._version),
+            self.list_rows.slots[self._version],
             pool.allowed,
             pool.tick,
             pool.pooled,
@@ -162,10 +162,6 @@ class Trending(Source):
             pool.n,
             most,
         )
-
-    def list_slots(self, version: int) -> I32:
-        """Return where a version has the lists of categories."""
-        return self._lists_pool.slots[version]
 
     def rate(self, pool: Candidates, column: int) -> None:
         """Write the weights of the pooled items, a row for each half-life."""
@@ -184,7 +180,7 @@ class Trending(Source):
         """Copy the version's lists along with its rows."""
         self.top[target][:] = self.top[source]
         self.top_size[target][:] = self.top_size[source]
-        self._lists_pool.assign(target, source, self._n_lists)
+        self.list_rows.assign(target, source, self._n_lists)
         return super().assign(target, source)
 
     def leave(self) -> None:
@@ -210,9 +206,9 @@ class Trending(Source):
             for v in range(N_VERSIONS)
         }
         lists |= {f"top_size_{v}": self.top_size[v] for v in range(N_VERSIONS)}
-        size = self.lists.size[: self._lists_pool.n_used]
+        size = self.lists.size[: self.list_rows.n_used]
         lists |= {
-            "categories": self._lists_pool.state(self._n_lists),
+            "categories": self.list_rows.state(self._n_lists),
             "listed": PackedRows(self.lists.handle, size),
             "listed_size": size,
         }
@@ -242,7 +238,7 @@ class Trending(Source):
                 self.top[version][h, : len(kept)] = kept
                 self.top_size[version][h] = len(kept)
         if remap is None:
-            self._lists_pool.load_state(state["categories"])
+            self.list_rows.load_state(state["categories"])
             size = np.asarray(state["listed_size"])
             self.lists.size[: len(size)] = size
             kernels.unpack_rows(np.asarray(state["listed"]), size, self.lists.handle)
@@ -265,7 +261,7 @@ class Trending(Source):
         for array in (self.decayed.weight[slots], self.decayed.epoch[slots], size, named):
             sha.update(np.ascontiguousarray(array).tobytes())
         labels = self.personal.categories.sorted_labels()
-        rows = self.list_slots(version)[labels[labels < MAX_LISTED]]
+        rows = self.list_rows.slots[version][labels[labels < MAX_LISTED]]
         size = self.lists.size[rows]
         listed = kernels.packed_rows(self.lists.handle[rows], size)
         sha.update(size.tobytes() + place[listed & int(kernels.INDEX_MASK)].tobytes())

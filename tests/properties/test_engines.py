@@ -24,8 +24,9 @@ from app.events import (
     Malformed,
     Record,
 )
-from app.recommend import Request
+from app.recommend import Recommender, Request, mean_overlap
 from learners.base import ANCHOR, CANDIDATE, CHAMPION, SHADOW
+from learners.history import Profile
 from learners.ids import PackedRows
 from learners.kernels import MISS
 from tests.factories import (
@@ -94,7 +95,7 @@ def alone() -> Engine:
 
 REPLAY = """
 from tests.factories import EVICTING, busy_log, feed, make_engine
-from app.recommend import Request
+from app.recommend import Recommender, Request, mean_overlap
 engine = feed(make_engine(**EVICTING), busy_log(800), group=7)
 print(engine.hashes())
 for user in ("u1", "u2", "s1", "nobody"):
@@ -267,6 +268,23 @@ def test_reading_never_writes(asked: list[Request]) -> None:
             engine.similar(item_id, request.k)
     engine.describe()
     assert (engine.hashes(), sizes(engine)) == (before, size)
+
+
+@pytest.mark.parametrize("exclude_had", [True, False])
+def test_versions_ranked_in_one_call_are_as_ranked_one_by_one(*, exclude_had: bool) -> None:
+    """Judging three versions at once, and comparing two, gives what each gives by itself."""
+    engine = grown()
+    ranker = Recommender(engine.history, engine.catalogue, engine.learner, exclude_had=exclude_had)
+    versions, now_ms = np.array([CHAMPION, ANCHOR, SHADOW]), engine.admission.watermark_ms
+    profile = Profile(engine.history.history_length)
+    for user in [*engine.history.users.index.values()][:40]:
+        engine.history.profile(user, profile)
+        for item in [*engine.history.items.index.values()][::7]:
+            alone = [ranker.doubled_rank(v, profile, item, now_ms) for v in versions.tolist()]
+            assert ranker.doubled_ranks(versions, profile, item, now_ms) == alone
+        ours, theirs = (ranker.top(version, user, now_ms) for version in (ANCHOR, SHADOW))
+        share = ranker.overlap(ANCHOR, SHADOW, user, now_ms)
+        assert share == (mean_overlap([ours], [theirs]) if ours or theirs else None)
 
 
 def test_reading_changes_nothing_that_comes_later() -> None:

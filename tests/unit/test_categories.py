@@ -37,7 +37,7 @@ def shop(seed: int, n_events: int = 400) -> Trending:
 def listed(model: Trending, name: str, version: int = SHADOW) -> list[int]:
     """Return the items in the list of a category, heaviest first."""
     [label] = model.personal.categories.wanted([name])
-    slot = model.list_slots(version)[label]
+    slot = model.list_rows.slots[version][label]
     handles = model.lists.handle[slot, : model.lists.size[slot]]
     items = model.personal.items
     assert all(items.generation[h & 0xFFFFFFFF] == h >> 32 for h in handles.tolist())

@@ -97,6 +97,7 @@ def test_nominees_are_the_best_eligible_ones(seed: int) -> None:
         value=np.array([score[item] for item in touched], np.float64),
         work=np.zeros(N_ITEMS),
         bins=np.zeros(256, np.int32),
+        tick=np.zeros(1, np.int64),
     )
     already = [item for item in chance.sample(range(N_ITEMS), 3) if pool.is_eligible(item)]
     pool.add(already)

@@ -432,5 +432,5 @@ def test_an_accumulator_survives_its_last_number() -> None:
     for item in "abcabd":
         model.learn_one("u", item, 1.0)
     before = model.predict_one("u", "d")
-    model._tick = 2**31 - 2
+    model.sums.tick[:] = 2**31 - 2
     assert [model.predict_one("u", "d") for _ in range(3)] == [before] * 3
