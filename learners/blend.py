@@ -14,7 +14,7 @@ from learners.candidates import Candidates
 from learners.categories import MAX_LISTED
 from learners.combiner import OF_ITEM, Combiner, LinearCombiner, feature_names
 from learners.covisit import Covisit
-from learners.factors import Factors
+from learners.factors import LEAST_SHARE, Factors
 from learners.history import History, Profile
 from learners.ids import State
 from learners.kernels import F64, I32, I64, MISS
@@ -141,6 +141,7 @@ class Blend(Learner):
 
     def _pack(self) -> Any:
         covisit, sequence, trending = self.covisit, self.sequence, self.trending
+        factors = self.factors
         combiner = self.combiner
         if not isinstance(combiner, LinearCombiner):
             combiner = LinearCombiner(())
@@ -155,22 +156,39 @@ class Blend(Learner):
             covisit.rows.versions,
             sums,
             covisit.look_back,
+            covisit.sketch,
+            covisit.sketch_place,
+            float(covisit.shrink),
             sequence.neighbours,
             sequence.rows.versions,
             others,
             sequence.look_back,
-            self.factors.factors,
-            self.factors.rows.versions,
-            self.factors.vector,
+            sequence.sketch,
+            sequence.sketch_place,
+            float(sequence.shrink),
+            sequence.gap_s * 1_000.0,
+            factors.factors,
+            factors.rows.versions,
+            factors.vector,
+            factors.gradient,
+            factors.order,
+            float(factors.learning_rate),
+            float(factors.decay),
+            factors.n_negatives,
+            float(factors.choice_rate),
+            LEAST_SHARE,
             trending.decayed,
             trending.rows.versions,
             trending.top,
             trending.top_size,
             trending.lists,
             trending.list_rows.versions,
+            trending.half_lives_ms,
             combiner.weights,
+            combiner.squares,
             combiner.context,
             combiner.combined,
+            float(combiner.learning_rate),
             self._taste,
         )
 
@@ -202,13 +220,40 @@ class Blend(Learner):
     # -- learning -----------------------------------------------------------------------------
 
     def learn(self, profile: Profile, item: int, reward: float, time_ms: int) -> None:
-        """Teach every source."""
-        for source in self.sources.values():
-            source.learn(profile, item, reward, time_ms)
+        """Teach every source, in one kernel, as every event does it."""
+        draw = self.factors.next_draw(item)
+        kernels.blend_teach(
+            self.personal.arrays,
+            self.shared,
+            SHADOW,
+            profile.items,
+            profile.weights,
+            profile.times,
+            profile.n,
+            item,
+            reward,
+            time_ms,
+            self.factors.n_order,
+            draw,
+        )
         self.combiner.learn(profile, item, reward)
 
     def learn_choice(self, profile: Profile, pool: Candidates, item: int, reward: float) -> None:
         """Teach what was chosen (or refused) from a pool, as the shadow scored it last."""
+        if self.is_linear:
+            kernels.blend_choose(
+                self.personal.arrays,
+                self.shared,
+                pool.buffers,
+                SHADOW,
+                pool.n,
+                item,
+                reward,
+                profile.items,
+                profile.weights,
+                profile.n,
+            )
+            return
         place = pool.place(item)
         if place == MISS:
             return

@@ -14,7 +14,7 @@ from learners.ids import State
 from learners.kernels import I32, I64, MISS
 
 # Candidates expected less than this teach next to nothing, and are most of a pool.
-_LEAST_SHARE = 0.005
+LEAST_SHARE = 0.005
 
 
 class Factors(Source):
@@ -88,11 +88,11 @@ class Factors(Source):
         self.n_learned = 0
         # What negatives are drawn from: items in the order in which they were first had. An
         # eviction moves the last one into the gap. Never indices: these have no meaning.
-        self._order = np.zeros(items, np.int32)
+        self.order = np.zeros(items, np.int32)
         self._place = np.full(items, MISS, np.int32)
-        self._n_order = 0
+        self.n_order = 0
         self.vector = np.zeros(self.n_factors, np.float32)
-        self._gradient = np.zeros(self.n_factors, np.float32)
+        self.gradient = np.zeros(self.n_factors, np.float32)
         self._version = SHADOW
 
     @property
@@ -102,42 +102,47 @@ class Factors(Source):
 
     def learn(self, profile: Profile, item: int, reward: float, time_ms: int) -> None:
         """Take the steps of one event."""
-        self.n_learned += 1
-        self._put_in_order(item)
+        draw = self.next_draw(item)
         kernels.factors_learn(
             self._pool.pool,
             self.factors,
             self._pool.slots[SHADOW],
             self.personal.items.key,
-            self._order,
-            self._n_order,
+            self.order,
+            self.n_order,
             item,
             reward,
             profile.items,
             profile.weights,
             profile.n,
             self.vector,
-            self._gradient,
+            self.gradient,
             self.learning_rate,
             self.decay,
             self.n_negatives,
-            np.uint64((self.seed << 32) ^ self.n_learned),
+            draw,
         )
+
+    def next_draw(self, item: int) -> np.uint64:
+        """Count an event, and return what its negatives are drawn by."""
+        self.n_learned += 1
+        self._put_in_order(item)
+        return np.uint64((self.seed << 32) ^ self.n_learned)
 
     def _put_in_order(self, item: int) -> None:
         if self._place[item] == MISS:
-            self._order[self._n_order] = item
-            self._place[item] = self._n_order
-            self._n_order += 1
+            self.order[self.n_order] = item
+            self._place[item] = self.n_order
+            self.n_order += 1
 
     def drop_item(self, index: int, handle: int) -> None:
         """Forget an item that is being evicted."""
         super().drop_item(index, handle)
         place = int(self._place[index])
         if place != MISS:
-            self._n_order -= 1
-            last = self._order[self._n_order]
-            self._order[place], self._place[last] = last, place
+            self.n_order -= 1
+            last = self.order[self.n_order]
+            self.order[place], self._place[last] = last, place
             self._place[index] = MISS
 
     def learn_choice(self, profile: Profile, pool: Candidates, place: int) -> None:
@@ -155,9 +160,9 @@ class Factors(Source):
             profile.weights,
             profile.n,
             self.vector,
-            self._gradient,
+            self.gradient,
             self.choice_rate,
-            _LEAST_SHARE,
+            LEAST_SHARE,
         )
 
     def prepare(self, version: int, profile: Profile) -> None:
@@ -188,12 +193,12 @@ class Factors(Source):
         return self._pool.state(self.personal.items.n_indices) | {
             "factors": self.factors[:used],
             "n_learned": self.n_learned,
-            "order": self._order[: self._n_order],
+            "order": self.order[: self.n_order],
         }
 
     def load_state(self, state: State, remap: I64 | None = None) -> None:
         """Take over rows; under `remap`, which items there are stays as it is."""
-        present = self._order[: self._n_order].copy()
+        present = self.order[: self.n_order].copy()
         self._reserve()
         for item in np.asarray(state["order"]) if remap is None else present:
             self._put_in_order(int(item))
@@ -209,4 +214,4 @@ class Factors(Source):
     def hash_learning(self, place: I64, sha: Any) -> None:
         """Hash what negatives are drawn by."""
         sha.update(self.n_learned.to_bytes(8, "little"))
-        sha.update(place[self._order[: self._n_order]].tobytes())
+        sha.update(place[self.order[: self.n_order]].tobytes())

@@ -157,10 +157,13 @@ structref.define_proxy(
     _SharedType,
     [
         *("covisit", "covisit_rows", "covisit_sums", "covisit_last"),
+        *("covisit_sketch", "covisit_aged", "covisit_shrink"),
         *("sequence", "sequence_rows", "sequence_sums", "sequence_last"),
-        *("factors", "factors_rows", "vector"),
-        *("decayed", "trending_rows", "top", "top_size", "lists", "list_rows"),
-        *("weights", "context", "combined", "taste"),
+        *("sequence_sketch", "sequence_aged", "sequence_shrink", "gap_ms"),
+        *("factors", "factors_rows", "vector", "gradient", "order"),
+        *("factors_rate", "factors_decay", "n_negatives", "choice_rate", "least_share"),
+        *("decayed", "trending_rows", "top", "top_size", "lists", "list_rows", "half_lives_ms"),
+        *("weights", "squares", "context", "combined", "combiner_rate", "taste"),
     ],
 )
 
@@ -1390,6 +1393,144 @@ def blend_pool(
         buffers.total,
     )
     return n
+
+
+@njit(cache=True)
+def blend_choose(
+    personal: Any,
+    shared: Any,
+    buffers: Any,
+    version: int,
+    n_pooled: int,
+    item: int,
+    reward: float,
+    items: I32,
+    weights: F64,
+    n_items: int,
+) -> None:
+    """Learn that an item was chosen (or refused) from what was pooled last, if it was pooled."""
+    chosen = place_of(buffers.item, n_pooled, item)
+    if chosen == MISS:
+        return
+    softmax(buffers.total, n_pooled, buffers.share)
+    blend_learn(
+        shared.weights[version],
+        shared.squares[version],
+        shared.context,
+        buffers.features,
+        buffers.share,
+        n_pooled,
+        chosen,
+        reward,
+        shared.combiner_rate,
+    )
+    if reward > 0.0:
+        factors_choose(
+            shared.factors_rows.pool,
+            shared.factors,
+            shared.factors_rows.slots[version],
+            personal.key,
+            buffers.item,
+            buffers.share,
+            n_pooled,
+            chosen,
+            items,
+            weights,
+            n_items,
+            shared.vector,
+            shared.gradient,
+            shared.choice_rate,
+            shared.least_share,
+        )
+
+
+@njit(cache=True)
+def blend_teach(
+    personal: Any,
+    shared: Any,
+    version: int,
+    items: I32,
+    weights: F64,
+    times: I64,
+    n_items: int,
+    item: int,
+    reward: float,
+    time_ms: int,
+    n_order: int,
+    draw: Any,
+) -> None:
+    """Teach every source of the blend an event; a refusal teaches the factors alone."""
+    generation, key = personal.generation, personal.key
+    if reward > 0.0:
+        covisit_learn(
+            shared.covisit_rows.pool,
+            shared.covisit,
+            shared.covisit_rows.slots[version],
+            generation,
+            key,
+            shared.covisit_sketch,
+            shared.covisit_aged,
+            item,
+            reward,
+            items,
+            weights,
+            min(n_items, shared.covisit_last),
+            shared.covisit_shrink,
+        )
+        sequence_learn(
+            shared.sequence_rows.pool,
+            shared.sequence,
+            shared.sequence_rows.slots[version],
+            generation,
+            key,
+            shared.sequence_sketch,
+            shared.sequence_aged,
+            item,
+            reward,
+            time_ms,
+            items,
+            weights,
+            times,
+            min(n_items, shared.sequence_last),
+            shared.sequence_shrink,
+            shared.gap_ms,
+        )
+        trending_learn(
+            shared.trending_rows.pool,
+            shared.decayed,
+            shared.trending_rows.slots[version],
+            generation,
+            key,
+            shared.top[version],
+            shared.top_size[version],
+            personal.labels,
+            shared.list_rows.pool,
+            shared.lists,
+            shared.list_rows.slots[version],
+            item,
+            reward,
+            time_ms,
+            shared.half_lives_ms,
+        )
+    factors_learn(
+        shared.factors_rows.pool,
+        shared.factors,
+        shared.factors_rows.slots[version],
+        key,
+        shared.order,
+        n_order,
+        item,
+        reward,
+        items,
+        weights,
+        n_items,
+        shared.vector,
+        shared.gradient,
+        shared.factors_rate,
+        shared.factors_decay,
+        shared.n_negatives,
+        draw,
+    )
 
 
 @njit(cache=True)

@@ -76,7 +76,7 @@ class Trending(Source):
         self._pool = RowPool(N_VERSIONS * items + 2, items)
         shape = self._pool.n_slots, self.n_columns
         self.decayed = Decayed(weight=np.zeros(shape, np.float64), epoch=np.zeros(shape, np.int64))
-        self._half_lives_ms = np.array(self.half_lives_s, np.int64) * 1_000
+        self.half_lives_ms = np.array(self.half_lives_s, np.int64) * 1_000
         n = self.n_columns
         self.top = np.zeros((N_VERSIONS, n, self.n_top), np.int64)
         self.top_size = np.zeros((N_VERSIONS, n), np.int64)
@@ -111,7 +111,7 @@ class Trending(Source):
             item,
             reward,
             time_ms,
-            self._half_lives_ms,
+            self.half_lives_ms,
         )
 
     def _recategorise(self, index: int, lost: list[int], got: list[int]) -> None:

@@ -13,10 +13,12 @@ import river.checks
 from learners import Blend, Covisit, Factors, History, LinearCombiner, Sequence, Trending
 from learners.base import ANCHOR, CHAMPION, SHADOW, Learner
 from learners.blend import MOST
+from learners.candidates import Candidates
 from learners.checks import check_learner, checkerboard, content_hash
 from learners.checks import yield_checks as yield_our_checks
 from learners.combiner import CONTEXTS, context_of
 from learners.history import Profile
+from learners.kernels import MISS
 
 LEARNERS: list[type[Learner]] = [Covisit, Sequence, Factors, Trending, Blend]
 SIZES: dict[str, int] = {
@@ -424,6 +426,40 @@ def test_one_call_does_what_the_sources_do(seed: int) -> None:
             column += source.n_columns
         assert pool.item[: pool.n].tolist() == steps.item[: steps.n].tolist()
         assert np.array_equal(pool.raw[:, : pool.n], steps.raw[:, : pool.n])
+
+
+class StepByStep(Blend):
+    """A blend that learns as its parts do one after the other."""
+
+    def learn(self, profile: Profile, item: int, reward: float, time_ms: int) -> None:
+        """Let every source learn by itself."""
+        for source in self.sources.values():
+            source.learn(profile, item, reward, time_ms)
+
+    def learn_choice(self, profile: Profile, pool: Candidates, item: int, reward: float) -> None:
+        """Let the combiner learn, then the factors."""
+        place = pool.place(item)
+        if place != MISS:
+            self.combiner.learn_list(pool, place, reward)
+            if reward > 0:
+                self.factors.learn_choice(profile, pool, place)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_one_call_teaches_what_the_sources_learn(seed: int) -> None:
+    """The blend's kernels leave the same bytes as its parts do one after the other."""
+    chance = random.Random(seed)
+    events = [
+        (f"u{chance.randrange(40)}", f"i{chance.randrange(90)}", chance.choice([-0.5, 0.5, 1.0]))
+        for _ in range(500)
+    ]
+    hashes = set()
+    for kind in (Blend, StepByStep):
+        model = kind(max_neighbours=10, history=History(**SIZES))
+        for n, (user, item, reward) in enumerate(events):
+            model.learn_one(user, item, reward, {"time_ms": n * 60_000})
+        hashes.add(content_hash(model))
+    assert len(hashes) == 1
 
 
 def test_an_accumulator_survives_its_last_number() -> None:
