@@ -6,8 +6,6 @@ admitted events, by windows of event time that follow each other; ids are kept a
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 
 from app.events import Feedback, digest
@@ -18,12 +16,6 @@ MAX_COUNTED = 1_000_000
 """Counters at most; past it a new window begins early, so a flood of new ids costs no memory."""
 
 _DIGEST_BYTES = 16
-
-
-class _Cap(NamedTuple):
-    reason: str
-    most: int
-    key: bytes
 
 
 class Caps:
@@ -37,9 +29,9 @@ class Caps:
         """Return the cap that an event is past, or None. `now_ms` never goes back."""
         if _window(now_ms, settings) != self._window:
             return None
-        for cap in _caps(event, settings):
-            if self._counts.get(cap.key, 0) >= cap.most:
-                return cap.reason
+        for reason, most, key in _caps(event, settings):
+            if self._counts.get(key, 0) >= most:
+                return reason
         return None
 
     def count(self, event: Feedback, now_ms: int, settings: EngineSettings) -> None:
@@ -47,8 +39,8 @@ class Caps:
         window = _window(now_ms, settings)
         if window != self._window:
             self._window, self._counts = window, {}
-        for cap in _caps(event, settings):
-            self._counts[cap.key] = self._counts.get(cap.key, 0) + 1
+        for _, _, key in _caps(event, settings):
+            self._counts[key] = self._counts.get(key, 0) + 1
         if len(self._counts) > MAX_COUNTED:
             self._counts = {}
 
@@ -78,15 +70,16 @@ def _window(now_ms: int, settings: EngineSettings) -> int:
     return now_ms // (settings.cap_window_s * 1_000)
 
 
-def _caps(event: Feedback, settings: EngineSettings) -> list[_Cap]:
+def _caps(event: Feedback, settings: EngineSettings) -> list[tuple[str, int, bytes]]:
+    """Return which caps an event counts for: name, most, and what it is counted by."""
     user, item, source = event.user_id, event.item_id, event.source
     caps = []
     if settings.cap_user:
-        caps.append(_Cap("cap_user", settings.cap_user, digest(("user", user))))
+        caps.append(("cap_user", settings.cap_user, digest(("user", user))))
     if settings.cap_user_item:
         key = digest(("user", user, item))
-        caps.append(_Cap("cap_user_item", settings.cap_user_item, key))
+        caps.append(("cap_user_item", settings.cap_user_item, key))
     if settings.cap_source_item and source is not None:
         key = digest(("source", source, item))
-        caps.append(_Cap("cap_source_item", settings.cap_source_item, key))
+        caps.append(("cap_source_item", settings.cap_source_item, key))
     return caps

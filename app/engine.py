@@ -43,8 +43,9 @@ TOP_10_DOUBLED = 20
 # Clean promotions overlap by 0.9 and more in the median, faults that matter by 0.13 at most.
 ENOUGH_ALIKE, ALIKE = 10, 0.8
 
-# What is ranked, in this order.
+# What is ranked, in this order, for a judgement and for a promotion.
 _ALL_THREE, _SHADOW_ALONE = np.array([CHAMPION, ANCHOR, SHADOW]), np.array([SHADOW])
+_COMPARED = np.array([CHAMPION, SHADOW])
 
 T = TypeVar("T")
 # Work that can be paused after each step, and returns a T in the end.
@@ -591,7 +592,7 @@ class Engine:
         shares: list[float | None] = []
         n, now_ms = self.settings.overlap_histories, self.admission.watermark_ms
         for user in self.recommender.latest_users(n, before=self.promoted_tick):
-            shares.append(self.recommender.overlap(CHAMPION, SHADOW, user, now_ms))
+            shares.append(self.recommender.overlap(_COMPARED, user, now_ms))
             if len(shares) >= ENOUGH_ALIKE and mean_share(shares) >= ALIKE:
                 break
             yield

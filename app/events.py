@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, Literal
 
 import msgspec
@@ -319,10 +319,10 @@ def derive_event_id(user_id: str, item_id: str, type_: str, time_ms: int) -> str
     return "d-" + digest((user_id, item_id, type_, str(time_ms))).hex()
 
 
-def digest(parts: Iterable[str]) -> bytes:
+# Kept for as long as an event is looked at: caps, shares and deduplication all ask for the same.
+@lru_cache(maxsize=64)
+def digest(parts: tuple[str, ...]) -> bytes:
     """Return 128 bits that depend on every part and on where one ends and the next begins."""
-    state = hashlib.blake2b(digest_size=16)
-    for part in parts:
-        encoded = part.encode()
-        state.update(len(encoded).to_bytes(4, "little") + encoded)
-    return state.digest()
+    encoded = [part.encode() for part in parts]
+    framed = b"".join([len(part).to_bytes(4, "little") + part for part in encoded])
+    return hashlib.blake2b(framed, digest_size=16).digest()

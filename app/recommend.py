@@ -255,17 +255,17 @@ class Recommender:
         self._pool_for(version, profile, now_ms)
         return {int(self._pool.item[place]) for place in self._best_places(k)}
 
-    def overlap(self, one: int, other: int, user: int, now_ms: int) -> float | None:
+    def overlap(self, versions: I64, user: int, now_ms: int) -> float | None:
         """Return the share of a known user's first ten that two versions have in common.
 
         None where neither has any.
         """
         if not self.blend.is_linear:
-            ours, theirs = (self.top(version, user, now_ms) for version in (one, other))
+            ours, theirs = (self.top(version, user, now_ms) for version in versions.tolist())
             return _overlap(len(ours & theirs), max(len(ours), len(theirs)))
         return _overlap(
             *self.blend.overlap(
-                np.array((one, other)),
+                versions,
                 self._profile,
                 self._pool,
                 self._best,

@@ -190,6 +190,7 @@ class Blend(Learner):
             combiner.combined,
             float(combiner.learning_rate),
             self._taste,
+            np.array([source.rows_per_event for source in self.sources.values()], np.int64),
         )
 
     def new_pool(self, capacity: int, **arrays: Any) -> Candidates:
@@ -204,7 +205,7 @@ class Blend(Learner):
 
     def has_room(self) -> bool:
         """Tell whether one more event can be learned without evicting an item."""
-        return all(source.has_room() for source in self.sources.values())
+        return bool(kernels.blend_has_room(self.shared))
 
     def holds_rows(self, item: int) -> bool:
         """Tell whether any version of any source has a row for an item."""

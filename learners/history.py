@@ -14,10 +14,7 @@ import numpy as np
 from learners import kernels
 from learners.categories import Categories
 from learners.ids import Ids, PackedRows, State
-from learners.kernels import BLOCK, F64, I32, I64, MISS
-
-NO_EVENT = 2**63 - 1
-"""The time since when there is an item that had no event yet: it is as new as can be."""
+from learners.kernels import BLOCK, F64, I32, I64, MISS, NO_EVENT
 
 
 class Had(NamedTuple):
@@ -115,10 +112,13 @@ class History:
                 self.ring_time,
                 self.n_events,
                 self.had_first,
+                self.had_last,
                 self.had_start,
                 self.had_count,
                 self.next_block,
                 self.block_handle,
+                self.block_time,
+                self.block_type,
             )
         return self._arrays
 
@@ -175,19 +175,12 @@ class History:
         self, user: int, item: int, *, time_ms: int, reward: float, type_index: int = 0
     ) -> None:
         """Add an event to a user's ring and had-set (both by index)."""
-        place = int(self.n_events[user]) % self.history_length
-        handle = self.items.handle(item)
-        self.ring_handle[user, place] = handle
-        self.ring_time[user, place] = time_ms
-        self.ring_reward[user, place] = reward
-        self.n_events[user] += 1
-        if self.item_since[item] == NO_EVENT:
-            self.item_since[item] = time_ms
-        where = self._find_had(user, handle)
-        if where == MISS:
-            where = self._new_had_place(user)
-        block, offset = divmod(where, BLOCK)
-        self.block_handle[block, offset] = handle
+        if kernels.append_event(
+            self.arrays, user, item, time_ms, reward, type_index, self.had_length
+        ):
+            return
+        block, offset = divmod(self._new_had_place(user), BLOCK)
+        self.block_handle[block, offset] = self.items.handle(item)
         self.block_time[block, offset] = time_ms
         self.block_type[block, offset] = type_index
 
@@ -238,40 +231,16 @@ class History:
 
     # -- reading ------------------------------------------------------------------------------
 
-    def _find_had(self, user: int, handle: int) -> int:
-        return int(
-            kernels.find_had(
-                self.had_first[user],
-                self.had_start[user],
-                self.had_count[user],
-                self.next_block,
-                self.block_handle,
-                handle,
-            )
-        )
-
     def has_had(self, user: int, item: int) -> bool:
         """Tell whether a user had an item (both by index)."""
-        return self._find_had(user, self.items.handle(item)) != MISS
+        return bool(kernels.had_place(self.arrays, user, item) != MISS)
 
     def is_repeat(self, user: int, item: int, *, type_index: int, reward: float) -> bool:
         """Tell whether a user's last event on an item was of the same type, and said the same.
 
         Once it has left the ring, an event that may go either way (a rating) is taken for another.
         """
-        handle = self.items.handle(item)
-        where = self._find_had(user, handle)
-        if where == MISS:
-            return False
-        block, offset = divmod(where, BLOCK)
-        if self.block_type[block, offset] != type_index:
-            return False
-        places = np.flatnonzero(self.ring_handle[user] == handle)
-        if not len(places):
-            return reward > 0
-        # The ring's newest place is the one before the next to be written.
-        age = (int(self.n_events[user]) - 1 - places) % self.history_length
-        return bool((self.ring_reward[user, places[age.argmin()]] > 0) == (reward > 0))
+        return bool(kernels.is_repeat(self.arrays, user, item, type_index, reward))
 
     def mark_had(self, user: int, mark: kernels.I64, tick: int) -> None:
         """Write `tick` into mark[item] for every item that a user had."""
@@ -292,13 +261,9 @@ class History:
         into.clear()
         into.user = user
         if user != MISS:
-            into.n, into.n_refused = kernels.profile_of(
-                self.ring_handle,
-                self.ring_reward,
-                self.ring_time,
-                self.n_events,
+            into.n, into.n_refused = kernels.user_profile(
+                self.arrays,
                 user,
-                self.items.generation,
                 into.items,
                 into.weights,
                 into.times,

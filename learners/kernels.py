@@ -29,6 +29,7 @@ U64 = NDArray[np.uint64]
 INDEX_MASK = np.int64(0xFFFFFFFF)
 BLOCK = 16
 MISS = -1
+NO_EVENT = 2**63 - 1  # the time since when there is an item that had no event yet
 
 # Weights in a sketch are whole sixteenths: the least weight of a pair, 1/sqrt(20), is still 4.
 SKETCH_UNIT = 16
@@ -138,7 +139,8 @@ structref.define_proxy(
     [
         *("generation", "key", "since", "labels"),
         *("ring_handle", "ring_reward", "ring_time", "n_events"),
-        *("had_first", "had_start", "had_count", "next_block", "block_handle"),
+        *("had_first", "had_last", "had_start", "had_count"),
+        *("next_block", "block_handle", "block_time", "block_type"),
     ],
 )
 
@@ -164,6 +166,7 @@ structref.define_proxy(
         *("factors_rate", "factors_decay", "n_negatives", "choice_rate", "least_share"),
         *("decayed", "trending_rows", "top", "top_size", "lists", "list_rows", "half_lives_ms"),
         *("weights", "squares", "context", "combined", "combiner_rate", "taste"),
+        "rows_per_event",
     ],
 )
 
@@ -324,6 +327,25 @@ def profile_of(
 
 
 @njit(cache=True)
+def user_profile(
+    personal: Any, user: int, items: I32, weights: F64, times: I64, refused: I32
+) -> tuple[int, int]:
+    """Write the profile that a user has now."""
+    return profile_of(
+        personal.ring_handle,
+        personal.ring_reward,
+        personal.ring_time,
+        personal.n_events,
+        user,
+        personal.generation,
+        items,
+        weights,
+        times,
+        refused,
+    )
+
+
+@njit(cache=True)
 def profile_before(
     seq: int,
     oldest: int,
@@ -393,6 +415,79 @@ def find_had(
         if offset == BLOCK:
             block, offset = next_block[block], 0
     return MISS
+
+
+@njit(cache=True)
+def handle_of(personal: Any, item: int) -> int:
+    """Return the handle of a live index."""
+    return (np.int64(personal.generation[item]) << 32) | item
+
+
+@njit(cache=True)
+def had_place(personal: Any, user: int, item: int) -> int:
+    """Return the place of an item in a user's had-set, or MISS (both by index)."""
+    return find_had(
+        personal.had_first[user],
+        personal.had_start[user],
+        personal.had_count[user],
+        personal.next_block,
+        personal.block_handle,
+        handle_of(personal, item),
+    )
+
+
+@njit(cache=True)
+def is_repeat(personal: Any, user: int, item: int, type_index: int, reward: float) -> bool:
+    """Tell whether a user's last event on an item was of the same type, and said the same.
+
+    Once it has left the ring, an event that may go either way is taken for another.
+    """
+    where = had_place(personal, user, item)
+    if where == MISS or personal.block_type[where // BLOCK, where % BLOCK] != type_index:
+        return False
+    handle, n_events = handle_of(personal, item), personal.n_events[user]
+    ring_handle, length = personal.ring_handle[user], personal.ring_handle.shape[1]
+    for back in range(min(n_events, length)):
+        place = (n_events - 1 - back) % length
+        if ring_handle[place] == handle:
+            return (personal.ring_reward[user, place] > 0.0) == (reward > 0.0)
+    return reward > 0.0
+
+
+@njit(cache=True)
+def append_event(
+    personal: Any,
+    user: int,
+    item: int,
+    time_ms: int,
+    reward: float,
+    type_index: int,
+    had_length: int,
+) -> bool:
+    """Write an event into a user's ring and, if a place is at hand, into the had-set.
+
+    Return whether one was: else the oldest has to go, or a block to be taken.
+    """
+    handle = handle_of(personal, item)
+    place = personal.n_events[user] % personal.ring_handle.shape[1]
+    personal.ring_handle[user, place] = handle
+    personal.ring_time[user, place] = time_ms
+    personal.ring_reward[user, place] = reward
+    personal.n_events[user] += 1
+    if personal.since[item] == NO_EVENT:
+        personal.since[item] = time_ms
+    where, count = had_place(personal, user, item), personal.had_count[user]
+    if where == MISS:
+        offset = (personal.had_start[user] + count) % BLOCK
+        if count == 0 or count >= had_length or offset == 0:
+            return False
+        personal.had_count[user] += 1
+        where = personal.had_last[user] * BLOCK + offset
+    block, offset = where // BLOCK, where % BLOCK
+    personal.block_handle[block, offset] = handle
+    personal.block_time[block, offset] = time_ms
+    personal.block_type[block, offset] = type_index
+    return True
 
 
 @njit(cache=True)
@@ -1396,6 +1491,24 @@ def blend_pool(
 
 
 @njit(cache=True)
+def n_available(pool: Pool) -> int:
+    """Return how many slots can still be taken."""
+    return pool.marks[0] + len(pool.refs) - pool.marks[1]
+
+
+@njit(cache=True)
+def blend_has_room(shared: Any) -> bool:
+    """Tell whether every source of the blend can take one more event."""
+    rows = shared.rows_per_event
+    return (
+        n_available(shared.covisit_rows.pool) >= rows[0]
+        and n_available(shared.sequence_rows.pool) >= rows[1]
+        and n_available(shared.factors_rows.pool) >= rows[2]
+        and n_available(shared.trending_rows.pool) >= rows[3]
+    )
+
+
+@njit(cache=True)
 def blend_choose(
     personal: Any,
     shared: Any,
@@ -1642,18 +1755,7 @@ def blend_overlap(
 
     Each version takes a tick.
     """
-    n_items, n_refused = profile_of(
-        personal.ring_handle,
-        personal.ring_reward,
-        personal.ring_time,
-        personal.n_events,
-        user,
-        personal.generation,
-        items,
-        weights,
-        times,
-        refused,
-    )
+    n_items, n_refused = user_profile(personal, user, items, weights, times, refused)
     slates = np.empty((2, k), np.int32)
     found = np.zeros(2, np.int64)
     for v in range(2):
