@@ -15,7 +15,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit, types
+from numba.core import cgutils
 from numba.experimental import structref
+from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 I32 = NDArray[np.int32]
@@ -190,22 +192,65 @@ structref.define_proxy(
 )
 
 
+@intrinsic
+def _lent(context: Any, fields: Any) -> Any:
+    """Return a tuple of arrays, and of tuples of them, whose uses are not counted.
+
+    Counting is atomic, and took more time than all the rest. Whoever lends has to keep the arrays.
+    """
+
+    def generate(target: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return _uncounted(target, builder, signature.return_type, args[0])
+
+    return fields(fields), generate
+
+
+def _uncounted(target: Any, builder: Any, kind: Any, value: Any) -> Any:
+    if isinstance(kind, types.Array):
+        array = cgutils.create_struct_proxy(kind)(target, builder, value=value)
+        array.meminfo = cgutils.get_null_value(array.meminfo.type)
+        array.parent = cgutils.get_null_value(array.parent.type)
+        return array._getvalue()
+    parts: Any = kind if isinstance(kind, types.BaseTuple) else ()
+    for place, part in enumerate(parts):
+        inner = _uncounted(target, builder, part, builder.extract_value(value, place))
+        value = builder.insert_value(value, inner, place)
+    return value
+
+
 @njit(cache=True)
+def _new_personal(fields: Any) -> Personal:
+    return Personal(*_lent(fields))  # type: ignore[call-arg]  # Numba gives the context
+
+
+@njit(cache=True)
+def _new_shared(fields: Any) -> Shared:
+    return Shared(*_lent(fields))  # type: ignore[call-arg]
+
+
+@njit(cache=True)
+def _new_buffers(fields: Any) -> Buffers:
+    return Buffers(*_lent(fields))  # type: ignore[call-arg]
+
+
 def new_personal(*fields: Any) -> Personal:
-    """Return a history's arrays as one value."""
-    return Personal(*fields)
+    """Return a history's arrays as one value, which keeps them."""
+    return _keeping(_new_personal(fields), fields)
 
 
-@njit(cache=True)
 def new_shared(*fields: Any) -> Shared:
-    """Return a blend's arrays as one value."""
-    return Shared(*fields)
+    """Return a blend's arrays as one value, which keeps them."""
+    return _keeping(_new_shared(fields), fields)
 
 
-@njit(cache=True)
 def new_buffers(*fields: Any) -> Buffers:
-    """Return the arrays of candidates as one value."""
-    return Buffers(*fields)
+    """Return the arrays of candidates as one value, which keeps them."""
+    return _keeping(_new_buffers(fields), fields)
+
+
+def _keeping(value: Any, fields: tuple[Any, ...]) -> Any:
+    value.fields = fields
+    return value
 
 
 @njit(cache=True)
@@ -418,7 +463,7 @@ def find_had(
 
 
 @njit(cache=True)
-def handle_of(personal: Any, item: int) -> int:
+def handle_of(personal: Any, item: int) -> Any:
     """Return the handle of a live index."""
     return (np.int64(personal.generation[item]) << 32) | item
 
