@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Generator
 from copy import copy
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -584,16 +585,19 @@ class Engine:
         return self.learner.assign(target, source)
 
     def _overlap(self) -> Steps[float]:
-        """Compare champion and shadow, pausing after each user: all at once takes milliseconds.
+        """Compare champion and shadow, pausing now and then: all at once takes milliseconds.
 
         Of the latest users before the last promotion (the shadow may know just what those after it
         did) it asks as many as it takes: ten who agree well are enough.
         """
-        shares: list[float | None] = []
+        shares: list[float] = []
         n, now_ms = self.settings.overlap_histories, self.admission.watermark_ms
-        for user in self.recommender.latest_users(n, before=self.promoted_tick):
-            shares.append(self.recommender.overlap(_COMPARED, user, now_ms))
-            if len(shares) >= ENOUGH_ALIKE and mean_share(shares) >= ALIKE:
+        latest = self.recommender.latest_users(n, before=self.promoted_tick)
+        n_asked, n_next = 0, ENOUGH_ALIKE
+        while users := list(islice(latest, n_next)):
+            shares += self.recommender.overlaps(_COMPARED, users, now_ms)
+            n_asked, n_next = n_asked + len(users), 1
+            if n_asked >= ENOUGH_ALIKE and mean_share(shares) >= ALIKE:
                 break
             yield
         return mean_share(shares)

@@ -323,6 +323,8 @@ def derive_event_id(user_id: str, item_id: str, type_: str, time_ms: int) -> str
 @lru_cache(maxsize=64)
 def digest(parts: tuple[str, ...]) -> bytes:
     """Return 128 bits that depend on every part and on where one ends and the next begins."""
-    encoded = [part.encode() for part in parts]
-    framed = b"".join([len(part).to_bytes(4, "little") + part for part in encoded])
+    framed = b""
+    for part in parts:
+        encoded = part.encode()
+        framed += len(encoded).to_bytes(4, "little") + encoded
     return hashlib.blake2b(framed, digest_size=16).digest()

@@ -52,6 +52,8 @@ class IdShare:
         if not is_armed or len(self._now) < MIN_USERS:
             return None
         share = (self._now.get(_key(user_id), 0) + 1) / WINDOW
+        if share <= min(floor, PLACEHOLDER_SHARE):  # no limit is lower
+            return None
         limit = self.limit(user_id, floor)
         if share <= limit:
             return None

@@ -255,26 +255,30 @@ class Recommender:
         self._pool_for(version, profile, now_ms)
         return {int(self._pool.item[place]) for place in self._best_places(k)}
 
-    def overlap(self, versions: I64, user: int, now_ms: int) -> float | None:
-        """Return the share of a known user's first ten that two versions have in common.
+    def overlaps(self, versions: I64, users: list[int], now_ms: int) -> list[float]:
+        """Return the shares of known users' first ten that two versions have in common.
 
-        None where neither has any.
+        Nothing is said of users for whom neither has any.
         """
-        if not self.blend.is_linear:
-            ours, theirs = (self.top(version, user, now_ms) for version in versions.tolist())
-            return _overlap(len(ours & theirs), max(len(ours), len(theirs)))
-        return _overlap(
-            *self.blend.overlap(
+        if self.blend.is_linear:
+            shares = self.blend.overlaps(
                 versions,
+                users,
                 self._profile,
                 self._pool,
-                self._best,
-                user,
                 now_ms,
-                OVERLAP_K,
+                k=OVERLAP_K,
                 exclude_had=self.exclude_had,
             )
-        )
+        else:
+            shares = [self.overlap(versions, user, now_ms) for user in users]
+        return [share for share in shares if share >= 0.0]
+
+    def overlap(self, versions: I64, user: int, now_ms: int) -> float:
+        """Return what `overlaps` says of one user, step by step, and -1 for nothing."""
+        ours, theirs = (self.top(version, user, now_ms) for version in versions.tolist())
+        n = max(len(ours), len(theirs))
+        return len(ours & theirs) / n if n else -1.0
 
     def latest_users(self, n: int, *, before: int | None = None) -> Iterator[int]:
         """Yield the users with the latest events, the last one first.
@@ -304,15 +308,10 @@ class Recommender:
 
 def mean_overlap(ours: list[set[int]], theirs: list[set[int]]) -> float:
     """Return the mean share of items that two lists of slates have in common; 1 for none."""
-    pairs = zip(ours, theirs, strict=True)
-    return mean_share(_overlap(len(a & b), max(len(a), len(b))) for a, b in pairs)
+    pairs = [(a, b) for a, b in zip(ours, theirs, strict=True) if a or b]
+    return mean_share([len(a & b) / max(len(a), len(b)) for a, b in pairs])
 
 
-def mean_share(shares: Iterable[float | None]) -> float:
-    """Return the mean of the shares that there are; 1 for none."""
-    known = [share for share in shares if share is not None]
-    return sum(known) / len(known) if known else 1.0
-
-
-def _overlap(n_common: int, n: int) -> float | None:
-    return n_common / n if n else None
+def mean_share(shares: list[float]) -> float:
+    """Return the mean of some shares; 1 for none."""
+    return sum(shares) / len(shares) if shares else 1.0

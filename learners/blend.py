@@ -354,43 +354,45 @@ class Blend(Learner):
         found: list[int] = ranks.tolist()
         return found
 
-    def overlap(
+    def overlaps(
         self,
         versions: I64,
+        users: list[int],
         profile: Profile,
         pool: Candidates,
-        best: I32,
-        user: int,
         now_ms: int,
-        k: int,
         *,
+        k: int,
         exclude_had: bool,
-    ) -> tuple[int, int]:
-        """Return how many of a user's k best items two versions have in common, and of how many.
+    ) -> list[float]:
+        """Return the shares of some users' k best items that two versions have in common.
 
-        As if both had been asked by `pool_candidates`, in one kernel; for a linear combiner.
+        -1 where neither has any. As if both had been asked by `pool_candidates` for each user, in
+        one kernel; for a linear combiner.
         """
-        tick = pool.begin_many(len(versions))
-        n_common, n = kernels.blend_overlap(
+        shares = np.empty(len(users))
+        kernels.blend_overlaps(
             self.personal.arrays,
             self.shared,
             pool.buffers,
             versions,
+            np.array(users, np.int64),
             profile.items,
             profile.weights,
             profile.times,
             profile.refused,
             self.personal.items.n_removed == 0,
-            user,
             now_ms,
             exclude_had,
-            tick,
+            pool.begin_many(2 * len(users)),
             MOST,
             NOTHING,
-            best,
-            k,
+            np.empty(k, np.int32),
+            np.empty((2, k), np.int32),
+            shares,
         )
-        return n_common, n
+        found: list[float] = shares.tolist()
+        return found
 
     def contributions(self, pool: Candidates, places: I32) -> F64:
         """Return what each of PARTS adds to the totals of pooled items: [places, parts]."""
@@ -437,8 +439,13 @@ class Blend(Learner):
 
     def assign(self, target: int, source: int) -> int:
         """Make version `target` equal to `source` in every source, and in the combiner."""
-        self.combiner.assign(target, source)
-        return sum(learner.assign(target, source) for learner in self.sources.values())
+        if target == SHADOW:  # which forgets more than its rows
+            self.combiner.assign(target, source)
+            return sum(learner.assign(target, source) for learner in self.sources.values())
+        if not self.is_linear:
+            self.combiner.assign(target, source)
+        n_items, n_lists = self.personal.items.n_indices, self.trending.n_lists
+        return int(kernels.blend_assign(self.shared, target, source, n_items, n_lists))
 
     def drop_item(self, index: int, handle: int) -> None:
         """Do nothing: each source listens for itself."""

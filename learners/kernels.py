@@ -1777,57 +1777,86 @@ def blend_ranks(
 
 
 @njit(cache=True)
-def blend_overlap(
+def blend_overlaps(
     personal: Any,
     shared: Any,
     buffers: Any,
     versions: I64,
+    users: I64,
     items: I32,
     weights: F64,
     times: I64,
     refused: I32,
     all_live: bool,
-    user: int,
     now_ms: int,
     exclude_had: bool,
     tick: int,
     most: tuple[int, int, int],
     nothing: I32,
     best: I32,
-    k: int,
-) -> tuple[int, int]:
-    """Return how many of a user's k best items two versions have in common, and of how many.
+    slates: I32,
+    shares: F64,
+) -> None:
+    """Write for each user how much of the best items two versions have in common, -1 for nothing.
 
-    Each version takes a tick.
+    `slates` has a row for each version, of as many items as count. A user takes two ticks.
     """
-    n_items, n_refused = user_profile(personal, user, items, weights, times, refused)
-    slates = np.empty((2, k), np.int32)
-    found = np.zeros(2, np.int64)
-    for v in range(2):
-        exclude(personal, buffers.mark, tick + v, user, refused, n_refused, exclude_had)
-        n = blend_pool(
-            personal,
-            shared,
-            buffers,
-            versions[v],
-            items,
-            weights,
-            times,
-            n_items,
-            all_live,
-            now_ms,
-            tick + v,
-            most,
-            nothing,
-            nothing,
-        )
-        found[v] = select_top(buffers.total, buffers.item, n, personal.key, best, k)
-        for place in range(found[v]):
-            slates[v, place] = buffers.item[best[place]]
-    n_common = 0
-    for place in range(found[0]):
-        n_common += place_of(slates[1], found[1], slates[0, place]) != MISS
-    return n_common, max(found[0], found[1])
+    k, found = slates.shape[1], np.zeros(2, np.int64)
+    for u in range(len(users)):
+        user = users[u]
+        n_items, n_refused = user_profile(personal, user, items, weights, times, refused)
+        for v in range(2):
+            exclude(personal, buffers.mark, tick, user, refused, n_refused, exclude_had)
+            n = blend_pool(
+                personal,
+                shared,
+                buffers,
+                versions[v],
+                items,
+                weights,
+                times,
+                n_items,
+                all_live,
+                now_ms,
+                tick,
+                most,
+                nothing,
+                nothing,
+            )
+            tick += 1
+            found[v] = select_top(buffers.total, buffers.item, n, personal.key, best, k)
+            for place in range(found[v]):
+                slates[v, place] = buffers.item[best[place]]
+        n_common = 0
+        for place in range(found[0]):
+            n_common += place_of(slates[1], found[1], slates[0, place]) != MISS
+        n = max(found[0], found[1])
+        shares[u] = n_common / n if n > 0 else -1.0
+
+
+@njit(cache=True)
+def blend_assign(shared: Any, target: int, source: int, n_items: int, n_lists: int) -> int:
+    """Make version `target` of every source of the blend, and of its weights, equal to `source`.
+
+    Return how many rows differed.
+    """
+    shared.weights[target] = shared.weights[source]
+    shared.squares[target] = shared.squares[source]
+    for h in range(shared.top.shape[1]):
+        n = shared.top_size[target, h] = shared.top_size[source, h]
+        shared.top[target, h, :n] = shared.top[source, h, :n]
+    _assign_version(shared.list_rows, target, source, n_lists)
+    return (
+        _assign_version(shared.covisit_rows, target, source, n_items)
+        + _assign_version(shared.sequence_rows, target, source, n_items)
+        + _assign_version(shared.factors_rows, target, source, n_items)
+        + _assign_version(shared.trending_rows, target, source, n_items)
+    )
+
+
+@njit(cache=True)
+def _assign_version(rows: Versions, target: int, source: int, n_items: int) -> int:
+    return assign_slots(rows.pool, rows.slots[target], rows.slots[source], n_items)
 
 
 @njit(cache=True)

@@ -180,7 +180,7 @@ class Trending(Source):
         """Copy the version's lists along with its rows."""
         self.top[target][:] = self.top[source]
         self.top_size[target][:] = self.top_size[source]
-        self.list_rows.assign(target, source, self._n_lists)
+        self.list_rows.assign(target, source, self.n_lists)
         return super().assign(target, source)
 
     def leave(self) -> None:
@@ -195,7 +195,8 @@ class Trending(Source):
         super().drop_item(index, handle)
 
     @property
-    def _n_lists(self) -> int:
+    def n_lists(self) -> int:
+        """Return how many labels may have a list."""
         return min(self.personal.categories.n_labels, MAX_LISTED)
 
     def state(self) -> State:
@@ -208,7 +209,7 @@ class Trending(Source):
         lists |= {f"top_size_{v}": self.top_size[v] for v in range(N_VERSIONS)}
         size = self.lists.size[: self.list_rows.n_used]
         lists |= {
-            "categories": self.list_rows.state(self._n_lists),
+            "categories": self.list_rows.state(self.n_lists),
             "listed": PackedRows(self.lists.handle, size),
             "listed_size": size,
         }

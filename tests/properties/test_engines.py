@@ -283,8 +283,8 @@ def test_versions_ranked_in_one_call_are_as_ranked_one_by_one(*, exclude_had: bo
             alone = [ranker.doubled_rank(v, profile, item, now_ms) for v in versions.tolist()]
             assert ranker.doubled_ranks(versions, profile, item, now_ms) == alone
         ours, theirs = (ranker.top(version, user, now_ms) for version in (ANCHOR, SHADOW))
-        share = ranker.overlap(np.array([ANCHOR, SHADOW]), user, now_ms)
-        assert share == (mean_overlap([ours], [theirs]) if ours or theirs else None)
+        shares = ranker.overlaps(np.array([ANCHOR, SHADOW]), [user, user], now_ms)
+        assert shares == ([mean_overlap([ours], [theirs])] * 2 if ours or theirs else [])
 
 
 def test_reading_changes_nothing_that_comes_later() -> None:
