@@ -1369,7 +1369,8 @@ def trending_score(
 # -- blend, rank, select ----------------------------------------------------------------------
 
 
-@njit(cache=True)
+# Nothing here is divided by zero; as nobody has to look for that, the loops become vector code.
+@njit(cache=True, error_model="numpy")
 def blend_features(
     raw: F64,
     n: int,
