@@ -7,6 +7,7 @@ applies the log in order, yielding to requests after every slice of learning.
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import secrets
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -455,6 +456,7 @@ class Ingest:
         """Go on from the newest snapshot that the log continues; stop where there is none."""
         try:
             await self.store.join_epoch()
+            gc.unfreeze()  # what is given up was kept from the collector (see `calm_collector`)
             engine = await self.keeper.restore_newest()
             if engine is None and await self.store.first_cursor() is None:
                 raise SettingsError("the store has lost the log, and there is no snapshot")
