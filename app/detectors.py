@@ -147,6 +147,13 @@ class Drift:
             self._values = self._values[ADWIN_LIFE // 2 :]
             self._adwin, self._younger = self._younger, None
 
+    def _grow_younger(self) -> None:
+        """Replace a detector that is at its end; let a younger one begin where there is none."""
+        if len(self._values) >= ADWIN_LIFE:
+            self._replace()
+        if len(self._values) >= ADWIN_LIFE // 2 and self._younger is None:
+            self._younger = ADWIN(delta=self.delta)
+
     @property
     def mean(self) -> float:
         """Return the mean over ADWIN's present window."""
@@ -154,11 +161,9 @@ class Drift:
 
     def update(self, value: float) -> tuple[float, float] | None:
         """Take one value; return (mean before, mean after) where a change is detected."""
-        if len(self._values) >= ADWIN_LIFE:
-            self._replace()
-        if len(self._values) >= ADWIN_LIFE // 2 and self._younger is None:
-            self._younger = ADWIN(delta=self.delta)
-        before = self.mean
+        if len(self._values) >= ADWIN_LIFE // 2:
+            self._grow_younger()
+        before = self._adwin.estimation
         self._values.append(value)
         try:
             self._adwin.update(value)
@@ -170,7 +175,7 @@ class Drift:
             self.n_failures += 1
             self._renew()
             return None
-        return (before, self.mean) if self._adwin.drift_detected else None
+        return (float(before), self.mean) if self._adwin.drift_detected else None
 
     def state(self) -> State:
         """Return the values since the detector was made."""

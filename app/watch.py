@@ -125,10 +125,13 @@ class Watch:
 
     def admitted(self, item_id: str, time_ms: int, *, is_known: bool) -> Alarm | None:
         """Take an admitted event: was its item known, and what is the time now."""
-        alarms = [self._drifted(RATE, value) for value in self.rate.add(time_ms)]
-        alarms.append(self._drifted(UNKNOWN, 0.0 if is_known else 1.0))
-        alarms.append(self._drifted(CONCENTRATION, self.concentration.add(item_id)))
-        return next((alarm for alarm in alarms if alarm is not None), None)
+        rate = None
+        for value in self.rate.add(time_ms):
+            alarm = self._drifted(RATE, value)
+            rate = rate or alarm
+        unknown = self._drifted(UNKNOWN, 0.0 if is_known else 1.0)
+        concentration = self._drifted(CONCENTRATION, self.concentration.add(item_id))
+        return rate or unknown or concentration
 
     def decided(self, *, is_quarantined: bool) -> Alarm | None:
         """Take whether an event was quarantined."""
