@@ -38,7 +38,7 @@ def test_engine_learns_500_events(benchmark: Benchmark, gate: str) -> None:
     engine, left = warm_engine(gate)
     following = iter(left)
     benchmark.pedantic(engine.apply, setup=lambda: (next(following), {}), rounds=ROUNDS)
-    assert engine.n_learned == len(events())
+    assert engine.n_events == len(events())
 
 
 def learn_all(model: Any, batch: list[Feedback]) -> None:
