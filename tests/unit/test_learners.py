@@ -401,9 +401,13 @@ def test_params_are_the_constructors() -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_one_call_does_what_the_sources_do(seed: int) -> None:
-    """The blend's one kernel names and rates as its sources do step by step."""
+    """The blend's one kernel names and rates as its sources do step by step.
+
+    Where scores look back less far than sequence does, too: the two share room.
+    """
     chance = random.Random(seed)
-    model = Blend(max_neighbours=10, history=History(**SIZES))
+    history = History(**SIZES | {"scored_history": 1 + seed})
+    model = Blend(max_neighbours=10, history=history)
     for n in range(400):
         item, time_ms = f"i{chance.randrange(150)}", n * 60_000
         model.learn_one(f"u{chance.randrange(70)}", item, 1.0, {"time_ms": time_ms})
