@@ -7,14 +7,13 @@ applies the log in order, yielding to requests after every slice of learning.
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import secrets
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-from app import events, forked
+from app import collector, events, forked
 from app.clock import Clock
 from app.embedded import EmbeddedServer
 from app.engine import TUNABLE, Engine, Outcome, changed_fields
@@ -456,11 +455,11 @@ class Ingest:
         """Go on from the newest snapshot that the log continues; stop where there is none."""
         try:
             await self.store.join_epoch()
-            gc.unfreeze()  # what is given up was kept from the collector (see `calm_collector`)
             engine = await self.keeper.restore_newest()
             if engine is None and await self.store.first_cursor() is None:
                 raise SettingsError("the store has lost the log, and there is no snapshot")
             self.engine = engine or Engine(self.settings.engine())
+            collector.settle()
             await self._begin_log()
             self._tail.restart(self.engine.cursor)
             await self.store.read(self.engine.cursor, block_ms=0, count=1)

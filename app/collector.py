@@ -1,0 +1,35 @@
+"""Keeps Python's garbage collector from what lives as long as the process does.
+
+A full collection takes 0.4 ms for each 1,000 objects, in which no request is answered; with
+Python's thresholds, collections took a sixth of the time of learning.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_THRESHOLDS = (50_000, 20, 50)
+
+
+@contextmanager
+def calmed() -> Iterator[None]:
+    """Look at what is there by now no more, and seldom at the rest."""
+    before = gc.get_threshold()
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*_THRESHOLDS)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+        gc.unfreeze()
+
+
+def settle() -> None:
+    """Let go of what has been given up, such as an engine, though it was not to be looked at."""
+    if gc.get_freeze_count():
+        gc.unfreeze()
+        gc.collect()
+        gc.freeze()
