@@ -279,7 +279,7 @@ def test_tokens_can_be_turned_on_within_a_log(make_service: StartService) -> Non
     service = make_service().start()
     service.learn(sessions(100, n_users=20))
     plain, [item, *_] = shown(service, "u1")
-    assert len(plain) == 16
+    assert len(plain) == 24
     assert send(service, click("u1", item, plain)) == [("learned", None)]
     assert send(service, click("u1", item, "x" * 257)) == [("quarantined", "schema")]
     service.stop()
