@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import orjson
 from llvmlite import binding as llvm
 
-from app import archive, forked, snapshot
+from app import archive, forked, pages, snapshot
 from app.engine import Engine
 from app.errors import Diverged, NotFound, SluiceError, SnapshotRefused, StoreUnavailable
 from app.events import DAY_MS
@@ -184,6 +184,7 @@ class Keeper:
 
     async def _copy(self) -> _Job:
         """Copy the process between two entries: learning waits until that is done."""
+        await asyncio.to_thread(pages.collapse)
         async with self._lock, self._whole() as engine:
             cursor = engine.cursor
             if cursor in self._refused_ids:  # where a damaged one stands, there is a good one soon
