@@ -304,7 +304,7 @@ class Keeper:
         pinned = {id_ for id_ in manifests if await self._store.is_pinned(id_)}
         kept = _with_bases({*newest, *named, *pinned}, manifests)
         if await archive.keep(self._store, self._settings, newest[0]):
-            await self._store.trim(newest[0])
+            await self._store.trim(newest[0], snapshot_id=newest[0])
         kept_ms = round(self._settings.quarantine_days * DAY_MS)
         await self._store.trim_quarantine(time.time_ns() // 1_000_000 - kept_ms)
         for snapshot_id in manifests:

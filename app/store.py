@@ -159,6 +159,14 @@ for i = 4, #KEYS do redis.call('PERSIST', KEYS[i]) end
 return redis.call('HSETNX', KEYS[2], ARGV[2], ARGV[3])
 """
 
+# The floor first: a reader may then be refused too early, but never misses an entry.
+_TRIM = """
+if ARGV[2] ~= '' and redis.call('HEXISTS', KEYS[3], ARGV[2]) == 0 then return 0 end
+redis.call('SET', KEYS[2], ARGV[1])
+redis.call('XTRIM', KEYS[1], 'MINID', '=', ARGV[1])
+return 1
+"""
+
 # A rewritten log takes the place of the log, if nothing has been added to that meanwhile (0).
 _SWAP = """
 if (redis.call('GET', KEYS[5]) or '0') ~= ARGV[1] then
@@ -644,12 +652,14 @@ class Store:
         entries = await self._ask("XRANGE", self._log, "-", "+", "COUNT", 1)
         return entries[0][0].decode() if entries else None
 
-    async def trim(self, before: Cursor) -> None:
-        """Drop the entries before a cursor; the entry at the cursor stays."""
+    async def trim(self, before: Cursor, *, snapshot_id: str | None = None) -> bool:
+        """Drop the entries before a cursor; the entry at the cursor stays. Tell whether it did.
+
+        With a snapshot, only while that is there: a failover may have lost it a moment ago.
+        """
         parse_cursor(before)
-        # The floor first: a reader may then be refused too early, but never misses an entry.
-        await self._ask("SET", self._floor, before)
-        await self._ask("XTRIM", self._log, "MINID", "=", before)
+        keys = (self._log, self._floor, self._manifests)
+        return bool(await self._ask("EVAL", _TRIM, len(keys), *keys, before, snapshot_id or ""))
 
     async def seed(self, cursor: Cursor, payload: bytes) -> None:
         """Begin an empty log with an entry at this very cursor, which becomes its floor.

@@ -110,9 +110,9 @@ class AppendsToAnyLog(Client):
 class TrimsTooFar(Client):
     """Trims the log up to its end."""
 
-    async def trim(self, before: Cursor) -> None:
+    async def trim(self, before: Cursor, *, snapshot_id: str | None = None) -> bool:
         """Trim more than asked for."""
-        await super().trim(max(before, self.server.data.last))
+        return await super().trim(max(before, self.server.data.last), snapshot_id=snapshot_id)
 
 
 class TrustsItsPlace(Client):

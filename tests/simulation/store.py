@@ -356,15 +356,19 @@ class Client(Store):
         [entries] = await self._send(lambda: self.server.data.log)
         return entries[0].cursor if entries else None
 
-    async def trim(self, before: Cursor) -> None:
-        """Set the floor, then drop what is before it."""
+    async def trim(self, before: Cursor, *, snapshot_id: str | None = None) -> bool:
+        """Set the floor and drop what is before it, if the snapshot is there."""
         server, least = self.server, parse_cursor(before)
-        await self._send(lambda: server.change(floor=before))
 
-        def drop() -> None:
-            server.change(log=tuple(e for e in server.data.log if parse_cursor(e.cursor) >= least))
+        def drop() -> bool:
+            if snapshot_id is not None and snapshot_id not in server.data.snapshots:
+                return False
+            kept = tuple(e for e in server.data.log if parse_cursor(e.cursor) >= least)
+            server.change(floor=before, log=kept)
+            return True
 
-        await self._send(drop)
+        [is_done] = await self._send(drop)
+        return bool(is_done)
 
     # -- snapshots ------------------------------------------------------------------------------
 
