@@ -15,7 +15,7 @@ MOST_TRIES = 240
 
 
 def tidy(seed: int) -> None:
-    """Collect old worlds now and then: their arrays are many, their objects too few to be missed."""
+    """Collect old worlds now and then: few objects hold large arrays, so nobody else does."""
     if seed % 10 == 0:
         gc.collect()
 
