@@ -23,7 +23,7 @@ Work = Callable[[], Iterator[bytes]]
 # system libraries forbid it.
 CAN_FORK = sys.platform == "linux"
 _LENGTH_BYTES = 4
-_NICER = 10
+_NICER = 5
 
 
 async def start(work: Work) -> AsyncIterator[bytes]:

@@ -33,6 +33,8 @@ WholeEngine = Callable[[], AbstractAsyncContextManager[Engine]]
 StartCopy = Callable[[forked.Work], Awaitable[AsyncIterator[bytes]]]
 
 POLL_S = 0.2
+# Whoever asks a service to stop kills it after half a minute, as a rule.
+STOP_WAIT_S = 25.0
 # What River's parts compute is the same on like processors only.
 MACHINE = f"{platform.machine()} {llvm.get_host_cpu_name()}"
 _DIGEST, _CHUNK, _MANIFEST, _PRINTS = b"d", b"c", b"m", b"p"
@@ -172,13 +174,20 @@ class Keeper:
         return await self._finish(await self._copy())
 
     async def finish(self, cursor: Cursor) -> None:
-        """Wait for a snapshot that is being written, and write a last one if there is news."""
-        if self._task is not None:
-            await self._task
-        if cursor != self._cursor:
-            await self.begin()
-            if self._task is not None:
-                await self._task
+        """Wait for a snapshot that is being written, and write a last one if there is news.
+
+        Not for ever: the log has everything, and the next start only replays more of it.
+        """
+        try:
+            async with asyncio.timeout(STOP_WAIT_S):
+                if self._task is not None:
+                    await self._task
+                if cursor != self._cursor:
+                    await self.begin()
+                    if self._task is not None:
+                        await self._task
+        except TimeoutError:
+            logger.warning("no last snapshot: it is not done within %g s", STOP_WAIT_S)
 
     # -- one snapshot -------------------------------------------------------------------------
 

@@ -162,8 +162,8 @@ return redis.call('HSETNX', KEYS[2], ARGV[2], ARGV[3])
 # The floor first: a reader may then be refused too early, but never misses an entry.
 _TRIM = """
 if ARGV[2] ~= '' and redis.call('HEXISTS', KEYS[3], ARGV[2]) == 0 then return 0 end
-redis.call('SET', KEYS[2], ARGV[1])
-redis.call('XTRIM', KEYS[1], 'MINID', '=', ARGV[1])
+redis.call('SET', KEYS[1], ARGV[1])
+redis.call('XTRIM', KEYS[2], 'MINID', '=', ARGV[1])
 return 1
 """
 
@@ -658,7 +658,7 @@ class Store:
         With a snapshot, only while that is there: a failover may have lost it a moment ago.
         """
         parse_cursor(before)
-        keys = (self._log, self._floor, self._manifests)
+        keys = (self._floor, self._log, self._manifests)
         return bool(await self._ask("EVAL", _TRIM, len(keys), *keys, before, snapshot_id or ""))
 
     async def seed(self, cursor: Cursor, payload: bytes) -> None:

@@ -29,8 +29,7 @@ EXPECTED = {
     "SET snapshot",
     "EVAL epoch",
     "UNLINK claim",
-    "SET log:floor",
-    "XTRIM log",
+    "EVAL log:floor",
     "XTRIM quarantine",
     "HDEL snapshots",
     "UNLINK snapshot",
@@ -51,11 +50,11 @@ def test_killed_at_each_step(tmp_path: Path) -> None:
     made = Set(tmp_path, port=free_port(), **BUSY)
     service, proxy = made.service, made.proxy
     # What is about to be trimmed is kept, to replay all of the log at the end.
-    proxy.on_step = lambda step: made.archive.catch_up() if step == "XTRIM log" else None
+    proxy.on_step = lambda step: made.archive.catch_up() if step == "EVAL log:floor" else None
     try:
         service.start()
         with posting(service.url, 4) as posters:
-            until(lambda: set(proxy.steps) >= EXPECTED, within_s=60)
+            until(lambda: set(proxy.steps) >= EXPECTED, within_s=120)
             for step in sorted(step for step in proxy.steps if is_of_interest(step)):
                 for moment in MOMENTS:
                     kill_at(made, step, moment)

@@ -109,7 +109,7 @@ class Service:
     def start(self, *options: str) -> Service:
         """Start it and wait until it is ready."""
         self.launch(*options)
-        until(self.is_ready, within_s=60)
+        until(self.is_ready, within_s=120)
         return self
 
     def launch(self, *options: str) -> None:
@@ -160,7 +160,7 @@ class Service:
 
     def wait(self) -> int:
         """Wait until it ends; return its exit code."""
-        until(lambda: not self.is_running, within_s=40)
+        until(lambda: not self.is_running, within_s=100)
         self.client.close()
         assert self.exit_code is not None
         return self.exit_code
