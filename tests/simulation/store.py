@@ -493,7 +493,8 @@ class Writing(SnapshotWriter):
         server, snapshot_id = self._client.server, manifest["id"]
 
         def put() -> bool | None:
-            if server.data.log and not server.data.has(snapshot_id):
+            is_trimmed = parse_cursor(snapshot_id) < parse_cursor(server.data.floor)
+            if server.data.log and not is_trimmed and not server.data.has(snapshot_id):
                 return None
             if snapshot_id in server.data.snapshots:
                 return False
