@@ -23,7 +23,7 @@ from app.catalogue import Catalogue
 from app.challenger import Case, make_learner
 from app.challenges import Challenges, differing
 from app.drafts import Team, team_draft
-from app.errors import LogStopped
+from app.errors import LogStopped, SettingsError
 from app.events import VALID, Entry, Feedback, Malformed
 from app.gate import Gate
 from app.gate_data import Clock, Decision, Losses, Refusal, Relearn, Rival, Version
@@ -809,6 +809,19 @@ class Engine:
             "gate": gate,
             "prequential": {name: p.state() for name, p in self.prequential.items()},
         }
+
+
+def begun(entry: Entry) -> Engine:
+    """Return an engine with the settings of a log's first entry; SettingsError if it has none."""
+    first = entry.records[0]
+    if not isinstance(first, events.Configure):
+        raise SettingsError("the log does not begin with its settings: is it one of ours?")
+    if first.semantics not in KNOWN_SEMANTICS:
+        known = " and ".join(map(str, KNOWN_SEMANTICS))
+        raise SettingsError(
+            f"the log has semantics version {first.semantics}; this program knows {known}"
+        )
+    return Engine(EngineSettings(**first.settings))
 
 
 def _check_semantics(version: int) -> None:

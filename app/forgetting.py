@@ -19,11 +19,10 @@ import orjson
 
 from app import archive, events, snapshot
 from app.archive import Archive
-from app.engine import Engine
+from app.engine import Engine, begun
 from app.errors import Conflict, LogTrimmed, NotFound
 from app.events import Command, Entry, Record
 from app.keeper import read_snapshot
-from app.past import begun
 from app.settings import Settings
 from app.snapshot import Chunks, Manifest
 from app.store import BEGINNING, END, Cursor, Rewrite, Store, StoredEntry, following, parse_cursor

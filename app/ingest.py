@@ -16,7 +16,7 @@ from typing import Any
 from app import collector, events, forked
 from app.clock import Clock
 from app.embedded import EmbeddedServer
-from app.engine import TUNABLE, Engine, Outcome, changed_fields
+from app.engine import TUNABLE, Engine, Outcome, begun, changed_fields
 from app.errors import (
     Diverged,
     LogRewritten,
@@ -29,7 +29,7 @@ from app.errors import (
 )
 from app.events import Command, Configure, Entry, Record
 from app.keeper import Keeper, StartCopy, read_snapshot
-from app.settings import KNOWN_SEMANTICS, SEMANTICS, Settings
+from app.settings import SEMANTICS, Settings
 from app.store import BEGINNING, Cursor, Store, StoredEntry, parse_cursor
 from app.tail import Tail
 from app.writer import Writer
@@ -182,15 +182,7 @@ class Ingest:
         entries = await self.store.read(BEGINNING, block_ms=0, count=1)
         if not entries:
             raise StoreUnavailable("the store has lost the beginning of the log at once: try again")
-        first = events.decode(entries[0][1]).records[0]
-        if not isinstance(first, Configure):
-            raise SettingsError("the log does not begin with its settings: is it one of ours?")
-        if first.semantics not in KNOWN_SEMANTICS:
-            known = " and ".join(map(str, KNOWN_SEMANTICS))
-            raise SettingsError(
-                f"the log has semantics version {first.semantics}; this program knows {known}"
-            )
-        self.engine = Engine(type(self.engine.settings)(**first.settings))
+        self.engine = begun(events.decode(entries[0].payload))
 
     async def _append_configure(self, record: Configure) -> None:
         await self.store.append([(events.encode(Entry([record])), f"{self.origin}-configure")])

@@ -13,18 +13,16 @@ from collections.abc import AsyncIterator, Callable
 
 from app import events
 from app.archive import Archive, ArchiveFile
-from app.engine import Engine
+from app.engine import Engine, begun
 from app.errors import (
     InvalidRequest,
     LogTrimmed,
     NotFound,
-    SettingsError,
     SnapshotRefused,
     StoreUnavailable,
 )
-from app.events import Command, Configure, Entry, format_time, parse_time
+from app.events import Command, Entry, format_time, parse_time
 from app.keeper import read_snapshot
-from app.settings import KNOWN_SEMANTICS, EngineSettings
 from app.store import BEGINNING, END, MAX_SEQ, Cursor, Store, StoredEntry, following, parse_cursor
 from learners.ids import State
 
@@ -256,19 +254,6 @@ class Past:
 async def _each(page: list[StoredEntry]) -> AsyncIterator[StoredEntry]:
     for stored in page:
         yield stored
-
-
-def begun(entry: Entry) -> Engine:
-    """Return an engine with the settings with which a log begins."""
-    first = entry.records[0]
-    if not isinstance(first, Configure):
-        raise SettingsError("the log does not begin with its settings: is it one of ours?")
-    if first.semantics not in KNOWN_SEMANTICS:
-        known = " and ".join(map(str, KNOWN_SEMANTICS))
-        raise SettingsError(
-            f"the log has semantics version {first.semantics}; this program knows {known}"
-        )
-    return Engine(EngineSettings(**first.settings))
 
 
 def _shown(cursor: Cursor) -> str:

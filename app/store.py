@@ -562,7 +562,7 @@ class Store:
         return int(n_taken)
 
     async def _durably(self, commands: list[tuple[Any, ...]], n_replicas: int) -> list[Any]:
-        """Return the replies to commands that append; one whose cursor is passed is a reply."""
+        """Return the replies to commands that append, once what was promised has confirmed them."""
         wait = self._wait_command(n_replicas)
         replies = _raise_first(await _exchange(self._redis, [*commands, *wait]))
         if wait:
