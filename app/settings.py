@@ -33,13 +33,14 @@ from app.errors import SettingsError
 from learners import river_adapter
 from learners.combiner import feature_names
 
-SEMANTICS = 7
+SEMANTICS = 8
 """Version of what the engine computes from a log; hashes compare only within one.
 
-A new log begins with it. 7: a user who is forgotten leaves the shares of traffic, too.
+A new log begins with it. 7: a user who is forgotten leaves the shares of traffic, too. 8: the
+catalogue has typed columns.
 """
 
-KNOWN_SEMANTICS = (6, 7)
+KNOWN_SEMANTICS = (6, 7, 8)
 """The versions that this program can compute: a log goes from one to the next by an Upgrade."""
 
 PREFIX = "SLUICE_"
