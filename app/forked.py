@@ -24,13 +24,17 @@ Work = Callable[[], Iterator[bytes]]
 CAN_FORK = sys.platform == "linux"
 _LENGTH_BYTES = 4
 _NICER = 5
+# A copy has none of our threads: a lock that one of them held is never released in it. It is then
+# silent for ever; one at work on gigabytes, on a busy machine, is not for so long.
+SILENCE_S = 300.0
 
 
-async def start(work: Work) -> AsyncIterator[bytes]:
+async def start(work: Work, *, silence_s: float = SILENCE_S) -> AsyncIterator[bytes]:
     """Begin work in a copy of this process; return what will yield the frames that it yields.
 
     Returns once the copy is made: whatever `work` reads may change from then on. Where nothing
-    can be forked, it returns when all of the work is done. Raises CopyFailed, here or there.
+    can be forked, it returns when all of the work is done. Raises CopyFailed, here or there, also
+    when the copy yields nothing for `silence_s`.
     """
     if not CAN_FORK:
         return _replay(await asyncio.to_thread(lambda: list(work())))
@@ -44,7 +48,7 @@ async def start(work: Work) -> AsyncIterator[bytes]:
     if pid == 0:
         _be_the_copy(work, write_end)
     os.close(write_end)
-    return _frames(read_end, pid)
+    return _frames(read_end, pid, silence_s)
 
 
 async def _replay(frames: list[bytes]) -> AsyncIterator[bytes]:
@@ -52,19 +56,20 @@ async def _replay(frames: list[bytes]) -> AsyncIterator[bytes]:
         yield frame
 
 
-async def _frames(read_end: int, pid: int) -> AsyncIterator[bytes]:
+async def _frames(read_end: int, pid: int, silence_s: float) -> AsyncIterator[bytes]:
     reader = asyncio.StreamReader()
     loop = asyncio.get_running_loop()
     pipe = os.fdopen(read_end, "rb", 0)
     transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), pipe)
     is_whole = False
     try:
-        while header := await reader.read(_LENGTH_BYTES):
-            header += await reader.readexactly(_LENGTH_BYTES - len(header))
-            yield await reader.readexactly(int.from_bytes(header, "little"))
+        while (frame := await _next_frame(reader, silence_s)) is not None:
+            yield frame
         is_whole = True
     except asyncio.IncompleteReadError:
         pass
+    except TimeoutError:
+        raise CopyFailed(f"the copy of the process was silent for {silence_s:g} s") from None
     finally:
         transport.close()
         if not is_whole:
@@ -72,6 +77,15 @@ async def _frames(read_end: int, pid: int) -> AsyncIterator[bytes]:
         _, status = await asyncio.to_thread(os.waitpid, pid, 0)
     if status != 0:
         raise CopyFailed(f"the copy of the process ended with {os.waitstatus_to_exitcode(status)}")
+
+
+async def _next_frame(reader: asyncio.StreamReader, silence_s: float) -> bytes | None:
+    async with asyncio.timeout(silence_s):
+        header = await reader.read(_LENGTH_BYTES)
+        if not header:
+            return None
+        header += await reader.readexactly(_LENGTH_BYTES - len(header))
+        return await reader.readexactly(int.from_bytes(header, "little"))
 
 
 def _be_the_copy(work: Work, write_end: int) -> NoReturn:

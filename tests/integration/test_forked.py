@@ -57,6 +57,21 @@ async def test_one_that_fails_says_so(how: str) -> None:
         [frame async for frame in frames]
 
 
+async def test_one_that_falls_silent_is_ended() -> None:
+    """A copy that waits for what never comes, such as another thread's lock, is ended."""
+
+    def work() -> Iterator[bytes]:
+        yield str(os.getpid()).encode()
+        signal.pause()
+
+    frames = await forked.start(work, silence_s=2)
+    pid = int(await anext(frames))
+    with pytest.raises(CopyFailed, match="silent for 2 s"):
+        await anext(frames)
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
 async def test_one_that_nobody_listens_to_ends() -> None:
     """Whoever gives up the frames gives up the copy: it does not outlive them."""
 
