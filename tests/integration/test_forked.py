@@ -61,7 +61,7 @@ async def test_one_that_falls_silent_is_ended() -> None:
     """A copy that waits for what never comes, such as another thread's lock, is ended."""
 
     def work() -> Iterator[bytes]:
-        yield str(os.getpid()).encode()
+        yield str(os.getpid()).encode().ljust(100_000)  # more than is held back
         signal.pause()
 
     frames = await forked.start(work, silence_s=2)
@@ -76,7 +76,7 @@ async def test_one_that_nobody_listens_to_ends() -> None:
     """Whoever gives up the frames gives up the copy: it does not outlive them."""
 
     def work() -> Iterator[bytes]:
-        yield str(os.getpid()).encode()
+        yield str(os.getpid()).encode().ljust(100_000)  # more than is held back
         while True:
             yield bytes(100_000)
 
