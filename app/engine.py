@@ -176,6 +176,11 @@ class Engine:
         self.types: list[str] = []
         self._know_types(settings)
 
+    @property
+    def is_blank(self) -> bool:
+        """Tell whether there is nothing here but settings."""
+        return self.n_events == self.tick == self.gate.data.n_decisions == 0
+
     # -- entries ------------------------------------------------------------------------------
 
     def apply(self, entry: Entry, cursor: str, snapshot: State | None = None) -> Outcome:

@@ -448,7 +448,8 @@ class Ingest:
         try:
             await self.store.join_epoch()
             engine = await self.keeper.restore_newest()
-            if engine is None and await self.store.first_cursor() is None:
+            is_empty = engine is None and await self.store.first_cursor() is None
+            if is_empty and not self.engine.is_blank:
                 raise SettingsError("the store has lost the log, and there is no snapshot")
             self.engine = engine or Engine(self.settings.engine())
             collector.settle()
