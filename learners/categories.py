@@ -27,9 +27,12 @@ class Categories:
         # [items, MAX_CATEGORIES] an item's labels, 0 after the last one.
         self.labels: I32 = np.zeros((n_items, MAX_CATEGORIES), np.int32)
         self.on_changed: list[Callable[[int, list[int], list[int]], None]] = []
+        # How often a label was given a name or lost one: what was looked up before may be wrong.
+        self.n_renamed = 0
         self._reset()
 
     def _reset(self) -> None:
+        self.n_renamed += 1
         self.names: list[str | None] = [None]
         self._free: list[int] = []
         self._label_of: dict[str, int] = {}
@@ -69,12 +72,14 @@ class Categories:
                 self.names.append(name)
             self._label_of[name] = label
             self._members[label] = {}
+            self.n_renamed += 1
         return label
 
     def _drop(self, label: int) -> None:
         del self._members[label], self._label_of[str(self.names[label])]
         self.names[label] = None
         self._free.append(label)
+        self.n_renamed += 1
 
     def _of(self, index: int) -> list[int]:
         labels = self.labels[index]
