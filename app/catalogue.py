@@ -8,12 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from app.events import ItemUpsert
+from app.columns import Columns
+from app.conditions import TIMES
+from app.events import MAX_TIME_MS, MIN_TIME_MS, ItemUpsert
 from learners.history import History
 from learners.ids import State
 
 MAX_ATTRIBUTES = 64
 """Attributes an item may have."""
+
+TYPED_SINCE = 8
+"""The semantics version from which on attributes have types."""
 
 Attributes = dict[str, str | int | float | bool | None]
 
@@ -21,10 +26,17 @@ Attributes = dict[str, str | int | float | bool | None]
 class Catalogue:
     """Attributes and the hidden flag of items, attributes of users; items' categories are with the
     history, as learners know them too.
+
+    Attributes are kept as they were sent, to be shown, and in `columns`, to be filtered by.
     """
 
-    def __init__(self, history: History) -> None:
+    def __init__(
+        self, history: History, *, max_columns: int = 64, max_strings: int = 1_000_000
+    ) -> None:
         self.history = history
+        self.columns = Columns(history, max_columns, max_strings)
+        # Before version 8 attributes had no types: what does not fit its column is only shown.
+        self.is_typed = True
         self.hidden = np.zeros(history.max_items, np.uint8)
         self._reset()
         history.on_item_evicted.append(self._clear)
@@ -42,29 +54,76 @@ class Catalogue:
 
         Return why not, where it would have too many attributes; nothing is changed then.
         """
-        merged = {} if change.replace else self.attributes.get(index, {})
-        merged = {n: v for n, v in (merged | (change.attributes or {})).items() if v is not None}
-        if len(merged) > MAX_ATTRIBUTES:
-            return (
-                f"item {change.item_id!r} would have {len(merged)} attributes of {MAX_ATTRIBUTES}"
-            )
+        before = self.attributes.get(index, {})
+        merged = ({} if change.replace else before) | (change.attributes or {})
+        wanted: Attributes = {n: value for n, value in merged.items() if value is not None}
+        refused = self._refusal(change, wanted)
+        if refused is not None:
+            return refused
         if change.replace:
             self._clear(index)
             self.history.categories.put(index, change.categories or [])
         elif change.categories is not None:
             self.history.categories.put(index, change.categories)
         if change.attributes is not None:
-            self.attributes[index] = merged
+            self._put_attributes(index, wanted)
         if change.hidden is not None:
             self.hidden[index] = change.hidden
         if change.time_ms is not None:
             self.updated_ms[index] = change.time_ms
+        if change.available_from is not None:
+            self._put_time(index, "available_from", change.available_from)
+        if change.available_until is not None:
+            self._put_time(index, "available_until", change.available_until)
         return None
+
+    def _refusal(self, change: ItemUpsert, wanted: Attributes) -> str | None:
+        """Return why an item cannot have these attributes and times, or None."""
+        if len(wanted) > MAX_ATTRIBUTES:
+            return (
+                f"item {change.item_id!r} would have {len(wanted)} attributes of {MAX_ATTRIBUTES}"
+            )
+        if not self.is_typed:
+            return None
+        given = change.attributes or {}
+        return self.columns.misfit(
+            change.item_id, {name: value for name, value in given.items() if value is not None}
+        )
+
+    def _put_attributes(self, index: int, wanted: Attributes) -> None:
+        before = self.attributes.get(index, {})
+        for name in [name for name in before if name not in wanted]:
+            self.columns.put(index, name, None)
+        for name, value in wanted.items():
+            if name not in before or before[name] != value or type(before[name]) is not type(value):
+                self.columns.put(index, name, value)
+        self.attributes[index] = wanted
+
+    def _put_time(self, index: int, name: str, time_ms: int) -> None:
+        is_limit = self.is_typed and time_ms not in (MIN_TIME_MS, MAX_TIME_MS)
+        self.columns.put_time(index, name, time_ms if is_limit else None)
 
     def _clear(self, index: int, handle: int = 0) -> None:
         self.hidden[index] = 0
-        self.attributes.pop(index, None)
+        for name in self.attributes.pop(index, {}):
+            self.columns.put(index, name, None)
+        for name in TIMES:
+            self.columns.put_time(index, name, None)
         self.updated_ms.pop(index, None)
+
+    def follow(self, semantics: int) -> None:
+        """Go on as a semantics version has it: from the first typed one on, attributes have types.
+
+        These are then found anew, by the items' order, so that all replicas find the same.
+        """
+        self.is_typed = semantics >= TYPED_SINCE
+        self._find_types()
+
+    def _find_types(self) -> None:
+        self.columns.clear()
+        for index, attributes in sorted(self.attributes.items()):
+            for name, value in attributes.items():
+                self.columns.put(index, name, value)
 
     def _forget_user(self, user_id: Hashable) -> None:
         self.user_attributes.pop(str(user_id), None)
@@ -76,6 +135,7 @@ class Catalogue:
             "categories": self.history.categories.of(index),
             "attributes": self.attributes.get(index, {}),
             "hidden": bool(self.hidden[index]),
+            **{name: self.columns.time_ms(index, name) for name in TIMES},
             "updated_ms": self.updated_ms.get(index),
         }
 
@@ -89,15 +149,16 @@ class Catalogue:
             for i in range(n)
             if i in self.attributes or i in self.updated_ms
         ]
-        return {
+        state: State = {
             "hidden": self.hidden[:n],
             "items": items,
             # Pairs: names that a client chose are never keys, which mean something to a snapshot.
             "users": [[user, dict(a)] for user, a in self.user_attributes.items()],
         }
+        return state | {"columns": self.columns.state()} if self.is_typed else state
 
-    def load_state(self, state: State) -> None:
-        """Become the catalogue that `state` was taken from."""
+    def load_state(self, state: State, semantics: int = TYPED_SINCE) -> None:
+        """Become the catalogue that `state` was taken from, under a semantics version."""
         self._reset()
         self.hidden[:] = 0  # in place: whoever filters holds this array
         self.hidden[: len(state["hidden"])] = state["hidden"]
@@ -107,13 +168,24 @@ class Catalogue:
             if updated_ms is not None:
                 self.updated_ms[index] = updated_ms
         self.user_attributes = {str(user): dict(a) for user, a in state["users"]}
+        self.is_typed = semantics >= TYPED_SINCE
+        if "columns" in state:
+            self.columns.load_state(state["columns"])
+        else:
+            self._find_types()
 
     def canonical(self) -> list[Any]:
         """Return the content sorted by external id, for hashing."""
         views = [self.view(int(index)) for index in self.history.items.sorted_indices()]
-        plain = [view for view in views if len(view["categories"]) or _is_told(view)]
-        return [plain, sorted(self.user_attributes.items())]
+        told = [_told(view) for view in views]
+        plain = [view for view in told if view is not None]
+        users = sorted(self.user_attributes.items())
+        return [plain, users, *([self.columns.canonical()] if self.is_typed else [])]
 
 
-def _is_told(view: dict[str, Any]) -> bool:
-    return bool(view["attributes"]) or view["hidden"] or view["updated_ms"] is not None
+def _told(view: dict[str, Any]) -> dict[str, Any] | None:
+    """Return what was said of an item, None for nothing."""
+    times = {name: view.pop(name) for name in TIMES}
+    limits = {name: time_ms for name, time_ms in times.items() if time_ms is not None}
+    is_told = view["categories"] or view["attributes"] or view["hidden"] or limits
+    return view | limits if is_told or view["updated_ms"] is not None else None

@@ -7,8 +7,8 @@ times in Unix ms, strings as codes. What an item was sent with is kept by `catal
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Callable, Mapping
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -22,6 +22,9 @@ from learners.kernels import F64, I32, U8
 
 MOST_COLUMNS, MOST_STRINGS = 64, 1_000_000
 _MAX_SHOWN = 80
+# To look an item up by its string or category takes as long as to compare so many in a row.
+_FEW = 16
+_NO_ITEMS = np.zeros(0, np.int32)
 # Programs that are kept: those of all rules, and of the filters that are asked for again.
 _MOST_PROGRAMS = 256
 
@@ -31,6 +34,18 @@ Plain = str | int | float | bool
 
 # One of no values.
 _NEVER: tuple[int, int, list[float]] = (kernels.ONE_OF, 0, [])
+
+
+class _List(NamedTuple):
+    """The items of a string or category: how many, and what reads them."""
+
+    n_items: int
+    find: Callable[..., I32]
+    name: tuple[int, ...]
+
+    def read(self) -> I32:
+        """Return them."""
+        return self.find(*self.name)
 
 
 class Column:
@@ -98,9 +113,13 @@ class Columns:
     def _knows(self, column: Column | None, text: str) -> bool:
         return column is not None and self._strings.code(column.row, text) > 0
 
+    def clear(self) -> None:
+        """Forget all columns."""
+        self._reset()
+
     def put(self, item: int, name: str, value: Plain | None) -> None:
         """Give an item another attribute, or none. One that does not fit is none, too."""
-        if name not in TIMES:
+        if name not in TIMES and name != CATEGORIES:
             self._put(item, name, value, None if value is None else _kind_of(value))
 
     def put_time(self, item: int, name: str, time_ms: int | None) -> None:
@@ -182,6 +201,40 @@ class Columns:
         )
         return found
 
+    def among(self, condition: Condition) -> I32 | None:
+        """Return items that have among them all that meet a condition, if these are few.
+
+        None where no clause names few items: then all are to be looked at.
+        """
+        fewest = self.history.items.n_indices // _FEW
+        lists: list[_List] | None = None
+        for clause in condition:
+            found = self._lists(clause)
+            if found is not None and (n := sum(one.n_items for one in found)) <= fewest:
+                fewest, lists = n, found
+        if lists is None:
+            return None
+        items = [one.read() for one in lists]
+        return items[0] if len(items) == 1 else np.unique(np.concatenate([_NO_ITEMS, *items]))
+
+    def _lists(self, clause: Clause) -> list[_List] | None:
+        """Return lists that have all items which meet a clause, None where there are none such."""
+        if clause.kind in ("any", "all"):
+            categories = self.history.categories
+            labels = categories.wanted(map(str, clause.values)).tolist()
+            if clause.kind == "all":
+                labels = sorted(labels, key=categories.count)[:1]
+            return [_List(categories.count(label), categories.items, (label,)) for label in labels]
+        column = self._named.get(clause.name)
+        if clause.kind in ("none", "not_in"):
+            return None
+        if column is None:
+            return []
+        if clause.kind == "range" or column.kind != "string":
+            return None
+        strings, codes = self._strings, map(int, self._codes_of(column, clause.values))
+        return [_List(strings.count(code), strings.items, (column.row, code)) for code in codes]
+
     def eligible(self, condition: Condition, now_ms: int) -> Program:
         """Return what holds of the items that meet a condition and are available at a time."""
         program = self.program(condition) if condition else ALWAYS
@@ -190,9 +243,9 @@ class Columns:
             for name, kind in zip(TIMES, (kernels.UNLESS_UNDER, kernels.UNLESS_FROM))
             if name in self._named
         ]
-        return (
-            program._replace(clauses=np.vstack([program.clauses, *bounds])) if bounds else program
-        )
+        if not bounds:
+            return program
+        return program._replace(clauses=np.concatenate([program.clauses, bounds]))
 
     def program(self, condition: Condition) -> Program:
         """Return a condition as kernels test it. It holds until the catalogue changes."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 from app.errors import InvalidRequest
@@ -89,7 +90,7 @@ def parse_where(text: str) -> Condition:
     return (Clause(name, "range", (), low, high),)
 
 
-def of_categories(kind: Literal["any", "all", "none"], names: list[str]) -> Condition:
+def of_categories(kind: Literal["any", "all", "none"], names: Sequence[str]) -> Condition:
     """Return the condition that an item has any, all or none of some categories; none: always."""
     return (Clause(CATEGORIES, kind, tuple(names)),) if names else ()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from learners import kernels
 from learners.ids import State
 from learners.kernels import F64, I32
 
@@ -45,10 +46,7 @@ class Strings:
     def items(self, row: int, code: int) -> I32:
         """Return the items that have a string, the one that got it last first."""
         found = np.empty(self._counts[code], np.int32)
-        following = self._firsts[code]
-        for place in range(len(found)):
-            found[place] = following - 1
-            following = int(self._after[row, following - 1])
+        kernels.follow_links(self._after[row], self._firsts[code], found)
         return found
 
     def put(self, row: int, item: int, text: str) -> int:

@@ -107,6 +107,15 @@ class Categories:
                     found.add(index)
                     yield index
 
+    def count(self, label: int) -> int:
+        """Return how many items carry a label."""
+        return len(self._members[label])
+
+    def items(self, label: int) -> I32:
+        """Return the items that carry a label, in the order that they were labelled."""
+        members = self._members[label]
+        return np.fromiter(members, np.int32, len(members))
+
     def state(self, n_items: int) -> State:
         """Return plain data from which `load_state` makes the same, for so many items."""
         return {

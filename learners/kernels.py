@@ -569,6 +569,24 @@ def mark_had(
             block, offset = next_block[block], 0
 
 
+@njit(cache=True)
+def mark_kept(personal: Any, user: int, mark: I64, tick: int, returns_ms: I64, now_ms: int) -> None:
+    """Exclude a user's had-set like `mark_had`, but for what may be shown again.
+
+    That is what lies back over `returns_ms` of its type; never, for a type that has none.
+    """
+    block, offset = personal.had_first[user], personal.had_start[user]
+    for _ in range(personal.had_count[user]):
+        handle, kind = personal.block_handle[block, offset], personal.block_type[block, offset]
+        wait_ms = returns_ms[kind] if kind < len(returns_ms) else MISS
+        age_ms = now_ms - personal.block_time[block, offset]
+        if is_live(handle, personal.generation) and (wait_ms == MISS or age_ms <= wait_ms):
+            mark[handle & INDEX_MASK] = tick
+        offset += 1
+        if offset == BLOCK:
+            block, offset = personal.next_block[block], 0
+
+
 # -- conditions -------------------------------------------------------------------------------
 
 
@@ -630,6 +648,15 @@ def meet(clauses: F64, values: F64, columns: F64, labels: I32, items: I32, out: 
     """Write for each item whether all clauses hold of it."""
     for i in range(len(items)):
         out[i] = meets(clauses, values, columns, labels, items[i])
+
+
+@njit(cache=True)
+def follow_links(after: I32, first: int, found: I32) -> None:
+    """Write the items of a linked list; links are indices + 1."""
+    following = first
+    for place in range(len(found)):
+        found[place] = following - 1
+        following = after[following - 1]
 
 
 SIEVED = 4_096  # items that are looked at together: their marks stay in the processor's caches
@@ -1573,15 +1600,7 @@ def blend_pool(
     `given` are pooled in any case, after what the sources name.
     """
     generation, pooled, pool, raw = personal.generation, buffers.pooled, buffers.item, buffers.raw
-    allowed = Filter(
-        buffers.mark,
-        buffers.hidden,
-        buffers.labels,
-        wanted,
-        buffers.clauses[: buffers.n_clauses[0]],
-        buffers.values,
-        buffers.columns,
-    )
+    allowed = _filter_of(buffers, wanted)
     covisit, sums, others = shared.covisit, shared.covisit_sums, shared.sequence_sums
     slots = shared.covisit_rows.slots[version]
     n_used = min(n_items, shared.covisit_last)
@@ -1660,6 +1679,89 @@ def blend_pool(
         buffers.total,
     )
     return n
+
+
+@njit(cache=True)
+def _filter_of(buffers: Any, wanted: I32) -> Filter:
+    return Filter(
+        buffers.mark,
+        buffers.hidden,
+        buffers.labels,
+        wanted,
+        buffers.clauses[: buffers.n_clauses[0]],
+        buffers.values,
+        buffers.columns,
+    )
+
+
+@njit(cache=True)
+def blend_search(
+    personal: Any,
+    shared: Any,
+    buffers: Any,
+    version: int,
+    tick: int,
+    wanted: I32,
+    among: I32,
+    n_items: int,
+    found: I32,
+) -> int:
+    """Write the eligible items that were had most, of some and of the first so many; return how
+    many.
+
+    What is found is a heap, its worst item at the front.
+    """
+    allowed, key, mass = _filter_of(buffers, wanted), personal.key, shared.covisit.mass
+    slots, weight, n = shared.covisit_rows.slots[version], np.empty(len(found)), 0
+    for item in among:
+        if is_eligible(allowed, tick, item):
+            n = _keep(found, weight, n, item, mass[slots[item]], key)
+    mask = np.empty(SIEVED, np.uint8)
+    for first in range(0, n_items, SIEVED):
+        size = min(SIEVED, n_items - first)
+        sieve(allowed.clauses, allowed.values, allowed.columns, allowed.labels, first, size, mask)
+        for item in range(first, first + size):
+            if mask[item - first] and key[item] != 0 and is_eligible(allowed, tick, item):
+                n = _keep(found, weight, n, item, mass[slots[item]], key)
+    return n
+
+
+@njit(cache=True)
+def _keep(found: I32, weight: F64, n: int, item: int, own: float, key: U64) -> int:
+    """Put an item into the heap if there is room, or in the place of a worse one; return the size.
+
+    Of two that weigh the same, that with the larger key is worse.
+    """
+    if n < len(found):
+        place = n
+        n += 1
+        while place > 0:
+            parent = (place - 1) // 2
+            if not _is_worse(own, key[item], weight[parent], key[found[parent]]):
+                break
+            found[place], weight[place] = found[parent], weight[parent]
+            place = parent
+    else:
+        if not _is_worse(weight[0], key[found[0]], own, key[item]):
+            return n
+        place = 0
+        while 2 * place + 1 < n:
+            child = 2 * place + 1
+            if child + 1 < n and _is_worse(
+                weight[child + 1], key[found[child + 1]], weight[child], key[found[child]]
+            ):
+                child += 1
+            if not _is_worse(weight[child], key[found[child]], own, key[item]):
+                break
+            found[place], weight[place] = found[child], weight[child]
+            place = child
+    found[place], weight[place] = item, own
+    return n
+
+
+@njit(cache=True)
+def _is_worse(weight: float, key: int, other: float, other_key: int) -> bool:
+    return weight < other or (weight == other and key > other_key)
 
 
 @njit(cache=True)
