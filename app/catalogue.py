@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from app.columns import Columns
+from app.columns import Columns, Plain
 from app.conditions import TIMES
 from app.events import MAX_TIME_MS, MIN_TIME_MS, ItemUpsert
 from learners.history import History
@@ -39,7 +39,7 @@ class Catalogue:
         self.is_typed = True
         self.hidden = np.zeros(history.max_items, np.uint8)
         self._reset()
-        history.on_item_evicted.append(self._clear)
+        history.on_item_evicted.append(self._evict)
         history.on_user_forgotten.append(self._forget_user)
 
     def _reset(self) -> None:
@@ -52,21 +52,40 @@ class Catalogue:
     def upsert(self, index: int, change: ItemUpsert) -> str | None:
         """Apply a change to an item; fields that are None stay, unless it replaces the item.
 
-        Return why not, where it would have too many attributes; nothing is changed then.
+        Return why not, where its attributes are too many or of another type; nothing is changed
+        then.
         """
         before = self.attributes.get(index, {})
         merged = ({} if change.replace else before) | (change.attributes or {})
         wanted: Attributes = {n: value for n, value in merged.items() if value is not None}
-        refused = self._refusal(change, wanted)
+        changed = {
+            name: value
+            for name, value in wanted.items()
+            if value is not None and not _is_same(before.get(name), value)
+        }
+        refused = self._refusal(change.item_id, wanted, changed)
         if refused is not None:
             return refused
         if change.replace:
             self._clear(index)
+        for name in [name for name in before if name not in wanted]:
+            self.columns.put(index, name, None)
+        for name, value in changed.items():
+            self.columns.put(index, name, value)
+        self._put_fields(index, change, wanted)
+        return None
+
+    def _refusal(self, item_id: str, wanted: Attributes, changed: dict[str, Plain]) -> str | None:
+        """Return why an item cannot have these attributes, of which some are new, or None."""
+        if len(wanted) > MAX_ATTRIBUTES:
+            return f"item {item_id!r} would have {len(wanted)} attributes of {MAX_ATTRIBUTES}"
+        return self.columns.misfit(item_id, changed) if self.is_typed and changed else None
+
+    def _put_fields(self, index: int, change: ItemUpsert, wanted: Attributes) -> None:
+        if change.categories is not None or change.replace:
             self.history.categories.put(index, change.categories or [])
-        elif change.categories is not None:
-            self.history.categories.put(index, change.categories)
         if change.attributes is not None:
-            self._put_attributes(index, wanted)
+            self.attributes[index] = wanted
         if change.hidden is not None:
             self.hidden[index] = change.hidden
         if change.time_ms is not None:
@@ -75,49 +94,32 @@ class Catalogue:
             self._put_time(index, "available_from", change.available_from)
         if change.available_until is not None:
             self._put_time(index, "available_until", change.available_until)
-        return None
-
-    def _refusal(self, change: ItemUpsert, wanted: Attributes) -> str | None:
-        """Return why an item cannot have these attributes and times, or None."""
-        if len(wanted) > MAX_ATTRIBUTES:
-            return (
-                f"item {change.item_id!r} would have {len(wanted)} attributes of {MAX_ATTRIBUTES}"
-            )
-        if not self.is_typed:
-            return None
-        given = change.attributes or {}
-        return self.columns.misfit(
-            change.item_id, {name: value for name, value in given.items() if value is not None}
-        )
-
-    def _put_attributes(self, index: int, wanted: Attributes) -> None:
-        before = self.attributes.get(index, {})
-        for name in [name for name in before if name not in wanted]:
-            self.columns.put(index, name, None)
-        for name, value in wanted.items():
-            if name not in before or before[name] != value or type(before[name]) is not type(value):
-                self.columns.put(index, name, value)
-        self.attributes[index] = wanted
 
     def _put_time(self, index: int, name: str, time_ms: int) -> None:
         is_limit = self.is_typed and time_ms not in (MIN_TIME_MS, MAX_TIME_MS)
         self.columns.put_time(index, name, time_ms if is_limit else None)
 
-    def _clear(self, index: int, handle: int = 0) -> None:
-        self.hidden[index] = 0
-        for name in self.attributes.pop(index, {}):
+    def _evict(self, index: int, handle: int) -> None:
+        for name in self.attributes.get(index, {}):
             self.columns.put(index, name, None)
+        self._clear(index)
+
+    def _clear(self, index: int) -> None:
+        """Forget all of an item but its values in columns."""
+        self.hidden[index] = 0
+        self.attributes.pop(index, None)
+        self.updated_ms.pop(index, None)
         for name in TIMES:
             self.columns.put_time(index, name, None)
-        self.updated_ms.pop(index, None)
 
     def follow(self, semantics: int) -> None:
         """Go on as a semantics version has it: from the first typed one on, attributes have types.
 
         These are then found anew, by the items' order, so that all replicas find the same.
         """
-        self.is_typed = semantics >= TYPED_SINCE
-        self._find_types()
+        was_typed, self.is_typed = self.is_typed, semantics >= TYPED_SINCE
+        if self.is_typed and not was_typed:
+            self._find_types()
 
     def _find_types(self) -> None:
         self.columns.clear()
@@ -181,6 +183,11 @@ class Catalogue:
         plain = [view for view in told if view is not None]
         users = sorted(self.user_attributes.items())
         return [plain, users, *([self.columns.canonical()] if self.is_typed else [])]
+
+
+def _is_same(old: object, new: object) -> bool:
+    """Tell whether two attributes are equal, as they are shown: True is not 1."""
+    return old == new and type(old) is type(new)
 
 
 def _told(view: dict[str, Any]) -> dict[str, Any] | None:

@@ -91,8 +91,7 @@ class Columns:
 
     def misfit(self, item_id: str, attributes: Mapping[str, Plain]) -> str | None:
         """Return why some attributes of an item do not fit, naming the first; None if all do."""
-        n_columns = sum(name not in TIMES for name in self._named)
-        n_strings = len(self._strings)
+        n_columns, n_strings = self._n_columns(), len(self._strings)
         for name, value in attributes.items():
             column, kind = self._named.get(name), _kind_of(value)
             n_columns += column is None
@@ -141,6 +140,9 @@ class Columns:
         elif not column.n_items:
             self._end(name, column)
 
+    def _n_columns(self) -> int:
+        return len(self._named) - sum(name in self._named for name in TIMES)
+
     def _take(self, item: int, column: Column) -> None:
         value = float(self.values[column.row, item])
         if math.isnan(value):
@@ -156,7 +158,7 @@ class Columns:
 
     def _begin(self, name: str, kind: Kind) -> Column | None:
         """Return a new column, if there is room for one."""
-        if name not in TIMES and sum(known not in TIMES for known in self._named) >= self.most:
+        if name not in TIMES and self._n_columns() >= self.most:
             return None
         if self._free_rows:
             row = self._free_rows.pop()  # which is empty

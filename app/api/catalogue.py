@@ -53,7 +53,7 @@ async def list_items(service: Running, n: PageSize = 100, cursor: PageNumber = N
 @router.post(
     "/v1/items",
     response_model=schemas.BulkWritten,
-    responses=schemas.errors(*schemas.WRITES),
+    responses=schemas.errors(409, *schemas.WRITES),
 )
 async def upsert_items(service: Running, body: schemas.ItemsBody | schemas.ItemsInList) -> Response:
     """Create or change many items at once; fields that are not given stay.
@@ -82,7 +82,7 @@ async def get_item(service: Running, item_id: ItemId) -> Response:
 @router.put(
     "/v1/items/{item_id}",
     response_model=schemas.ItemView,
-    responses=schemas.errors(*schemas.WRITES),
+    responses=schemas.errors(409, *schemas.WRITES),
 )
 async def put_item(service: Running, item_id: ItemId, body: schemas.ItemBody) -> Response:
     """Create an item, or replace all that was said of it."""
@@ -93,7 +93,7 @@ async def put_item(service: Running, item_id: ItemId, body: schemas.ItemBody) ->
 @router.patch(
     "/v1/items/{item_id}",
     response_model=schemas.ItemView,
-    responses=schemas.errors(404, *schemas.WRITES),
+    responses=schemas.errors(404, 409, *schemas.WRITES),
 )
 async def patch_item(service: Running, item_id: ItemId, body: schemas.ItemBody) -> Response:
     """Change the fields given; an attribute set to null goes."""
