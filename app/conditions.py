@@ -17,12 +17,20 @@ CATEGORIES = "categories"
 TIMES = ("available_from", "available_until")
 """Fields of an item that are times: conditions give them as such, columns hold Unix ms."""
 
+MAX_NAMES, MAX_LISTED = 16, 100
+"""Names in an object, and values in a list."""
+
 MAX_CLAUSES = 64
-MAX_VALUES = 1_000
+MAX_VALUES = 2_000
 """Of one condition: what it costs to look at an item is bounded (see `learners.candidates`)."""
 
 _MAX_SHOWN = 80
-_WHERE = re.compile(r"(?P<name>.+?)(?P<sign><=|>=|!=|=|<|>)(?P<values>.*)", re.DOTALL)
+_NUMBER = "[+-]?([0-9]{1,16}[.]?[0-9]{0,16}|[.][0-9]{1,16})(e-?[0-9]{1,2})?"
+_NAME = r"[^<>=!\x00-\x1f\x7f-\x9f]{1,64}"
+WHERE = f"^{_NAME}(!?=.*|[<>]=?{_NUMBER})$"
+"""What `parse_where` reads, but for times: as /openapi.json says it."""
+
+_WHERE = re.compile(rf"(?P<name>{_NAME})(?P<sign><=|>=|!=|=|<|>)(?P<values>.*)")
 _BOOLEANS = {"true": 1.0, "false": 0.0}
 
 Value = str | float
@@ -48,18 +56,18 @@ Condition = tuple[Clause, ...]
 
 
 def parse(raw: object) -> Condition:
-    """Read a condition from JSON: an object, whose keys must all hold, or a list of such objects.
+    """Read a condition from JSON: an object, whose keys must all hold.
 
     Raises InvalidRequest that names what is wrong, and its value.
     """
+    if not isinstance(raw, dict):
+        raise InvalidRequest(f"a condition must be an object, not {_shown(raw)}")
+    if len(raw) > MAX_NAMES:
+        raise InvalidRequest(f"a condition may have {MAX_NAMES} names; this one has {len(raw)}")
     condition: Condition = ()
-    for one in raw if isinstance(raw, list) else [raw]:
-        if not isinstance(one, dict):
-            raise InvalidRequest(f"a condition must be an object, not {_shown(one)}")
-        for name, wanted in one.items():
-            _check_name(name)
-            condition += _of_categories(wanted) if name == CATEGORIES else _of_column(name, wanted)
-            checked(condition)
+    for name, wanted in raw.items():
+        _check_name(name)
+        condition += _of_categories(wanted) if name == CATEGORIES else _of_column(name, wanted)
     return condition
 
 
@@ -96,7 +104,7 @@ def of_categories(kind: Literal["any", "all", "none"], names: Sequence[str]) -> 
 
 
 def to_json(condition: Condition) -> list[dict[str, Any]]:
-    """Return what `parse` reads as the same condition."""
+    """Return objects that `parse` reads, all together, as the same condition."""
     return [{clause.name: _plain(clause)} for clause in condition]
 
 
@@ -118,6 +126,11 @@ def _check_name(name: object) -> None:
         raise InvalidRequest(str(error)) from None
 
 
+def _check_list(name: str, listed: object) -> None:
+    if isinstance(listed, list) and not 1 <= len(listed) <= MAX_LISTED:
+        raise InvalidRequest(f"{name}: give 1 to {MAX_LISTED} values, not {len(listed)}")
+
+
 # -- categories -------------------------------------------------------------------------------
 
 
@@ -136,7 +149,8 @@ def _of_categories(wanted: object) -> Condition:
 
 
 def _category_names(kind: str, names: object) -> tuple[str, ...]:
-    if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
+    _check_list(f"categories: {kind}", names)
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise InvalidRequest(f"categories: {kind}={_shown(names)} must be a list of names")
     return tuple(dict.fromkeys(names))
 
@@ -155,8 +169,6 @@ def _of_column(name: str, wanted: object) -> Condition:
     if "min" in wanted or "max" in wanted:
         low = _bound(name, "min", wanted["min"]) if "min" in wanted else -math.inf
         high = _bound(name, "max", wanted["max"]) if "max" in wanted else math.inf
-        if low > high:
-            raise InvalidRequest(f"{name}={_shown(wanted)}: min is over max")
         condition = (Clause(name, "range", (), low, high),)
     if "not" in wanted:
         condition += (Clause(name, "not_in", _values(name, wanted["not"])),)
@@ -164,9 +176,8 @@ def _of_column(name: str, wanted: object) -> Condition:
 
 
 def _values(name: str, wanted: object) -> tuple[Value, ...]:
+    _check_list(name, wanted)
     listed = wanted if isinstance(wanted, list) else [wanted]
-    if not listed:
-        raise InvalidRequest(f"{name}: give one value at least")
     return tuple(dict.fromkeys(_value(name, value) for value in listed))
 
 
@@ -235,12 +246,8 @@ def _bound_of(name: str, text: str) -> float:
 
 
 def _read_number(text: str) -> float | None:
-    """Return the finite number that a text is, or None."""
-    try:
-        number = float(text)
-    except ValueError:
-        return None
-    return number if math.isfinite(number) else None
+    """Return the number that a text is, or None."""
+    return float(text) if re.fullmatch(_NUMBER, text) else None
 
 
 # -- writing ----------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import numpy as np
 from learners import kernels
 from learners.kernels import F64, I32, MISS, Filter
 
-MOST_CLAUSES, MOST_VALUES = 66, 1_000
+MOST_CLAUSES, MOST_VALUES = 66, 2_000
 """What a program may have: two clauses say when an item is available."""
 
 _NO_LABELS = np.zeros(0, np.int32)

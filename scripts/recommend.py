@@ -79,7 +79,8 @@ def recommend(
 def _parsed(text: str | None) -> Condition:
     """Return the condition that is given as JSON, if one is."""
     try:
-        return () if text is None else parse(orjson.loads(text))
+        given = orjson.loads(text or b"{}")
+        return sum(map(parse, given if isinstance(given, list) else [given]), ())
     except orjson.JSONDecodeError as error:
         raise InvalidRequest(f"--filter {text!r:.64} is no JSON: {error}") from None
 

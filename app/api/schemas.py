@@ -11,11 +11,23 @@ from pydantic import (
     ConfigDict,
     Field,
     JsonValue,
+    WithJsonSchema,
     create_model,
     model_validator,
 )
 
-from app.conditions import Condition, checked, of_categories, parse, parse_where
+from app.conditions import (
+    CATEGORIES,
+    MAX_LISTED,
+    MAX_NAMES,
+    TIMES,
+    WHERE,
+    Condition,
+    checked,
+    of_categories,
+    parse,
+    parse_where,
+)
 from app.events import check_id, parse_time
 from app.recommend import Request
 from app.settings import LEARNER_SETTINGS, SEMANTICS, EngineSettings
@@ -110,6 +122,51 @@ WRITES = (413, 429, 503)
 # -- recommendations --------------------------------------------------------------------------
 
 
+def _listed(values: Any) -> Any:
+    return {"type": "array", "items": values, "minItems": 1, "maxItems": MAX_LISTED}
+
+
+def _wanted(value: Any, bound: Any) -> Any:
+    """Return the schema of what may be asked of an attribute."""
+    some = {"anyOf": [value, _listed(value)]}
+    ends = {"min": bound, "max": bound, "not": some}
+    return {"anyOf": [value, _listed(value), _object(ends)]}
+
+
+def _object(properties: Any) -> Any:
+    return {
+        "type": "object",
+        "properties": properties,
+        "additionalProperties": False,
+        "minProperties": 1,
+    }
+
+
+_NAME = {"type": "string"}
+_TIME = {"anyOf": [_NAME | {"format": "date-time"}, {"type": "number", "minimum": 0}]}
+_FILTER = {
+    "type": "object",
+    "description": "what must hold of an item: any attribute with a value, a list, `min` and `max`,"
+    " or `not` with a list; `categories` with `any`, `all`, `none`",
+    "examples": [{"price": {"max": 20}, "brand": ["acme", "zeta"]}],
+    "properties": {
+        CATEGORIES: {
+            "anyOf": [
+                _NAME,
+                _listed(_NAME),
+                _object(dict.fromkeys(("any", "all", "none"), _listed(_NAME))),
+            ]
+        },
+        **dict.fromkeys(TIMES, _wanted(_TIME, _TIME)),
+    },
+    "additionalProperties": _wanted({"type": ["string", "number", "boolean"]}, {"type": "number"}),
+    "propertyNames": {"minLength": 1, "maxLength": 256, "pattern": "^[^\\x00-\\x1f\\x7f-\\x9f]+$"},
+    "maxProperties": MAX_NAMES,
+}
+Filter = Annotated[dict[str, JsonValue], WithJsonSchema(_FILTER)]
+"""See `app.conditions`, which reads it and says what is wrong."""
+
+
 class HistoryItem(Body):
     """An item of an anonymous session."""
 
@@ -128,7 +185,7 @@ class ListQuery(BaseModel):
     category: Names = Field([], description="any of these; repeats")
     category_all: Names = Field([], description="all of these; repeats")
     category_none: Names = Field([], description="none of these; repeats")
-    where: list[str] = Field(
+    where: list[Annotated[str, Field(json_schema_extra={"pattern": WHERE})]] = Field(
         [],
         max_length=32,
         description="what must hold of an item, like `price<=20`, `brand=acme,zeta`, `colour!=red`;"
@@ -180,12 +237,7 @@ class RecommendationsBody(Body):
     category: list[Id] = Field([], max_length=100)
     category_all: list[Id] = Field([], max_length=100)
     category_none: list[Id] = Field([], max_length=100)
-    filter: dict[str, JsonValue] | list[dict[str, JsonValue]] = Field(
-        {},
-        description="what must hold of an item: `price` or any other attribute with a value, a"
-        " list, `min` and `max`, or `not` with a list; `categories` with `any`, `all`, `none`",
-        examples=[{"price": {"max": 20}, "brand": ["acme", "zeta"]}],
-    )
+    filter: Filter = {}
     explain: bool = False
     deadline_ms: DeadlineMs | None = None
     min_cursor: str | None = Field(None, pattern=CURSOR)
@@ -323,13 +375,6 @@ class ItemBody(Body):
     )
     available_until: Timestamp | None = Field(None, description="nor from then on; null: no limit")
     timestamp: Timestamp | None = None
-
-    @model_validator(mode="after")
-    def _in_order(self) -> Self:
-        begin, end = self.available_from, self.available_until
-        if begin is not None and end is not None and parse_time(begin) >= parse_time(end):
-            raise ValueError(f"available_from {begin!r} must be before available_until {end!r}")
-        return self
 
 
 class ItemInList(ItemBody):
