@@ -8,12 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from app.events import ItemUpsert
+from app.columns import Columns, Plain
+from app.conditions import TIMES
+from app.events import MAX_TIME_MS, MIN_TIME_MS, ItemUpsert
 from learners.history import History
 from learners.ids import State
 
 MAX_ATTRIBUTES = 64
 """Attributes an item may have."""
+
+TYPED_SINCE = 8
+"""The semantics version from which on attributes have types."""
 
 Attributes = dict[str, str | int | float | bool | None]
 
@@ -21,13 +26,20 @@ Attributes = dict[str, str | int | float | bool | None]
 class Catalogue:
     """Attributes and the hidden flag of items, attributes of users; items' categories are with the
     history, as learners know them too.
+
+    Attributes are kept as they were sent, to be shown, and in `columns`, to be filtered by.
     """
 
-    def __init__(self, history: History) -> None:
+    def __init__(
+        self, history: History, *, max_columns: int = 64, max_strings: int = 1_000_000
+    ) -> None:
         self.history = history
+        self.columns = Columns(history, max_columns, max_strings)
+        # Before version 8 attributes had no types: what does not fit its column is only shown.
+        self.is_typed = True
         self.hidden = np.zeros(history.max_items, np.uint8)
         self._reset()
-        history.on_item_evicted.append(self._clear)
+        history.on_item_evicted.append(self._evict)
         history.on_user_forgotten.append(self._forget_user)
 
     def _reset(self) -> None:
@@ -40,31 +52,80 @@ class Catalogue:
     def upsert(self, index: int, change: ItemUpsert) -> str | None:
         """Apply a change to an item; fields that are None stay, unless it replaces the item.
 
-        Return why not, where it would have too many attributes; nothing is changed then.
+        Return why not, where its attributes are too many or of another type; nothing is changed
+        then.
         """
-        merged = {} if change.replace else self.attributes.get(index, {})
-        merged = {n: v for n, v in (merged | (change.attributes or {})).items() if v is not None}
-        if len(merged) > MAX_ATTRIBUTES:
-            return (
-                f"item {change.item_id!r} would have {len(merged)} attributes of {MAX_ATTRIBUTES}"
-            )
+        before = self.attributes.get(index, {})
+        merged = ({} if change.replace else before) | (change.attributes or {})
+        wanted: Attributes = {n: value for n, value in merged.items() if value is not None}
+        changed = {
+            name: value
+            for name, value in wanted.items()
+            if value is not None and not _is_same(before.get(name), value)
+        }
+        refused = self._refusal(change.item_id, wanted, changed)
+        if refused is not None:
+            return refused
         if change.replace:
             self._clear(index)
+        for name in [name for name in before if name not in wanted]:
+            self.columns.put(index, name, None)
+        for name, value in changed.items():
+            self.columns.put(index, name, value)
+        self._put_fields(index, change, wanted)
+        return None
+
+    def _refusal(self, item_id: str, wanted: Attributes, changed: dict[str, Plain]) -> str | None:
+        """Return why an item cannot have these attributes, of which some are new, or None."""
+        if len(wanted) > MAX_ATTRIBUTES:
+            return f"item {item_id!r} would have {len(wanted)} attributes of {MAX_ATTRIBUTES}"
+        return self.columns.misfit(item_id, changed) if self.is_typed and changed else None
+
+    def _put_fields(self, index: int, change: ItemUpsert, wanted: Attributes) -> None:
+        if change.categories is not None or change.replace:
             self.history.categories.put(index, change.categories or [])
-        elif change.categories is not None:
-            self.history.categories.put(index, change.categories)
         if change.attributes is not None:
-            self.attributes[index] = merged
+            self.attributes[index] = wanted
         if change.hidden is not None:
             self.hidden[index] = change.hidden
         if change.time_ms is not None:
             self.updated_ms[index] = change.time_ms
-        return None
+        if change.available_from is not None:
+            self._put_time(index, "available_from", change.available_from)
+        if change.available_until is not None:
+            self._put_time(index, "available_until", change.available_until)
 
-    def _clear(self, index: int, handle: int = 0) -> None:
+    def _put_time(self, index: int, name: str, time_ms: int) -> None:
+        is_limit = self.is_typed and time_ms not in (MIN_TIME_MS, MAX_TIME_MS)
+        self.columns.put_time(index, name, time_ms if is_limit else None)
+
+    def _evict(self, index: int, handle: int) -> None:
+        for name in self.attributes.get(index, {}):
+            self.columns.put(index, name, None)
+        self._clear(index)
+
+    def _clear(self, index: int) -> None:
+        """Forget all of an item but its values in columns."""
         self.hidden[index] = 0
         self.attributes.pop(index, None)
         self.updated_ms.pop(index, None)
+        for name in TIMES:
+            self.columns.put_time(index, name, None)
+
+    def follow(self, semantics: int) -> None:
+        """Go on as a semantics version has it: from the first typed one on, attributes have types.
+
+        These are then found anew, by the items' order, so that all replicas find the same.
+        """
+        was_typed, self.is_typed = self.is_typed, semantics >= TYPED_SINCE
+        if self.is_typed and not was_typed:
+            self._find_types()
+
+    def _find_types(self) -> None:
+        self.columns.clear()
+        for index, attributes in sorted(self.attributes.items()):
+            for name, value in attributes.items():
+                self.columns.put(index, name, value)
 
     def _forget_user(self, user_id: Hashable) -> None:
         self.user_attributes.pop(str(user_id), None)
@@ -76,6 +137,7 @@ class Catalogue:
             "categories": self.history.categories.of(index),
             "attributes": self.attributes.get(index, {}),
             "hidden": bool(self.hidden[index]),
+            **{name: self.columns.time_ms(index, name) for name in TIMES},
             "updated_ms": self.updated_ms.get(index),
         }
 
@@ -89,15 +151,16 @@ class Catalogue:
             for i in range(n)
             if i in self.attributes or i in self.updated_ms
         ]
-        return {
+        state: State = {
             "hidden": self.hidden[:n],
             "items": items,
             # Pairs: names that a client chose are never keys, which mean something to a snapshot.
             "users": [[user, dict(a)] for user, a in self.user_attributes.items()],
         }
+        return state | {"columns": self.columns.state()} if self.is_typed else state
 
-    def load_state(self, state: State) -> None:
-        """Become the catalogue that `state` was taken from."""
+    def load_state(self, state: State, semantics: int = TYPED_SINCE) -> None:
+        """Become the catalogue that `state` was taken from, under a semantics version."""
         self._reset()
         self.hidden[:] = 0  # in place: whoever filters holds this array
         self.hidden[: len(state["hidden"])] = state["hidden"]
@@ -107,13 +170,29 @@ class Catalogue:
             if updated_ms is not None:
                 self.updated_ms[index] = updated_ms
         self.user_attributes = {str(user): dict(a) for user, a in state["users"]}
+        self.is_typed = semantics >= TYPED_SINCE
+        if "columns" in state:
+            self.columns.load_state(state["columns"])
+        else:
+            self._find_types()
 
     def canonical(self) -> list[Any]:
         """Return the content sorted by external id, for hashing."""
         views = [self.view(int(index)) for index in self.history.items.sorted_indices()]
-        plain = [view for view in views if len(view["categories"]) or _is_told(view)]
-        return [plain, sorted(self.user_attributes.items())]
+        told = [_told(view) for view in views]
+        plain = [view for view in told if view is not None]
+        users = sorted(self.user_attributes.items())
+        return [plain, users, *([self.columns.canonical()] if self.is_typed else [])]
 
 
-def _is_told(view: dict[str, Any]) -> bool:
-    return bool(view["attributes"]) or view["hidden"] or view["updated_ms"] is not None
+def _is_same(old: object, new: object) -> bool:
+    """Tell whether two attributes are equal, as they are shown: True is not 1."""
+    return old == new and type(old) is type(new)
+
+
+def _told(view: dict[str, Any]) -> dict[str, Any] | None:
+    """Return what was said of an item, None for nothing."""
+    times = {name: view.pop(name) for name in TIMES}
+    limits = {name: time_ms for name, time_ms in times.items() if time_ms is not None}
+    is_told = view["categories"] or view["attributes"] or view["hidden"] or limits
+    return view | limits if is_told or view["updated_ms"] is not None else None

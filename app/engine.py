@@ -7,7 +7,7 @@ no randomness. What has to be done outside is returned.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from copy import copy
 from dataclasses import dataclass, field
 from itertools import islice
@@ -22,6 +22,7 @@ from app.answers import Answers
 from app.catalogue import Catalogue
 from app.challenger import Case, make_learner
 from app.challenges import Challenges, differing
+from app.conditions import Condition
 from app.drafts import Team, team_draft
 from app.errors import LogStopped, SettingsError
 from app.events import VALID, Entry, Feedback, Malformed
@@ -88,6 +89,8 @@ TUNABLE = frozenset(
     "future_s",
     "rewards",
     "rating_positive",
+    "had_return",
+    "max_strings",
     "create_unknown_items",
     "teach_repeats",
 }
@@ -158,7 +161,9 @@ class Engine:
             scored_history=settings.scored_history,
             had_length=settings.had_length,
         )
-        self.catalogue = Catalogue(self.history)
+        self.catalogue = Catalogue(
+            self.history, max_columns=settings.max_columns, max_strings=settings.max_strings
+        )
         self.learner = make_learner(settings, self.history)
         self.recommender = Recommender(
             self.history, self.catalogue, self.learner, exclude_had=settings.exclude_had
@@ -444,6 +449,7 @@ class Engine:
             return f"the log has semantics version {self.semantics} already"
         evidence = {"semantics": [self.semantics, record.semantics]}
         self.semantics = record.semantics
+        self.catalogue.follow(self.semantics)
         self.gate.record("upgrade", record.reason, evidence, record.asked_by)
         return None
 
@@ -451,6 +457,7 @@ class Engine:
         if not self.is_configured:
             _check_semantics(record.semantics)
             self.semantics = record.semantics
+            self.catalogue.follow(self.semantics)
         elif record.reconfigure and record.semantics != self.semantics:
             raise LogStopped(
                 f"the log is reconfigured under semantics version {record.semantics},"
@@ -489,10 +496,12 @@ class Engine:
         settings = self.configured.with_learner(adopted) if adopted else self.configured
         self.settings = self.admission.settings = settings
         self.gate.use(settings)
+        self.catalogue.columns.most_strings = settings.max_strings
 
     def _know_types(self, settings: EngineSettings) -> None:
         self.types += [name for name in sorted(settings.rewards) if name not in self.types]
         self._type_index = {name: index for index, name in enumerate(self.types)}
+        self.history.let_return({self._type_index[n]: d for n, d in settings.had_return.items()})
 
     def _command(self, record: events.Command, snapshot: State | None) -> Steps[str | None]:
         """Do what an operator asks; return why not, if it is refused."""
@@ -661,9 +670,13 @@ class Engine:
         ]
         return Slate(slate, self.model_info(), Draft(rival.name, [pick.team for pick in picks]))
 
-    def similar(self, item_id: str, k: int) -> Slate:
+    def similar(
+        self, item_id: str, k: int, *, exclude: Sequence[str] = (), condition: Condition = ()
+    ) -> Slate:
         """Return what goes with an item, from the served version."""
-        return Slate(self.recommender.similar(item_id, k, self.gate.served), self.model_info())
+        request = Request(k=k, exclude=[*exclude, item_id], history=[item_id], filter=condition)
+        now_ms = self.admission.watermark_ms
+        return Slate(self.recommender.similar(request, self.gate.served, now_ms), self.model_info())
 
     def model_info(self) -> dict[str, Any]:
         """Return which model answers: what every slate carries."""
@@ -736,7 +749,7 @@ class Engine:
         """Return everything as plain data and arrays: what a snapshot holds."""
         return {
             "semantics": self.semantics,
-            "settings": self.configured.model_dump(),
+            "settings": self.configured.logged(self.semantics),
             "plain": {name: copy(getattr(self, name)) for name in self._PLAIN},
             "history": self.history.state(),
             "catalogue": self.catalogue.state(),
@@ -761,7 +774,7 @@ class Engine:
             setattr(engine, name, copy(state["plain"][name]))
         engine._know_types(engine.settings)
         engine.history.load_state(state["history"])
-        engine.catalogue.load_state(state["catalogue"])
+        engine.catalogue.load_state(state["catalogue"], engine.semantics)
         engine.learner.load_state(state["learner"])
         engine.admission.load_state(state["admission"])
         engine.clicks.load_state(state["clicks"])
@@ -801,7 +814,7 @@ class Engine:
             del decision["cursor"]
         counts = {k: v for k, v in self.admission.counts.items() if k != "duplicate"}
         return {
-            "settings": self.configured.model_dump(),
+            "settings": self.configured.logged(self.semantics),
             "challenges": self.challenges.canonical(),
             "plain": [
                 *(self.n_events, self.n_learned, self.tick, self.promoted_tick),

@@ -70,7 +70,11 @@ class Malformed(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", 
 
 
 class ItemUpsert(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", tag="item"):
-    """Create or change an item. A field that is None is left as it is, unless `replace`."""
+    """Create or change an item. A field that is None is left as it is, unless `replace`.
+
+    The item is available from one event time until before another (Unix ms), from MIN_TIME_MS and
+    until MAX_TIME_MS being no limits. Both are since semantics version 8.
+    """
 
     item_id: str
     categories: list[str] | None = None
@@ -78,6 +82,8 @@ class ItemUpsert(msgspec.Struct, frozen=True, array_like=True, tag_field="kind",
     hidden: bool | None = None
     time_ms: int | None = None
     replace: bool = False
+    available_from: int | None = None
+    available_until: int | None = None
 
 
 class ItemDelete(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", tag="item_delete"):

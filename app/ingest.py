@@ -284,7 +284,7 @@ class Ingest:
         if not self._reconfigure:
             raise SettingsError(f"{shown}. Set it back, or change the log with --reconfigure")
         await self._append_configure(
-            Configure(self.engine.semantics, own.model_dump(), reconfigure=True)
+            Configure(self.engine.semantics, own.logged(self.engine.semantics), reconfigure=True)
         )
         await self._catch_up()
 

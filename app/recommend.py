@@ -6,13 +6,14 @@ versions (overlap). Reads only; the buffers it writes are no state.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from app.catalogue import Catalogue
+from app.conditions import Condition, of_categories
 from learners import kernels
 from learners.blend import PARTS, Blend
 from learners.history import History, Profile
@@ -22,6 +23,8 @@ OVERLAP_K = 10
 # 200 of each of five kinds of candidate, the most that a request may ask for, and five times as
 # many of the categories that it wants; or what sources name anyhow, and 1,000 that it names.
 MOST_POOLED = 2_000
+# Items that are looked for where the sources named too few, those that were had most.
+MOST_SEARCHED = 1_000
 # A label that no item has: what an unknown category asks for.
 _NOTHING = np.array([-1], np.int32)
 
@@ -36,6 +39,7 @@ class Request(NamedTuple):
     history: Sequence[str] | None = None
     candidates: Sequence[str] | None = None
     explain: bool = False
+    filter: Condition = ()
 
 
 class Scored(NamedTuple):
@@ -59,8 +63,12 @@ class Recommender:
         self.blend = blend
         self.exclude_had = exclude_had
         self._pool = blend.new_pool(
-            MOST_POOLED, hidden=catalogue.hidden, labels=history.categories.labels
+            MOST_POOLED,
+            hidden=catalogue.hidden,
+            labels=history.categories.labels,
+            columns=catalogue.columns.values,
         )
+        self._searched: I32 = np.zeros(MOST_SEARCHED, np.int32)
         self._profile = Profile(history.history_length)
         self._best: I32 = np.zeros(MOST_POOLED, np.int32)
 
@@ -70,9 +78,16 @@ class Recommender:
         """Return at most k distinct eligible items, best first; `now_ms` is event time."""
         user = MISS if request.user_id is None else self.history.users.get(request.user_id)
         profile, pool = self._request_profile(request, user, now_ms), self._pool
-        self._begin(request, user, profile)
+        self._begin(request, user, profile, now_ms)
         if request.candidates is None:
             self.blend.pool_candidates(version, profile, pool, now_ms, most=request.k)
+            if pool.n < request.k:
+                found = self._search(request, version)
+                if len(found) > pool.n:
+                    self._begin(request, user, profile, now_ms)
+                    self.blend.pool_candidates(
+                        version, profile, pool, now_ms, most=request.k, given=found
+                    )
             items, totals, named = self.blend.read_best(pool, self._best, request.k)
             places = self._best[: len(items)]
         else:
@@ -80,11 +95,7 @@ class Recommender:
             items, totals, named = self.blend.read(pool, places)
         ids = self.history.items.ids
         whys = self._whys(places, profile, version) if request.explain else [None] * len(items)
-        slate = list(map(Scored, [str(ids[item]) for item in items], totals, named, whys))
-        if len(slate) < request.k and request.candidates is None:
-            score = min(0.0, slate[-1].score if slate else 0.0)
-            slate += self._fill(request, request.k - len(slate), score)
-        return slate
+        return list(map(Scored, [str(ids[item]) for item in items], totals, named, whys))
 
     def _rank_given(
         self,
@@ -116,33 +127,40 @@ class Recommender:
                 profile.n += 1
         return profile
 
-    def _begin(self, request: Request, user: int, profile: Profile) -> None:
+    def _begin(self, request: Request, user: int, profile: Profile, now_ms: int) -> None:
         """Begin a pool from which all is excluded that the request must not be answered with."""
         pool = self._pool
+        program = self.catalogue.columns.eligible(request.filter, now_ms)
         if request.categories:
             wanted = self.history.categories.wanted(request.categories)
-            pool.begin(wanted if len(wanted) else _NOTHING)
+            pool.begin(wanted if len(wanted) else _NOTHING, program)
         else:
-            pool.begin()
+            pool.begin(program=program)
         for item_id in request.exclude:
             self._exclude_id(item_id)
         if request.history is not None:
             for item_id in request.history if self.exclude_had else ():
                 self._exclude_id(item_id)
         else:
-            self._exclude_had(user, profile)
+            self._exclude_had(user, profile, now_ms)
 
     def _exclude_id(self, item_id: str) -> None:
         index = self.history.items.get(item_id)
         if index != MISS:
             self._pool.exclude(index)
 
-    def _exclude_had(self, user: int, profile: Profile) -> None:
-        """Exclude what a user had; where that may be shown again, still what was refused lately."""
+    def _exclude_had(self, user: int, profile: Profile, now_ms: int | None = None) -> None:
+        """Exclude what a user had; where that may be shown again, still what was refused lately.
+
+        With `now_ms`, what was had so long ago that it may be shown again is not excluded.
+        """
         if user == MISS:
             return
-        if self.exclude_had:
-            self.history.mark_had(user, self._pool.allowed.mark, self._pool.tick)
+        mark, tick = self._pool.allowed.mark, self._pool.tick
+        if self.exclude_had and now_ms is not None:
+            self.history.mark_kept(user, mark, tick, now_ms)
+        elif self.exclude_had:
+            self.history.mark_had(user, mark, tick)
         for place in range(profile.n_refused):
             self._pool.exclude(profile.refused[place])
 
@@ -159,18 +177,15 @@ class Recommender:
         )
         return best[:found]
 
-    def _fill(self, request: Request, n: int, score: float) -> list[Scored]:
-        """Return items that no source named, so that a list is short only if nothing is left."""
-        if request.categories:
-            wanted = self.history.categories.wanted(request.categories)
-            others: Iterable[int] = self.history.categories.members(wanted)
-        else:
-            index = self.history.items.index
-            others = (index[item_id] for item_id in self.history.items.newest())
-        why: list[dict[str, Any]] | None = [] if request.explain else None
-        free = (i for i in others if not self._pool.holds(i) and self._pool.is_eligible(i))
-        ids = self.history.items.ids
-        return [Scored(str(ids[item]), score, ["catalogue"], why) for item in islice(free, n)]
+    def _search(self, request: Request, version: int) -> I32:
+        """Return eligible items from anywhere in the catalogue, those that were had most.
+
+        All of them, unless there are very many: what the sources named too little is still found.
+        """
+        condition = request.filter + of_categories("any", request.categories)
+        among = self.catalogue.columns.among(condition)
+        found = self.blend.search(self._pool, version, among, self._searched)
+        return self._searched[:found]
 
     def _whys(
         self, places: I32, profile: Profile, version: int
@@ -211,11 +226,11 @@ class Recommender:
                 reasons.append({"because": name, "weight": part})
         return sorted(reasons, key=lambda reason: -float(reason["weight"]))
 
-    def similar(self, item_id: str, k: int, version: int) -> list[Scored]:
-        """Return the items most often had together with one, hidden ones left out."""
-        request = Request(k=k, history=[item_id], exclude=[item_id])
-        profile, pool = self._request_profile(request, MISS, 0), self._pool
-        self._begin(request, MISS, profile)
+    def similar(self, request: Request, version: int, now_ms: int) -> list[Scored]:
+        """Return the items most often had together with a history: so many as go with it."""
+        k, pool = request.k, self._pool
+        profile = self._request_profile(request, MISS, 0)
+        self._begin(request, MISS, profile, now_ms)
         self.blend.covisit.pool_candidates(version, profile, pool, 0, most=k)
         ids = self.history.items.ids
         return [

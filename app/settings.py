@@ -64,6 +64,9 @@ LEARNER_SETTINGS = (
 )
 """What a challenger may have otherwise: what shapes the shared state, and nothing else."""
 
+SINCE_8 = ("max_columns", "max_strings", "had_return")
+"""What came with semantics version 8: programs of before do not know these settings."""
+
 DEFAULT_REWARDS = {
     "view": 0.5,
     "click": 1.0,
@@ -104,6 +107,16 @@ class EngineSettings(BaseModel):
         1_000, ge=1, le=10_000, description="distinct items remembered as had, per user"
     )
     exclude_had: bool = Field(True, description="never show again what the user had")
+    had_return: dict[str, float] = Field(
+        default_factory=dict,
+        max_length=250,
+        description="event type -> days after which an item whose last event that was may be shown"
+        " again; other types: never",
+    )
+    max_columns: int = Field(64, ge=1, le=1_000, description="attributes by name, of all items")
+    max_strings: int = Field(
+        1_000_000, ge=1, le=100_000_000, description="distinct strings among all attributes"
+    )
     create_unknown_items: bool = Field(True, description="feedback on an unknown item creates it")
 
     learner: str = Field(
@@ -277,6 +290,11 @@ class EngineSettings(BaseModel):
         for name, reward in self.rewards.items():
             if not -1 <= reward <= 1:
                 raise ValueError(f"rewards: {name}={reward} is outside -1..1")
+        for name, days in self.had_return.items():
+            if name not in self.rewards:
+                raise ValueError(f"had_return: {name} is no event type of rewards")
+            if not 0 <= days <= 36_500:
+                raise ValueError(f"had_return: {name}={days} is outside 0..36500 days")
         if self.learner != "blend" and not self.learner.startswith(river_adapter.PREFIX):
             raise ValueError(f"learner must be blend, or begin with river:, not {self.learner!r}")
         try:
@@ -291,6 +309,17 @@ class EngineSettings(BaseModel):
             if self.gate == "off":
                 raise ValueError("challenger: with the gate off nothing is ever proven")
         return self
+
+    def logged(self, semantics: int) -> dict[str, Any]:
+        """Return the settings as a log of a semantics version has them, for all that follow it."""
+        values = self.model_dump()
+        return {
+            name: value
+            for name, value in values.items()
+            if semantics >= 8
+            or name not in SINCE_8
+            or value != type(self).model_fields[name].get_default(call_default_factory=True)
+        }
 
     def with_learner(self, changes: dict[str, Any]) -> EngineSettings:
         """Return these settings, with some of the learner's changed and no challenger.

@@ -313,6 +313,24 @@ class Blend(Learner):
         if not self.is_linear:
             self.combiner.total(version, profile, pool, now_ms)
 
+    def search(self, pool: Candidates, version: int, among: I32 | None, found: I32) -> int:
+        """Write the eligible items that were had most, and return how many: as many as fit.
+
+        `among` are the items to look at, None for all. Ties are broken by the id's key.
+        """
+        n_found: int = kernels.blend_search(
+            self.personal.arrays,
+            self.shared,
+            pool.buffers,
+            version,
+            pool.tick,
+            pool.allowed.wanted,
+            NOTHING if among is None else among,
+            self.personal.items.n_indices if among is None else 0,
+            found,
+        )
+        return n_found
+
     def doubled_ranks(
         self,
         versions: I64,

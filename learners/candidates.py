@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 
 from learners import kernels
-from learners.kernels import I32, MISS, Filter
+from learners.kernels import F64, I32, MISS, Filter
+
+MOST_CLAUSES, MOST_VALUES = 66, 2_000
+"""What a program may have: two clauses say when an item is available."""
 
 _NO_LABELS = np.zeros(0, np.int32)
+
+
+class Program(NamedTuple):
+    """A condition on items' attributes and categories as kernels test it: see `kernels.meets`."""
+
+    clauses: F64  # [clauses, 4]
+    values: F64
+
+
+ALWAYS = Program(np.zeros((0, 4)), np.zeros(0))
+"""What every item meets."""
 
 
 class Candidates:
@@ -28,6 +43,7 @@ class Candidates:
         n_features: int = 0,
         hidden: kernels.U8 | None = None,
         labels: I32 | None = None,
+        columns: F64 | None = None,
     ) -> None:
         self.item = np.zeros(capacity, np.int32)
         self.raw = np.zeros((n_columns, capacity), np.float64)
@@ -37,11 +53,18 @@ class Candidates:
         self.pooled = np.zeros(n_items, np.int64)
         self.tick = 0
         self.n = 0
+        # The program of the request, where kernels look for it.
+        self._program = ALWAYS
+        self._n_clauses = np.zeros(1, np.int64)
+        self._clauses, self._values = np.zeros((MOST_CLAUSES, 4)), np.zeros(MOST_VALUES)
         self.allowed = Filter(
             mark=np.zeros(n_items, np.int64),
             hidden=np.zeros(n_items, np.uint8) if hidden is None else hidden,
             labels=np.zeros((1, 1), np.int32) if labels is None else labels,
             wanted=_NO_LABELS,
+            clauses=self._clauses[:0],
+            values=self._values,
+            columns=np.zeros((1, 1)) if columns is None else columns,
         )
         self.buffers = kernels.new_buffers(
             self.item,
@@ -53,17 +76,33 @@ class Candidates:
             self.allowed.mark,
             self.allowed.hidden,
             self.allowed.labels,
+            self._clauses,
+            self._values,
+            self.allowed.columns,
+            self._n_clauses,
         )
 
-    def begin(self, wanted: I32 = _NO_LABELS) -> None:
-        """Start a request: nothing is pooled, nothing excluded. `wanted`: labels, any of them."""
+    def begin(self, wanted: I32 = _NO_LABELS, program: Program = ALWAYS) -> None:
+        """Start a request: nothing is pooled, nothing excluded.
+
+        An item needs one of the labels `wanted`, if there are any, and to meet a program.
+        """
         self.tick += 1
         self.n = 0
-        if wanted is not self.allowed.wanted:
-            self.allowed = self.allowed._replace(wanted=wanted)
+        if wanted is not self.allowed.wanted or program is not self._program:
+            self._allow(wanted, program)
+
+    def _allow(self, wanted: I32, program: Program) -> None:
+        n, n_values = len(program.clauses), len(program.values)
+        self._program = program
+        self._n_clauses[0] = n
+        self._clauses[:n], self._values[:n_values] = program
+        self.allowed = self.allowed._replace(wanted=wanted, clauses=self._clauses[:n])
 
     def begin_many(self, n: int) -> int:
         """Start n requests that a kernel answers one after the other; return the first's tick."""
+        if self._program is not ALWAYS:
+            self._allow(_NO_LABELS, ALWAYS)
         first = self.tick + 1
         self.tick += n
         return first

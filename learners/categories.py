@@ -27,9 +27,12 @@ class Categories:
         # [items, MAX_CATEGORIES] an item's labels, 0 after the last one.
         self.labels: I32 = np.zeros((n_items, MAX_CATEGORIES), np.int32)
         self.on_changed: list[Callable[[int, list[int], list[int]], None]] = []
+        # How often a label was given a name or lost one: what was looked up before may be wrong.
+        self.n_renamed = 0
         self._reset()
 
     def _reset(self) -> None:
+        self.n_renamed += 1
         self.names: list[str | None] = [None]
         self._free: list[int] = []
         self._label_of: dict[str, int] = {}
@@ -69,12 +72,14 @@ class Categories:
                 self.names.append(name)
             self._label_of[name] = label
             self._members[label] = {}
+            self.n_renamed += 1
         return label
 
     def _drop(self, label: int) -> None:
         del self._members[label], self._label_of[str(self.names[label])]
         self.names[label] = None
         self._free.append(label)
+        self.n_renamed += 1
 
     def _of(self, index: int) -> list[int]:
         labels = self.labels[index]
@@ -101,6 +106,15 @@ class Categories:
                 if index not in found:
                     found.add(index)
                     yield index
+
+    def count(self, label: int) -> int:
+        """Return how many items carry a label."""
+        return len(self._members[label])
+
+    def items(self, label: int) -> I32:
+        """Return the items that carry a label, in the order that they were labelled."""
+        members = self._members[label]
+        return np.fromiter(members, np.int32, len(members))
 
     def state(self, n_items: int) -> State:
         """Return plain data from which `load_state` makes the same, for so many items."""

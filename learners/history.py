@@ -72,6 +72,8 @@ class History:
         self.categories = Categories(max_items)
         self.on_item_evicted: list[Callable[[int, int], None]] = []
         self.on_user_forgotten: list[Callable[[Hashable], None]] = []
+        # [types] ms after which a had item of a type may be shown again, MISS for never.
+        self._returns_ms: I64 = np.zeros(0, np.int64)
         self._reserve()
 
     def _reserve(self) -> None:
@@ -255,6 +257,19 @@ class History:
             mark,
             tick,
         )
+
+    def let_return(self, days: dict[int, float]) -> None:
+        """Say after how many days a had item of a type (by index) may be shown again."""
+        self._returns_ms = np.full(max(days, default=-1) + 1, MISS, np.int64)
+        for type_index, n_days in days.items():
+            self._returns_ms[type_index] = int(n_days * kernels.DAY_MS)
+
+    def mark_kept(self, user: int, mark: kernels.I64, tick: int, now_ms: int) -> None:
+        """Do as `mark_had`, but for what may be shown again at a time: see `let_return`."""
+        if not len(self._returns_ms):
+            self.mark_had(user, mark, tick)
+            return
+        kernels.mark_kept(self.arrays, user, mark, tick, self._returns_ms, now_ms)
 
     def profile(self, user: int, into: Profile) -> Profile:
         """Fill `into` with a user's last items; a user of MISS has none."""

@@ -55,7 +55,8 @@ class Ids:
         self.n_removed = 0
         self.generation = np.zeros(capacity, np.int32)
         self.touched = np.zeros(capacity, np.int64)
-        # Ties in scores are broken by this: 64 bits of the id, the same in every process.
+        # Ties in scores are broken by this: 64 bits of the id, the same in every process. 0 for an
+        # index that nobody has.
         self.key = np.zeros(capacity, np.uint64)
 
     def __len__(self) -> int:
@@ -106,6 +107,7 @@ class Ids:
         """Forget an id; its handles are stale from now on. Return the index that is free again."""
         index = self.index.pop(id_)
         self.ids[index] = None
+        self.key[index] = 0
         self.n_removed += 1
         self.generation[index] += 1
         self.free.append(index)
@@ -159,5 +161,6 @@ class Ids:
 
 
 def tie_key(id_: Hashable) -> int:
-    """Return 64 bits of an id, the same in every process."""
-    return int.from_bytes(hashlib.blake2b(str(id_).encode(), digest_size=8).digest(), "little")
+    """Return 64 bits of an id, the same in every process, not all of them 0."""
+    key = int.from_bytes(hashlib.blake2b(str(id_).encode(), digest_size=8).digest(), "little")
+    return key or 1

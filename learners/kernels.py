@@ -120,6 +120,16 @@ class Filter(NamedTuple):
     hidden: U8  # [items]
     labels: I32  # [items, labels each]
     wanted: I32  # labels of which an item must have one; empty: any item will do
+    clauses: F64  # [clauses, 4] what must hold besides: see `meets`
+    values: F64  # what clauses name
+    columns: F64  # [columns, items] attributes, NaN for a missing one
+
+
+# The kinds of clause, those first that are decided fastest. (kind, column, low, high):
+BETWEEN = 0  # low <= x <= high
+UNLESS_UNDER, UNLESS_FROM = 1, 2  # not x > low; not x <= low: a missing value passes
+ONE_OF, NONE_OF = 3, 4  # x is, or is not, in values[low:high], which are in order
+HAS_ANY, HAS_ALL, HAS_NONE = 5, 6, 7  # of the labels values[low:high]
 
 
 # A call takes some 50 ns for each array that it is given, and a microsecond for each named tuple.
@@ -188,6 +198,7 @@ structref.define_proxy(
     [
         *("item", "raw", "features", "total", "share", "pooled"),
         *("mark", "hidden", "labels"),
+        *("clauses", "values", "columns", "n_clauses"),
     ],
 )
 
@@ -558,6 +569,136 @@ def mark_had(
             block, offset = next_block[block], 0
 
 
+@njit(cache=True)
+def mark_kept(personal: Any, user: int, mark: I64, tick: int, returns_ms: I64, now_ms: int) -> None:
+    """Exclude a user's had-set like `mark_had`, but for what may be shown again.
+
+    That is what lies back over `returns_ms` of its type; never, for a type that has none.
+    """
+    block, offset = personal.had_first[user], personal.had_start[user]
+    for _ in range(personal.had_count[user]):
+        handle, kind = personal.block_handle[block, offset], personal.block_type[block, offset]
+        wait_ms = returns_ms[kind] if kind < len(returns_ms) else MISS
+        age_ms = now_ms - personal.block_time[block, offset]
+        if is_live(handle, personal.generation) and (wait_ms == MISS or age_ms <= wait_ms):
+            mark[handle & INDEX_MASK] = tick
+        offset += 1
+        if offset == BLOCK:
+            block, offset = personal.next_block[block], 0
+
+
+# -- conditions -------------------------------------------------------------------------------
+
+
+@njit(cache=True)
+def meets(clauses: F64, values: F64, columns: F64, labels: I32, item: int) -> bool:
+    """Tell whether all clauses hold of an item."""
+    for c in range(len(clauses)):
+        if not _holds(clauses[c], values, columns, labels, item):
+            return False
+    return True
+
+
+@njit(cache=True)
+def _holds(clause: F64, values: F64, columns: F64, labels: I32, item: int) -> bool:
+    kind, low, high = clause[0], clause[2], clause[3]
+    if kind >= HAS_ANY:
+        named = values[int(low) : int(high)]
+        n_common = _n_common(labels[item], named)
+        if kind == HAS_ALL:
+            return n_common == len(named)
+        return (n_common > 0) == (kind == HAS_ANY)
+    x = columns[int(clause[1]), item]
+    if kind == BETWEEN:
+        return low <= x <= high
+    if kind == UNLESS_UNDER:
+        return not x > low
+    if kind == UNLESS_FROM:
+        return not x <= low
+    return _is_among(x, values[int(low) : int(high)]) == (kind == ONE_OF)
+
+
+@njit(cache=True)
+def _n_common(own: I32, named: F64) -> int:
+    """Return how many of some labels an item has; its own end with the first 0."""
+    n = 0
+    for j in range(len(own)):
+        if own[j] == 0:
+            break
+        for w in range(len(named)):
+            n += own[j] == named[w]
+    return n
+
+
+@njit(cache=True)
+def _is_among(x: float, ordered: F64) -> bool:
+    """Tell whether a value is among some that are in order; NaN never is."""
+    low, high = 0, len(ordered)
+    while low < high:
+        middle = (low + high) // 2
+        if ordered[middle] < x:
+            low = middle + 1
+        else:
+            high = middle
+    return low < len(ordered) and ordered[low] == x
+
+
+@njit(cache=True)
+def meet(clauses: F64, values: F64, columns: F64, labels: I32, items: I32, out: U8) -> None:
+    """Write for each item whether all clauses hold of it."""
+    for i in range(len(items)):
+        out[i] = meets(clauses, values, columns, labels, items[i])
+
+
+@njit(cache=True)
+def follow_links(after: I32, first: int, found: I32) -> None:
+    """Write the items of a linked list; links are indices + 1."""
+    following = first
+    for place in range(len(found)):
+        found[place] = following - 1
+        following = after[following - 1]
+
+
+SIEVED = 4_096  # items that are looked at together: their marks stay in the processor's caches
+
+
+@njit(cache=True)
+def sieve(
+    clauses: F64, values: F64, columns: F64, labels: I32, first: int, n: int, mask: U8
+) -> None:
+    """Write for each of the n items from `first` on whether all clauses hold of it.
+
+    A clause at a time, so that the most common kind is compared many items at once.
+    """
+    mask[:n] = 1
+    for c in range(len(clauses)):
+        if clauses[c, 0] == BETWEEN:
+            column, low, high = columns[int(clauses[c, 1])], clauses[c, 2], clauses[c, 3]
+            for i in range(n):
+                x = column[first + i]
+                mask[i] &= (low <= x) & (x <= high)
+            continue
+        for i in range(n):
+            if mask[i]:
+                mask[i] = _holds(clauses[c], values, columns, labels, first + i)
+
+
+@njit(cache=True)
+def select_items(
+    clauses: F64, values: F64, columns: F64, labels: I32, key: U64, n_items: int
+) -> I32:
+    """Return the live items of which all clauses hold, in the order of their indices."""
+    found, n, mask = np.empty(n_items, np.int32), 0, np.empty(SIEVED, np.uint8)
+    for first in range(0, n_items, SIEVED):
+        size = min(SIEVED, n_items - first)
+        sieve(clauses, values, columns, labels, first, size, mask)
+        for i in range(size):
+            if mask[i] and key[first + i] != 0:
+                found[n] = first + i
+                n += 1
+    return found[:n].copy()
+
+
 # -- candidates -------------------------------------------------------------------------------
 
 
@@ -565,6 +706,10 @@ def mark_had(
 def is_eligible(allowed: Filter, tick: int, item: int) -> bool:
     """Tell whether an item may be a candidate of the request `tick`."""
     if allowed.hidden[item] or allowed.mark[item] == tick:
+        return False
+    if len(allowed.clauses) > 0 and not meets(
+        allowed.clauses, allowed.values, allowed.columns, allowed.labels, item
+    ):
         return False
     if len(allowed.wanted) == 0:
         return True
@@ -1455,7 +1600,7 @@ def blend_pool(
     `given` are pooled in any case, after what the sources name.
     """
     generation, pooled, pool, raw = personal.generation, buffers.pooled, buffers.item, buffers.raw
-    allowed = Filter(buffers.mark, buffers.hidden, buffers.labels, wanted)
+    allowed = _filter_of(buffers, wanted)
     covisit, sums, others = shared.covisit, shared.covisit_sums, shared.sequence_sums
     slots = shared.covisit_rows.slots[version]
     n_used = min(n_items, shared.covisit_last)
@@ -1534,6 +1679,89 @@ def blend_pool(
         buffers.total,
     )
     return n
+
+
+@njit(cache=True)
+def _filter_of(buffers: Any, wanted: I32) -> Filter:
+    return Filter(
+        buffers.mark,
+        buffers.hidden,
+        buffers.labels,
+        wanted,
+        buffers.clauses[: buffers.n_clauses[0]],
+        buffers.values,
+        buffers.columns,
+    )
+
+
+@njit(cache=True)
+def blend_search(
+    personal: Any,
+    shared: Any,
+    buffers: Any,
+    version: int,
+    tick: int,
+    wanted: I32,
+    among: I32,
+    n_items: int,
+    found: I32,
+) -> int:
+    """Write the eligible items that were had most, of some and of the first so many; return how
+    many.
+
+    What is found is a heap, its worst item at the front.
+    """
+    allowed, key, mass = _filter_of(buffers, wanted), personal.key, shared.covisit.mass
+    slots, weight, n = shared.covisit_rows.slots[version], np.empty(len(found)), 0
+    for item in among:
+        if is_eligible(allowed, tick, item):
+            n = _keep(found, weight, n, item, mass[slots[item]], key)
+    mask = np.empty(SIEVED, np.uint8)
+    for first in range(0, n_items, SIEVED):
+        size = min(SIEVED, n_items - first)
+        sieve(allowed.clauses, allowed.values, allowed.columns, allowed.labels, first, size, mask)
+        for item in range(first, first + size):
+            if mask[item - first] and key[item] != 0 and is_eligible(allowed, tick, item):
+                n = _keep(found, weight, n, item, mass[slots[item]], key)
+    return n
+
+
+@njit(cache=True)
+def _keep(found: I32, weight: F64, n: int, item: int, own: float, key: U64) -> int:
+    """Put an item into the heap if there is room, or in the place of a worse one; return the size.
+
+    Of two that weigh the same, that with the larger key is worse.
+    """
+    if n < len(found):
+        place = n
+        n += 1
+        while place > 0:
+            parent = (place - 1) // 2
+            if not _is_worse(own, key[item], weight[parent], key[found[parent]]):
+                break
+            found[place], weight[place] = found[parent], weight[parent]
+            place = parent
+    else:
+        if not _is_worse(weight[0], key[found[0]], own, key[item]):
+            return n
+        place = 0
+        while 2 * place + 1 < n:
+            child = 2 * place + 1
+            if child + 1 < n and _is_worse(
+                weight[child + 1], key[found[child + 1]], weight[child], key[found[child]]
+            ):
+                child += 1
+            if not _is_worse(weight[child], key[found[child]], own, key[item]):
+                break
+            found[place], weight[place] = found[child], weight[child]
+            place = child
+    found[place], weight[place] = item, own
+    return n
+
+
+@njit(cache=True)
+def _is_worse(weight: float, key: int, other: float, other_key: int) -> bool:
+    return weight < other or (weight == other and key > other_key)
 
 
 @njit(cache=True)

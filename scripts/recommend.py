@@ -13,7 +13,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from app.api.recommendations import slate_content
-from app.errors import SluiceError
+from app.conditions import Condition, checked, of_categories, parse, parse_where
+from app.errors import InvalidRequest, SluiceError
 from app.events import format_time
 from app.recommend import Request
 from app.store import parse_cursor
@@ -34,6 +35,18 @@ def recommend(
     category: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="any of these; repeats")
     ] = None,
+    category_all: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="all of these; repeats")
+    ] = None,
+    category_none: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="none of these; repeats")
+    ] = None,
+    where: Annotated[
+        list[str] | None, typer.Option(metavar="CONDITION", help="like price<=20; repeats")
+    ] = None,
+    filter_: Annotated[
+        str | None, typer.Option("--filter", metavar="JSON", help="as in POST /v1/recommendations")
+    ] = None,
     explain: Annotated[bool, typer.Option("--explain", help="with the parts of scores")] = False,
     json: Annotated[bool, typer.Option("--json", help="as the service would answer")] = False,
     tied: Annotated[bool, typer.Option("--tied", hidden=True)] = False,
@@ -45,12 +58,15 @@ def recommend(
     if tied:
         threading.Thread(target=_end_with_stdin, daemon=True).start()
     try:
+        condition = sum(map(parse_where, where or []), _parsed(filter_))
+        condition += of_categories("all", category_all or [])
+        condition = checked(condition + of_categories("none", category_none or []))
         rebuilt = rebuild(Moment(at))
     except SluiceError as error:
         if json:
             typer.echo(orjson.dumps({"error": {"code": error.code, "message": error.message}}))
         fail(error)
-    request = Request(user, k, exclude or [], category or [], explain=explain)
+    request = Request(user, k, exclude or [], category or [], explain=explain, filter=condition)
     slate = rebuilt.engine.recommend(request)
     content = {"recommendation_id": None, "user_id": user, "at": rebuilt.engine.cursor}
     content |= slate_content(slate, None)
@@ -58,6 +74,15 @@ def recommend(
         typer.echo(orjson.dumps(content))
     else:
         _show(content, explain=explain)
+
+
+def _parsed(text: str | None) -> Condition:
+    """Return the condition that is given as JSON, if one is."""
+    try:
+        given = orjson.loads(text or b"{}")
+        return sum(map(parse, given if isinstance(given, list) else [given]), ())
+    except orjson.JSONDecodeError as error:
+        raise InvalidRequest(f"--filter {text!r:.64} is no JSON: {error}") from None
 
 
 def _end_with_stdin() -> None:

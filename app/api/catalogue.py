@@ -20,8 +20,12 @@ from app.api.service import (
     may_use,
     now_ms,
 )
-from app.errors import InvalidRequest, NotFound
+from app.catalogue import TYPED_SINCE
+from app.conditions import TIMES
+from app.errors import Conflict, InvalidRequest, NotFound
 from app.events import (
+    MAX_TIME_MS,
+    MIN_TIME_MS,
     ItemDelete,
     ItemUpsert,
     UserDelete,
@@ -49,15 +53,24 @@ async def list_items(service: Running, n: PageSize = 100, cursor: PageNumber = N
 @router.post(
     "/v1/items",
     response_model=schemas.BulkWritten,
-    responses=schemas.errors(*schemas.WRITES),
+    responses=schemas.errors(409, *schemas.WRITES),
 )
 async def upsert_items(service: Running, body: schemas.ItemsBody | schemas.ItemsInList) -> Response:
-    """Create or change many items at once; fields that are not given stay."""
+    """Create or change many items at once; fields that are not given stay.
+
+    An item that cannot be so (an attribute of another type, say) is `refused`, and stays as it was.
+    """
     items = body if isinstance(body, list) else body.items
     if len(items) > service.settings.max_events:
         raise InvalidRequest(f"items: give at most {service.settings.max_events} items")
-    outcome = await service.submit(*(_upsert(item.item_id, item) for item in items))
-    return answer({"upserted": len(items), "cursor": outcome.cursor})
+    outcome = await service.append(*(_upsert(service, item.item_id, item) for item in items))
+    refused = [
+        {"item_id": item.item_id, "reason": result.reason}
+        for item, result in zip(items, outcome.results, strict=True)
+        if result.status == "refused"
+    ]
+    n_upserted = len(items) - len(refused)
+    return answer({"upserted": n_upserted, "refused": refused, "cursor": outcome.cursor})
 
 
 @router.get("/v1/items/{item_id}", response_model=schemas.ItemView, responses=schemas.errors(404))
@@ -69,23 +82,23 @@ async def get_item(service: Running, item_id: ItemId) -> Response:
 @router.put(
     "/v1/items/{item_id}",
     response_model=schemas.ItemView,
-    responses=schemas.errors(*schemas.WRITES),
+    responses=schemas.errors(409, *schemas.WRITES),
 )
 async def put_item(service: Running, item_id: ItemId, body: schemas.ItemBody) -> Response:
     """Create an item, or replace all that was said of it."""
-    await service.submit(_upsert(item_id, body, replace=True))
+    await service.submit(_upsert(service, item_id, body, replace=True))
     return answer(_item(service, _find_item(service, item_id)))
 
 
 @router.patch(
     "/v1/items/{item_id}",
     response_model=schemas.ItemView,
-    responses=schemas.errors(404, *schemas.WRITES),
+    responses=schemas.errors(404, 409, *schemas.WRITES),
 )
 async def patch_item(service: Running, item_id: ItemId, body: schemas.ItemBody) -> Response:
     """Change the fields given; an attribute set to null goes."""
     _find_item(service, item_id)
-    await service.submit(_upsert(item_id, body))
+    await service.submit(_upsert(service, item_id, body))
     return answer(_item(service, _find_item(service, item_id)))
 
 
@@ -101,9 +114,29 @@ async def delete_item(service: Running, item_id: ItemId) -> Response:
     return answer({"cursor": outcome.cursor})
 
 
-def _upsert(item_id: str, body: schemas.ItemBody, *, replace: bool = False) -> ItemUpsert:
+def _upsert(
+    service: Service, item_id: str, body: schemas.ItemBody, *, replace: bool = False
+) -> ItemUpsert:
     time_ms = now_ms() if body.timestamp is None else parse_time(body.timestamp)
-    return ItemUpsert(item_id, body.categories, body.attributes, body.hidden, time_ms, replace)
+    begin = _limit(body, "available_from", MIN_TIME_MS)
+    end = _limit(body, "available_until", MAX_TIME_MS)
+    semantics = service.engine.semantics
+    if semantics < TYPED_SINCE and (begin, end) != (None, None):
+        raise Conflict(
+            f"available_from and available_until need semantics version {TYPED_SINCE}, and the log"
+            f" has version {semantics}: POST /v1/upgrade"
+        )
+    return ItemUpsert(
+        item_id, body.categories, body.attributes, body.hidden, time_ms, replace, begin, end
+    )
+
+
+def _limit(body: schemas.ItemBody, name: str, no_limit: int) -> int | None:
+    """Return a time in Unix ms, `no_limit` where null is given, and None where nothing is."""
+    given = getattr(body, name)
+    if given is not None:
+        return parse_time(given)
+    return no_limit if name in body.model_fields_set else None
 
 
 def _find_item(service: Service, item_id: str) -> int:
@@ -115,8 +148,10 @@ def _find_item(service: Service, item_id: str) -> int:
 
 def _item(service: Service, index: int) -> dict[str, Any]:
     view = service.engine.catalogue.view(index)
-    updated_ms = view.pop("updated_ms")
-    return view | {"updated_at": None if updated_ms is None else format_time(updated_ms)}
+    view["updated_at"] = view.pop("updated_ms")
+    for name in (*TIMES, "updated_at"):
+        view[name] = None if view[name] is None else format_time(view[name])
+    return view
 
 
 # -- users ------------------------------------------------------------------------------------

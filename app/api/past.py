@@ -18,6 +18,7 @@ from typing import Any
 import orjson
 
 from app.archive import Archive
+from app.conditions import to_json
 from app.errors import (
     ArchiveRefused,
     InvalidRequest,
@@ -125,6 +126,8 @@ def _arguments(request: Request, at: Cursor) -> list[str]:
     options = ["--json", "--tied", f"--at={at}", "-k", str(request.k)]
     options += [f"--exclude={item_id}" for item_id in request.exclude]
     options += [f"--category={name}" for name in request.categories]
+    if request.filter:
+        options.append(f"--filter={orjson.dumps(to_json(request.filter)).decode()}")
     explain = ["--explain"] if request.explain else []
     return ["recommend", *options, *explain, "--", str(request.user_id)]
 

@@ -22,6 +22,7 @@ from app.api.service import (
     may_use,
     now_ms,
 )
+from app.conditions import checked, of_categories
 from app.engine import Slate
 from app.errors import NotFound
 from app.recommend import Request
@@ -30,9 +31,6 @@ from app.store import parse_cursor
 router = APIRouter(
     tags=["recommendations"], dependencies=[Depends(may_use)], route_class=StrictRoute
 )
-
-K = Annotated[int, Query(ge=1, le=200, description="length of the list")]
-Categories = Annotated[list[str], Query(max_length=100, description="any of these; repeats")]
 
 
 @router.get(
@@ -75,13 +73,7 @@ async def recommend_now(
 )
 async def post_recommendations(service: Running, body: schemas.RecommendationsBody) -> Response:
     """Do the same from a body, also for an anonymous `history` and for given `candidates`."""
-    history = None
-    if body.history is not None:
-        history = [item if isinstance(item, str) else item.item_id for item in body.history]
-    request = Request(
-        body.user_id, body.k, body.exclude, body.category, history, body.candidates, body.explain
-    )
-    return await _recommend(service, request, body.min_cursor, body.deadline_ms)
+    return await _recommend(service, body.request(), body.min_cursor, body.deadline_ms)
 
 
 async def _recommend(
@@ -141,19 +133,22 @@ def slate_content(slate: Slate, degraded: str | None) -> dict[str, Any]:
 @router.get(
     "/v1/items/{item_id}/similar", response_model=schemas.ItemList, responses=schemas.errors(404)
 )
-async def get_similar(service: Running, item_id: ItemId, k: K = 10) -> Response:
+async def get_similar(
+    service: Running, item_id: ItemId, query: Annotated[schemas.ListQuery, Query()]
+) -> Response:
     """Return what is had together with an item."""
     if item_id not in service.engine.history.items:
         raise NotFound(f"there is no item {item_id!r}")
-    return _answer(service.engine.similar(item_id, k), await _degraded(service, None, None), {})
+    condition = query.condition() + of_categories("any", query.category)
+    slate = service.engine.similar(
+        item_id, query.k, exclude=query.exclude, condition=checked(condition)
+    )
+    return _answer(slate, await _degraded(service, None, None), {})
 
 
 @router.get("/v1/trending", response_model=schemas.ItemList, responses=schemas.errors())
-async def get_trending(
-    service: Running,
-    k: K = 10,
-    category: Categories = [],  # noqa: B006
-) -> Response:
+async def get_trending(service: Running, query: Annotated[schemas.ListQuery, Query()]) -> Response:
     """Return what is popular now."""
-    slate = service.engine.recommend(Request(k=k, categories=category))
+    request = Request(None, query.k, query.exclude, query.category, filter=query.condition())
+    slate = service.engine.recommend(request)
     return _answer(slate, await _degraded(service, None, None), {})

@@ -10,10 +10,24 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    JsonValue,
+    WithJsonSchema,
     create_model,
     model_validator,
 )
 
+from app.conditions import (
+    CATEGORIES,
+    MAX_LISTED,
+    MAX_NAMES,
+    TIMES,
+    WHERE,
+    Condition,
+    checked,
+    of_categories,
+    parse,
+    parse_where,
+)
 from app.events import check_id, parse_time
 from app.recommend import Request
 from app.settings import LEARNER_SETTINGS, SEMANTICS, EngineSettings
@@ -108,6 +122,51 @@ WRITES = (413, 429, 503)
 # -- recommendations --------------------------------------------------------------------------
 
 
+def _listed(values: Any) -> Any:
+    return {"type": "array", "items": values, "minItems": 1, "maxItems": MAX_LISTED}
+
+
+def _wanted(value: Any, bound: Any) -> Any:
+    """Return the schema of what may be asked of an attribute."""
+    some = {"anyOf": [value, _listed(value)]}
+    ends = {"min": bound, "max": bound, "not": some}
+    return {"anyOf": [value, _listed(value), _object(ends)]}
+
+
+def _object(properties: Any) -> Any:
+    return {
+        "type": "object",
+        "properties": properties,
+        "additionalProperties": False,
+        "minProperties": 1,
+    }
+
+
+_NAME = {"type": "string"}
+_TIME = {"anyOf": [_NAME | {"format": "date-time"}, {"type": "number", "minimum": 0}]}
+_FILTER = {
+    "type": "object",
+    "description": "what must hold of an item: any attribute with a value, a list, `min` and `max`,"
+    " or `not` with a list; `categories` with `any`, `all`, `none`",
+    "examples": [{"price": {"max": 20}, "brand": ["acme", "zeta"]}],
+    "properties": {
+        CATEGORIES: {
+            "anyOf": [
+                _NAME,
+                _listed(_NAME),
+                _object(dict.fromkeys(("any", "all", "none"), _listed(_NAME))),
+            ]
+        },
+        **dict.fromkeys(TIMES, _wanted(_TIME, _TIME)),
+    },
+    "additionalProperties": _wanted({"type": ["string", "number", "boolean"]}, {"type": "number"}),
+    "propertyNames": {"minLength": 1, "maxLength": 256, "pattern": "^[^\\x00-\\x1f\\x7f-\\x9f]+$"},
+    "maxProperties": MAX_NAMES,
+}
+Filter = Annotated[dict[str, JsonValue], WithJsonSchema(_FILTER)]
+"""See `app.conditions`, which reads it and says what is wrong."""
+
+
 class HistoryItem(Body):
     """An item of an anonymous session."""
 
@@ -115,12 +174,37 @@ class HistoryItem(Body):
     timestamp: Timestamp | None = None
 
 
-class RecommendationsQuery(BaseModel):
-    """The query parameters of a GET."""
+Names = Annotated[list[str], Field(max_length=100)]
+
+
+class ListQuery(BaseModel):
+    """How long a list may be, and what may be in it: query parameters of every GET of one."""
 
     k: Annotated[int, Field(ge=1, le=200, description="length of the list")] = 10
     exclude: list[str] = Field([], max_length=1_000, description="item ids left out; repeats")
-    category: list[str] = Field([], max_length=100, description="any of these; repeats")
+    category: Names = Field([], description="any of these; repeats")
+    category_all: Names = Field([], description="all of these; repeats")
+    category_none: Names = Field([], description="none of these; repeats")
+    where: list[Annotated[str, Field(json_schema_extra={"pattern": WHERE})]] = Field(
+        [],
+        max_length=32,
+        description="what must hold of an item, like `price<=20`, `brand=acme,zeta`, `colour!=red`;"
+        " repeats, and all must hold",
+        examples=[["price<=20"]],
+    )
+
+    def condition(self) -> Condition:
+        """Return what must hold of every item, besides its having any of `category`."""
+        if not (self.where or self.category_all or self.category_none):
+            return ()
+        condition = of_categories("all", self.category_all)
+        condition += of_categories("none", self.category_none)
+        return checked(sum(map(parse_where, self.where), condition))
+
+
+class RecommendationsQuery(ListQuery):
+    """The query parameters of a GET of recommendations."""
+
     explain: bool = False
     deadline_ms: Annotated[int, Field(ge=1, le=60_000)] | None = None
     min_cursor: Annotated[str, Field(pattern=CURSOR)] | None = Field(
@@ -134,7 +218,14 @@ class RecommendationsQuery(BaseModel):
 
     def request_for(self, user_id: str) -> Request:
         """Return what the engine is asked for."""
-        return Request(user_id, self.k, self.exclude, self.category, explain=self.explain)
+        return Request(
+            user_id,
+            self.k,
+            self.exclude,
+            self.category,
+            explain=self.explain,
+            filter=self.condition(),
+        )
 
 
 class RecommendationsBody(Body):
@@ -144,6 +235,9 @@ class RecommendationsBody(Body):
     k: K = 10
     exclude: list[Id] = Field([], max_length=1_000)
     category: list[Id] = Field([], max_length=100)
+    category_all: list[Id] = Field([], max_length=100)
+    category_none: list[Id] = Field([], max_length=100)
+    filter: Filter = {}
     explain: bool = False
     deadline_ms: DeadlineMs | None = None
     min_cursor: str | None = Field(None, pattern=CURSOR)
@@ -151,6 +245,24 @@ class RecommendationsBody(Body):
         None, max_length=1_000, description="oldest first; nothing of it is stored"
     )
     candidates: list[Id] | None = Field(None, max_length=1_000, description="rank just these")
+
+    def request(self) -> Request:
+        """Return what the engine is asked for."""
+        history = None
+        if self.history is not None:
+            history = [item if isinstance(item, str) else item.item_id for item in self.history]
+        condition = of_categories("all", self.category_all)
+        condition += of_categories("none", self.category_none) + parse(self.filter)
+        return Request(
+            self.user_id,
+            self.k,
+            self.exclude,
+            self.category,
+            history,
+            self.candidates,
+            self.explain,
+            checked(condition),
+        )
 
 
 class Why(BaseModel):
@@ -258,6 +370,10 @@ class ItemBody(Body):
     categories: list[Id] | None = Field(None, max_length=16, examples=[["shoes"]])
     attributes: Attributes | None = Field(None, examples=[{"price": 49.9}])
     hidden: bool | None = None
+    available_from: Timestamp | None = Field(
+        None, description="not recommended before; null: no limit"
+    )
+    available_until: Timestamp | None = Field(None, description="nor from then on; null: no limit")
     timestamp: Timestamp | None = None
 
 
@@ -283,6 +399,8 @@ class ItemView(BaseModel):
     categories: list[str]
     attributes: dict[str, str | int | float | bool | None]
     hidden: bool
+    available_from: str | None
+    available_until: str | None
     updated_at: str | None
 
 
@@ -329,10 +447,18 @@ class Written(BaseModel):
     cursor: str
 
 
+class RefusedItem(BaseModel):
+    """An item of a bulk upsert that stays as it was, and why."""
+
+    item_id: str
+    reason: str
+
+
 class BulkWritten(Written):
-    """A bulk upsert that is in the log and applied here."""
+    """A bulk upsert that is in the log and applied here, but for the items refused."""
 
     upserted: int
+    refused: list[RefusedItem]
 
 
 # -- model and operations ---------------------------------------------------------------------

@@ -45,9 +45,13 @@ class Service:
         """Return the engine of now: a reload replaces it."""
         return self.ingest.engine
 
+    async def append(self, *records: Record) -> Outcome:
+        """Append one entry and wait until it is applied."""
+        return await self.ingest.submit(records, arrival_ms=now_ms())
+
     async def submit(self, *records: Record) -> Outcome:
-        """Append one entry and wait until it is applied; raise Conflict if it was refused."""
-        outcome = await self.ingest.submit(records, arrival_ms=now_ms())
+        """Do so; raise Conflict if it was refused."""
+        outcome = await self.append(*records)
         for result in outcome.results:
             if result.status == "refused":
                 raise Conflict(str(result.reason))

@@ -27,7 +27,7 @@ _Answering = Coroutine[Any, Any, Response]
 _FEEDBACK = b"/v1/feedback"
 _RECOMMENDATIONS = b"/v1/recommendations/"
 _ACKS = {b"": "learned", b"ack=learned": "learned", b"ack=log": "log"}
-_LISTS = {"exclude", "category"}
+_LISTS = {"exclude", "category", "category_all", "category_none", "where"}
 _DEFAULTS = RecommendationsQuery()
 
 

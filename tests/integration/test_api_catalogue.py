@@ -24,6 +24,8 @@ def test_an_item_is_put_patched_and_deleted(api: Service) -> None:
     assert put == body | {
         "item_id": "crud",
         "hidden": False,
+        "available_from": None,
+        "available_until": None,
         "updated_at": "2025-12-31T23:00:00.000Z",
     }
     change = {"attributes": {"n": None, "s": "y"}, "hidden": True, "timestamp": 1.5}

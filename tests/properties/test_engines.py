@@ -219,6 +219,7 @@ requests = st.builds(
     history=st.none() | st.lists(item_ids, max_size=12),
     candidates=st.none() | st.lists(item_ids, max_size=12),
     explain=st.booleans(),
+    filter=st.just(()),
 )
 
 

@@ -43,6 +43,8 @@ def test_a_change_leaves_what_it_does_not_name() -> None:
         "categories": ["x"],
         "attributes": {"n": 1, "o": 2.5},
         "hidden": True,
+        "available_from": None,
+        "available_until": None,
         "updated_ms": 5,
     }
 
@@ -74,9 +76,7 @@ def test_an_evicted_item_leaves_no_trace() -> None:
     """The next item at an index inherits neither categories nor attributes nor hiding."""
     shelf = Shelf(upsert("a", "x", attributes={"n": 1}, hidden=True, time_ms=5), capacity=1)
     shelf.put(ItemUpsert("b"))
-    assert shelf.view("b") == {
-        "item_id": "b", "categories": [], "attributes": {}, "hidden": False, "updated_ms": None
-    }  # fmt: skip
+    assert shelf.view("b") == Shelf(ItemUpsert("b")).view("b")
     assert shelf.members("x") == []
 
 
