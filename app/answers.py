@@ -28,6 +28,10 @@ class Answers:
             del self._clicked[next(iter(self._clicked))]
         return True
 
+    def clicked(self, recommendation_id: str) -> list[str]:
+        """Return what was clicked on a slate, and do not forget it."""
+        return self._clicked.get(recommendation_id, [])
+
     def take(self, recommendation_id: str) -> list[str]:
         """Return what was clicked on a slate, and forget it."""
         return self._clicked.pop(recommendation_id, [])

@@ -50,7 +50,10 @@ class Feedback(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", t
 class Impression(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", tag="impression"):
     """One slate that a known user was shown, logged when its answers have had time to come.
 
-    `scores` are those it was served with, best first; `time_ms` when it was served.
+    `scores` are those it was served with, best first; `time_ms` when it was served. `propensities`
+    say how likely each item was to stand where it did (none: they were certain), `explored` which
+    places (from 0) were exploring. `is_verified` unless a client declared it without a token: then
+    nobody compares its clicks with what was expected.
     """
 
     recommendation_id: str
@@ -58,6 +61,9 @@ class Impression(msgspec.Struct, frozen=True, array_like=True, tag_field="kind",
     items: list[str]
     scores: list[float]
     time_ms: int
+    propensities: list[float] = []
+    explored: list[int] = []
+    is_verified: bool = True
 
 
 class Malformed(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", tag="malformed"):

@@ -46,14 +46,13 @@ class Past:
         archive: Archive | None,
         *,
         from_beginning: bool = False,
-        on_entry: OnEntry = lambda engine: None,
     ) -> None:
+        self.on_entry: OnEntry = lambda engine: None
         # Of the last engine: the snapshot that it came from, and the events that this one had.
         self.begun_at, self.n_before = BEGINNING, 0
         self._store = store
         self._archive = archive
         self._from_beginning = from_beginning
-        self._on_entry = on_entry
 
     # -- what there is ------------------------------------------------------------------------
 
@@ -130,6 +129,18 @@ class Past:
             pass
         return None if archive is None else await asyncio.to_thread(archive.beginning, at)
 
+    async def oldest(self, at: Cursor) -> Cursor | None:
+        """Return where what is kept begins: BEGINNING, or the oldest snapshot that is continued.
+
+        None if there is neither until a cursor.
+        """
+        if await self._beginning(at) is not None:
+            return BEGINNING
+        for snapshot_id in reversed(await self._snapshots(at)):
+            if await self._goes_on(snapshot_id, at):
+                return snapshot_id
+        return None
+
     async def _why_not(self, at: Cursor, beginning: Cursor | None) -> str:
         """Say from where on states can be had."""
         first = None if self._store is None else await self._store.first_cursor()
@@ -155,11 +166,11 @@ class Past:
         engine = await self._from_snapshot(at)
         if engine is not None:
             self.begun_at, self.n_before = engine.cursor, engine.n_events
-        async for stored in self._entries(self.begun_at, at):
+        async for stored in self.entries(self.begun_at, at):
             entry = events.decode(stored.payload)
             engine = engine or begun(entry)
-            engine.apply(entry, stored.cursor, await self._restored(entry))
-            self._on_entry(engine)
+            engine.apply(entry, stored.cursor, await self.restored(entry))
+            self.on_entry(engine)
         if engine is None:
             raise NotFound(f"the log has nothing until {_shown(at)}")
         return engine
@@ -178,7 +189,7 @@ class Past:
             raise NotFound(f"snapshot {snapshot_id} is not to be used")
         return await read_snapshot(self._store, snapshot_id)
 
-    async def _restored(self, entry: Entry) -> State | None:
+    async def restored(self, entry: Entry) -> State | None:
         """Return the state that a restore command of the entry names: if need be, from the log."""
         for record in entry.records:
             if isinstance(record, Command) and record.name == "restore" and record.snapshot_id:
@@ -191,7 +202,7 @@ class Past:
 
     # -- entries ------------------------------------------------------------------------------
 
-    async def _entries(self, after: Cursor, until: Cursor) -> AsyncIterator[StoredEntry]:
+    async def entries(self, after: Cursor, until: Cursor) -> AsyncIterator[StoredEntry]:
         """Yield the entries after a cursor, as far as another one, from wherever they are kept."""
         here = after
         while parse_cursor(here) < parse_cursor(until):

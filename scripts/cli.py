@@ -6,6 +6,7 @@ import typer
 
 from scripts.demo import demo
 from scripts.drill import drill
+from scripts.evaluate import evaluate
 from scripts.forget import forget
 from scripts.recommend import recommend
 from scripts.replay import replay
@@ -28,6 +29,7 @@ def sluice() -> None:
 
 app.command("serve")(serve)
 app.command("replay")(replay)
+app.command("evaluate")(evaluate)
 app.command("recommend")(recommend)
 app.command("demo")(demo)
 app.command("drill")(drill)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from app.archive import Archive, files
 from app.engine import Engine
@@ -55,24 +56,27 @@ def rebuild(moment: Moment) -> Rebuilt:
 
 
 async def _rebuild(moment: Moment, settings: Settings) -> Rebuilt:
+    async with opened_past(moment, settings) as (past, at, shown):
+        past.on_entry = lambda engine: shown.advance("replaying", engine.cursor)
+        engine = await past.engine_at(at)
+        shown.finish()
+        return Rebuilt(engine, past.begun_at, engine.n_events - past.n_before)
+
+
+@asynccontextmanager
+async def opened_past(
+    moment: Moment, settings: Settings
+) -> AsyncIterator[tuple[Past, Cursor, LogProgress]]:
+    """Reach for the log that the settings name; give its past, the moment in it, and a bar."""
     async with AsyncExitStack() as stack:
         store: Store | None = None
         if moment.archive is None:
             store = await stack.enter_async_context(reached_store(settings))
         is_quiet = not console.is_terminal  # perhaps it is the service's own stderr
         bar = stack.enter_context(progress_bar("{task.percentage:>3.0f} %", disable=is_quiet))
-        shown = _Progress(bar)
-        past = Past(
-            store,
-            _archive(moment, settings),
-            from_beginning=moment.from_beginning,
-            on_entry=shown.advance,
-        )
+        past = Past(store, _archive(moment, settings), from_beginning=moment.from_beginning)
         at = await past.moment(moment.at)
-        shown.end_ms = parse_cursor(at)[0]
-        engine = await past.engine_at(at)
-        shown.finish()
-        return Rebuilt(engine, past.begun_at, engine.n_events - past.n_before)
+        yield past, at, LogProgress(bar, at)
 
 
 def _archive(moment: Moment, settings: Settings) -> Archive | None:
@@ -87,23 +91,29 @@ def _archive(moment: Moment, settings: Settings) -> Archive | None:
     return Archive(folder, settings.namespace)
 
 
-class _Progress:
-    """How far a replay is, by the time of its entries: how many there are, nobody counts."""
+class LogProgress:
+    """How far in a log something is, by the time of its entries: how many there are, nobody counts.
 
-    def __init__(self, bar: Progress) -> None:
-        self.end_ms = 0
-        self._begin_ms: int | None = None
+    Each thing that is done has a bar of its own.
+    """
+
+    def __init__(self, bar: Progress, end: Cursor) -> None:
         self._bar = bar
-        self._task = bar.add_task("replaying", total=1.0)
+        self._end_ms = parse_cursor(end)[0]
+        self._begin_ms: int | None = None
+        self._tasks: dict[str, TaskID] = {}
 
-    def advance(self, engine: Engine) -> None:
-        """Note that an entry was applied."""
-        here_ms = parse_cursor(engine.cursor)[0]
+    def advance(self, what: str, cursor: Cursor) -> None:
+        """Note how far something is."""
+        here_ms = parse_cursor(cursor)[0]
         if self._begin_ms is None:
             self._begin_ms = here_ms
-        share = (here_ms - self._begin_ms) / max(1, self.end_ms - self._begin_ms)
-        self._bar.update(self._task, completed=min(1.0, share))
+        if what not in self._tasks:
+            self._tasks[what] = self._bar.add_task(what, total=1.0)
+        share = (here_ms - self._begin_ms) / max(1, self._end_ms - self._begin_ms)
+        self._bar.update(self._tasks[what], completed=min(1.0, share))
 
     def finish(self) -> None:
         """Note that all is done."""
-        self._bar.update(self._task, completed=1.0)
+        for task in self._tasks.values():
+            self._bar.update(task, completed=1.0)

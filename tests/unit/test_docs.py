@@ -142,11 +142,3 @@ def test_decision_records_have_one_form(record: Path) -> None:
 def test_decision_records_are_numbered_without_gaps() -> None:
     """Records are counted from 1, each number once."""
     assert [int(record.name[:4]) for record in RECORDS] == list(range(1, len(RECORDS) + 1))
-
-
-def test_code_in_the_docs_runs() -> None:
-    """What the page on learners says to run, runs."""
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/learners.md").read_text(), re.DOTALL)
-    assert blocks
-    for block in blocks:
-        exec(block, {})

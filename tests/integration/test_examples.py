@@ -1,0 +1,259 @@
+"""Every example of README and docs is run, against a real service, and answered as it says."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import shlex
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer import Typer
+from typer.testing import CliRunner, Result
+
+from app.events import format_time
+from tests.integration.examples import Example, differences, examples_of
+from tests.integration.service import ROOT, Service, environment, small
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+EXAMPLES = {page: examples_of(page) for page in PAGES}
+
+# What is not run, by how it begins, and why.
+SKIPPED = {
+    "make run": "installs, and serves on port 8000 until it is stopped; that `sluice serve` does",
+    "make test": "runs these tests",
+    "make bench": "measures for minutes; CI runs it by itself",
+    ".venv/bin/python -m scripts.bench": "measures for minutes, and `make bench` begins with it",
+    ".venv/bin/sluice evaluate": "wants a log that explores: test_evaluate.py makes one",
+    "SLUICE_NAMESPACE=monday make run": "as `make run`",
+}
+# What is added to an example, so that it takes seconds, or is about the service of this test.
+ADDED = {
+    ".venv/bin/sluice drill": ["--list"],  # test_drill.py plays what can be played
+    ".venv/bin/python -m scripts.latency": ["--seconds", "1", "--users", "5"],
+    # Nothing is to be installed here, however old what is installed looks.
+    "make demo": ["-C", str(ROOT), "-o", ".venv/.runtime", "URL={url}"],
+}
+# What this service has to refuse, and why it does.
+REFUSED = {"curl localhost:8000/v1/upgrade": "its log is of the newest version already"}
+
+SETTINGS: dict[str, Any] = {
+    "tokens": "check",
+    "token_keys": "a-key-for-the-examples",
+    "snapshots_keep": 10,
+}
+
+
+class Bench:
+    """One page's service, a shell beside it, and what stands for the page's made-up names."""
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+        self.folder = service.folder
+        self.names: dict[str, str] = {}
+        (self.folder / ".venv").symlink_to(ROOT / ".venv")
+        self.point()
+        self._shell = subprocess.Popen(
+            ["bash"],
+            cwd=self.folder,
+            env=environment() | {"CURL_HOME": str(self.folder), "PYTHONPATH": str(ROOT)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def point(self) -> None:
+        """Let curl find the service where the pages say that it is."""
+        port = self.service.url.rpartition(":")[2]
+        (self.folder / ".curlrc").write_text(
+            f'silent\nshow-error\nfail-with-body\nconnect-to = "localhost:8000:127.0.0.1:{port}"\n'
+        )
+
+    def close(self) -> None:
+        """End the shell."""
+        self._shell.communicate(timeout=10)
+
+    # -- running ------------------------------------------------------------------------------
+
+    def run(self, example: Example) -> str:
+        """Run an example; return what it said. Fail where it fails."""
+        text = example.text
+        for name, value in self.names.items():
+            text = text.replace(name, value)
+        if example.is_python:
+            exec(text.replace("http://localhost:8000", self.service.url), {})
+            return ""
+        added = next((more for begin, more in ADDED.items() if text.startswith(begin)), [])
+        added = [word.format(url=self.service.url) for word in added]
+        words = [*shlex.split(text, comments=True), *added]
+        env = {word.partition("=")[0]: word.partition("=")[2] for word in _assigned(words)}
+        command = words[len(env) :]
+        if command[:1] in ([".venv/bin/sluice"], ["sluice"]):
+            return self._sluice(example, command[1:], env)
+        if command[:2] == [".venv/bin/python", "-m"]:
+            return self._module(example, command[2], command[3:])
+        return self._bash(example, " ".join([text.partition("#")[0], *added]) if added else text)
+
+    def _bash(self, example: Example, text: str) -> str:
+        assert self._shell.stdin
+        assert self._shell.stdout
+        self._shell.stdin.write(f"{{ {text}\n}} </dev/null; printf '\\036%d\\036\\n' $?\n")
+        self._shell.stdin.flush()
+        said = ""
+        while "\036" not in said:
+            line = self._shell.stdout.readline()
+            assert line, f"the shell has ended at {example}"
+            said += line
+        out, code, _ = said.split("\036")
+        is_refused = any(text.startswith(begin) for begin in REFUSED)
+        assert (code != "0") == is_refused, f"{example}\nended with {code}:\n{out}"
+        return out
+
+    def _sluice(self, example: Example, words: list[str], env: dict[str, str]) -> str:
+        if words[:1] == ["serve"]:
+            return self._serve(env)
+        settings = {name.removeprefix("SLUICE_").lower(): value for name, value in env.items()}
+        with _inside(self.folder):
+            return _whole(example, self.service.sluice(*words, answers="y\n", **settings))
+
+    def _module(self, example: Example, name: str, words: list[str]) -> str:
+        function = getattr(importlib.import_module(name), name.rpartition(".")[2])
+        app = Typer()
+        app.command()(function)
+        with _inside(self.folder):
+            return _whole(example, CliRunner().invoke(app, words))
+
+    def _serve(self, env: dict[str, str]) -> str:
+        settings = {name.removeprefix("SLUICE_").lower(): value for name, value in env.items()}
+        other = small(self.folder / "other", **settings).start()
+        try:
+            assert other.get("/readyz")
+        finally:
+            other.close()
+        return ""
+
+
+def _assigned(words: list[str]) -> Iterator[str]:
+    """Yield the assignments that a command begins with."""
+    for word in words:
+        if not word.startswith("SLUICE_"):
+            return
+        yield word
+
+
+@contextmanager
+def _inside(folder: Path) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        yield
+
+
+def _whole(example: Example, result: Result) -> str:
+    assert result.exit_code == 0, f"{example}\nended with {result.exit_code}:\n{result.output}"
+    return result.output
+
+
+# -- what must be there before an example -----------------------------------------------------
+
+
+def write_data(bench: Bench) -> None:
+    """Write the files that pages speak of: a shop's clicks, and ratings as MovieLens has them."""
+    lines = ["who,what,when,user_id,item_id,timestamp"]
+    for n in range(400):
+        user, item = n * 7 % 31, n * 11 % 17
+        lines.append(f"u{user},i{item},{n},u{user},i{item},{n}")
+    (bench.folder / "clicks.csv").write_text("\n".join(lines))
+    (bench.folder / "ml-100k").mkdir()
+    ratings = [f"{n % 31}\t{n * 11 % 17}\t{1 + n % 5}\t{n}" for n in range(400)]
+    (bench.folder / "ml-100k" / "u.data").write_text("\n".join(ratings))
+
+
+def know_the_present(bench: Bench) -> None:
+    """Let a snapshot's id, a cursor and a time of the pages be those of this service."""
+    snapshot = bench.service.post("/v1/snapshots")["id"]
+    model = bench.service.get("/v1/model")
+    bench.names |= {
+        " ID": f" {snapshot}",
+        "1795471264720-0": model["cursor"],
+        "2026-11-23T18:00:00Z": format_time(time.time_ns() // 1_000_000 - 1),
+        "--url URL": f"--url {bench.service.url}",
+    }
+
+
+def stop(bench: Bench) -> None:
+    """Stop the service: what follows is done without it."""
+    bench.service.stop()
+
+
+def start(bench: Bench) -> None:
+    """Start the service again, if it is stopped."""
+    if not bench.service.is_running:
+        bench.service.start()
+        bench.point()
+
+
+def decide(bench: Bench) -> None:
+    """Let the gate's record have a decision."""
+    bench.service.post("/v1/model/freeze", {"reason": "an example"})
+
+
+BEFORE: dict[str, Callable[[Bench], None]] = {
+    ".venv/bin/sluice restore-snapshot list": know_the_present,
+    ".venv/bin/sluice restore-snapshot restore ID --whole": stop,
+    ".venv/bin/sluice replay --from-log": start,
+    ".venv/bin/python -m scripts.latency": know_the_present,
+    "curl localhost:8000/v1/decisions": decide,
+}
+
+
+# -- the tests --------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not shutil.which("curl"), reason="no curl on PATH (apt-get install curl)")
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_example_runs(page: Path, tmp_path: Path) -> None:
+    """Each example of a page succeeds, in their order, and answers in the shape that is shown."""
+    examples = [e for e in EXAMPLES[page] if not e.text.startswith(tuple(SKIPPED))]
+    if not examples:
+        return
+    service = small(tmp_path / "service", **SETTINGS).start()
+    bench = Bench(service)
+    try:
+        write_data(bench)
+        for example in examples:
+            for begin, prepare in BEFORE.items():
+                if example.text.startswith(begin):
+                    prepare(bench)
+            said = bench.run(example)
+            if example.answer is not None:
+                differing = list(differences(example.answer, json.loads(said)))
+                assert not differing, f"{example}\n{differing}"
+    finally:
+        bench.close()
+        service.close()
+
+
+def test_nothing_is_skipped_in_vain() -> None:
+    """Each name in the lists of what is skipped, added to, refused or prepared is an example's."""
+    texts = [example.text for examples in EXAMPLES.values() for example in examples]
+    for listed in (SKIPPED, ADDED, REFUSED, BEFORE):
+        for begin in listed:
+            assert any(text.startswith(begin) for text in texts), begin
+
+
+def test_shapes_are_compared() -> None:
+    """A key too many or too few, at any depth, and a value of another kind are found."""
+    shown = {"a": 1, "b": [{"c": "x"}, {"d": None}], "evidence": {"n": 1}}
+    assert not list(differences(shown, {"a": 2.5, "b": [{"c": "y", "d": 3}], "evidence": {}}))
+    assert list(differences(shown, {"a": 1, "evidence": {}})) == [".b is not answered"]
+    assert list(differences({"b": [{"c": 1}]}, {"b": [{"c": 1, "d": 1}]})) == [
+        ".b[].d is not shown"
+    ]
+    assert list(differences({"a": "1"}, {"a": 1})) == [".a is shown as str and is number"]
