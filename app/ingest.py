@@ -86,7 +86,7 @@ class Ingest:
         self._server = server
         self._reconfigure = reconfigure
         self._clock = clock
-        self.on_outcome: Callable[[Outcome], None] | None = None
+        self.on_outcome: Callable[[Outcome, Entry], None] | None = None
         self.origin = secrets.token_hex(6)
         self._n_submitted = 0
         self._tail = Tail()
@@ -478,7 +478,7 @@ class Ingest:
             state = await self._snapshot_for(entry)
             async with self._whole_entries:
                 outcome = await self._in_slices(entry, cursor, state)
-                self._take_note(outcome)
+                self._take_note(outcome, entry)
         except StoreUnavailable:
             raise
         except Exception as error:  # a wrong turn here would be taken on every replica: stop
@@ -525,7 +525,7 @@ class Ingest:
         for waiting in self._waiting.values():
             _fail(waiting, StoreUnavailable(message))
 
-    def _take_note(self, outcome: Outcome) -> None:
+    def _take_note(self, outcome: Outcome, entry: Entry) -> None:
         self._unwritten_quarantine += [(outcome.cursor, i, data) for i, data in outcome.quarantined]
         if not self._tasks:  # catching up: what happened then has been told then
             return
@@ -533,7 +533,7 @@ class Ingest:
             level = logging.WARNING if decision.kind in _LOUD else logging.DEBUG
             logger.log(level, "gate: %s (%s) %s", decision.kind, decision.reason, decision.evidence)
         if self.on_outcome is not None:
-            self.on_outcome(outcome)
+            self.on_outcome(outcome, entry)
 
     async def _flush_quarantine(self) -> None:
         while batch := self._unwritten_quarantine[:QUARANTINE_BATCH]:

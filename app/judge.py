@@ -5,6 +5,7 @@ Ranks come doubled (ties count half), so that they are whole numbers; MISS is no
 
 from __future__ import annotations
 
+import math
 from decimal import Context, Decimal
 from typing import Any
 
@@ -81,12 +82,16 @@ class Prequential:
         }
 
     def _recent_view(self) -> dict[str, Any]:
-        last = Prequential()
         n = min(self.n, _RECENT)
-        for doubled_rank, reward in zip(
-            self.recent[:n].tolist(), self.recent_reward[:n].tolist(), strict=True
-        ):
-            last.add(doubled_rank, reward)
+        last, ranks = Prequential(), self.recent[:n]
+        listed = ranks[(ranks != MISS) & (ranks < 40)]
+        for doubled_rank, count in enumerate(np.bincount(listed, minlength=40).tolist()):
+            last.hits_10 += count if doubled_rank < 20 else 0
+            last.hits_20 += count
+            last.mrr += count * 2.0 / (doubled_rank + 2.0)
+            last.dcg += count * DISCOUNTS[doubled_rank]
+        in_top10 = (ranks != MISS) & (ranks < 20)
+        last.n, last.reward = n, math.fsum(self.recent_reward[:n][in_top10].tolist())
         return last._means()
 
     def state(self) -> State:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, TypedDict
@@ -12,15 +13,18 @@ from fastapi import FastAPI
 from starlette.types import Receive, Scope, Send
 
 from app import collector, snapshot
-from app.api import catalogue, feedback, health, operations, recommendations, replicas
+from app.api import catalogue, dashboard, feedback, health, operations, recommendations, replicas
 from app.api.asgi import BodyLimit, Measure, PlainFailure, RawPath
 from app.api.errors import add_error_handlers
 from app.api.metrics import Metrics
 from app.api.past import PastAnswers
+from app.api.samples import Samples
 from app.api.schemas import FeedbackEvent
 from app.api.service import Service
+from app.api.sessions import Sessions
 from app.api.shortcut import take_shortcut
 from app.api.signing import Signing
+from app.api.stream import Stream
 from app.embedded import EmbeddedServer
 from app.engine import Engine, Outcome
 from app.events import Configure, Entry, Feedback
@@ -41,13 +45,17 @@ class _State(TypedDict):
 
 
 def create_app(settings: Settings, *, reconfigure: bool = False) -> FastAPI:
-    """Return the application; its lifespan starts the store and the learning."""
+    """Return the application; its lifespan starts the store and the learning.
+
+    Whoever serves it sets `state.stopping` when the service is to stop: streams then end.
+    """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[_State]:
-        async with running_service(settings, reconfigure=reconfigure) as service:
+        async with running_service(settings, stopping, reconfigure=reconfigure) as service:
             yield {"service": service}
 
+    stopping = asyncio.Event()
     app = _App(
         title="Sluice",
         version=VERSION,
@@ -55,7 +63,8 @@ def create_app(settings: Settings, *, reconfigure: bool = False) -> FastAPI:
         lifespan=lifespan,
         redirect_slashes=False,
     )
-    for module in (recommendations, feedback, catalogue, operations, replicas, health):
+    app.state.stopping = stopping
+    for module in (recommendations, feedback, catalogue, operations, replicas, health, dashboard):
         app.include_router(module.router)
     add_error_handlers(app)
     # Last added, first run.
@@ -91,23 +100,27 @@ def _describe_feedback(app: FastAPI) -> None:
 
 @asynccontextmanager
 async def running_service(
-    settings: Settings, *, reconfigure: bool = False
+    settings: Settings, stopping: asyncio.Event | None = None, *, reconfigure: bool = False
 ) -> AsyncIterator[Service]:
     """Start store, engine and ingest, and stop them in the opposite order."""
     warm_up()
     async with opened_store(settings) as (store, server):
         ingest = Ingest(store, settings, server=server, reconfigure=reconfigure)
         metrics = Metrics(lambda: ingest)
-        ingest.on_outcome = lambda outcome: _count(metrics, outcome)
         await ingest.start()
         try:
             peers, past = Peers(ingest), PastAnswers(settings, store)
+            stream = Stream(ingest, Samples(ingest, metrics), stopping or asyncio.Event())
+            metrics.watch_stream(lambda: stream.n_listeners)
+            ingest.on_outcome = lambda outcome, entry: _tell(metrics, stream, outcome, entry)
             async with (
                 _in_background(peers.run(), "this replica is no longer listed"),
+                _in_background(stream.run(), "the dashboard gets no news"),
                 signing_service(settings, ingest, metrics) as signing,
             ):
                 with collector.calmed():
-                    yield Service(settings, ingest, metrics, past, peers, signing)
+                    sessions = Sessions(settings)
+                    yield Service(settings, ingest, metrics, past, peers, stream, sessions, signing)
         finally:
             await ingest.stop()
 
@@ -147,9 +160,14 @@ async def _in_background(work: Coroutine[Any, Any, None], lost: str) -> AsyncIte
         await asyncio.gather(task, return_exceptions=True)
 
 
-def _count(metrics: Metrics, outcome: Outcome) -> None:
+def _tell(metrics: Metrics, stream: Stream, outcome: Outcome, entry: Entry) -> None:
+    """Count what an entry did, and let those who watch know of it."""
     for decision in outcome.decisions:
         metrics.decisions.labels(decision.kind).inc()
+    if entry.arrival_ms is not None:
+        metrics.note_applied(time.time() - entry.arrival_ms / 1_000)
+    if outcome.decisions:
+        stream.wake()
 
 
 @asynccontextmanager

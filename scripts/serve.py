@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import socket
 import sys
 from typing import Annotated
 
@@ -31,8 +33,9 @@ def serve(
     except SettingsError as error:
         fail(error)
     set_up_logging(settings)
+    app = create_app(settings, reconfigure=reconfigure)
     config = uvicorn.Config(
-        create_app(settings, reconfigure=reconfigure),
+        app,
         host=settings.host,
         port=settings.port,
         log_level=settings.log_level,
@@ -42,14 +45,18 @@ def serve(
         http=GatheringProtocol,
         timeout_graceful_shutdown=10,
     )
-    server = _Server(config)
+    server = _Server(config, app.state.stopping)
     server.run()
     if not server.started:
         raise SystemExit(1)
 
 
 class _Server(uvicorn.Server):
-    """uvicorn, which says where it listens once it does."""
+    """uvicorn, which says where it listens once it does, and ends streams when it stops."""
+
+    def __init__(self, config: uvicorn.Config, stopping: asyncio.Event) -> None:
+        super().__init__(config)
+        self._stopping = stopping
 
     async def startup(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
         await super().startup(sockets)  # type: ignore[arg-type]
@@ -58,6 +65,10 @@ class _Server(uvicorn.Server):
             logging.getLogger("sluice").info(
                 "Sluice listens on http://%s:%d (try /docs)", self.config.host, port
             )
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._stopping.set()
+        await super().shutdown(sockets)
 
 
 def set_up_logging(settings: Settings) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Sequence
 from itertools import islice
 from typing import Any
 
@@ -17,6 +18,7 @@ from app.api.service import (
     StrictRoute,
     UserId,
     answer,
+    may_operate,
     may_use,
     now_ms,
 )
@@ -43,11 +45,17 @@ router = APIRouter(tags=["catalogue"], dependencies=[Depends(may_use)], route_cl
 @router.get("/v1/items", response_model=schemas.ItemPage, responses=schemas.errors())
 async def list_items(service: Running, n: PageSize = 100, cursor: PageNumber = None) -> Response:
     """Return items, page by page."""
-    ids = service.engine.history.items.ids
-    live = (i for i in range(int(cursor or 0), len(ids)) if ids[i] is not None)
-    found = list(islice(live, n + 1))
-    following = str(found[n]) if len(found) > n else None
-    return answer({"items": [_item(service, i) for i in found[:n]], "next": following})
+    found, following = _page(service.engine.history.items.ids, n, cursor)
+    return answer({"items": [_item(service, i) for i, _ in found], "next": following})
+
+
+def _page(
+    ids: Sequence[Hashable | None], n: int, cursor: str | None
+) -> tuple[list[tuple[int, Hashable]], str | None]:
+    """Return up to n of the ids with their places, from a place on, and where the next begin."""
+    places = range(int(cursor or 0), len(ids))
+    found = list(islice(((i, id_) for i in places if (id_ := ids[i]) is not None), n + 1))
+    return found[:n], str(found[n][0]) if len(found) > n else None
 
 
 @router.post(
@@ -155,6 +163,18 @@ def _item(service: Service, index: int) -> dict[str, Any]:
 
 
 # -- users ------------------------------------------------------------------------------------
+
+
+@router.get(
+    "/v1/users",
+    response_model=schemas.UserPage,
+    responses=schemas.errors(403),
+    dependencies=[Depends(may_operate)],
+)
+async def list_users(service: Running, n: PageSize = 100, cursor: PageNumber = None) -> Response:
+    """Return the ids of users, page by page; for operators."""
+    found, following = _page(service.engine.history.users.ids, n, cursor)
+    return answer({"users": [id_ for _, id_ in found], "next": following})
 
 
 @router.put(

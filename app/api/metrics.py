@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, Counter, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector, generate_latest
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from app.impressions import Impressions
     from app.ingest import Ingest
 
-_BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
-_BOUNDS = (*map(str, _BUCKETS), "+Inf")
+BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
+_BOUNDS = (*map(str, BUCKETS), "+Inf")
 
 
 class Metrics:
@@ -40,15 +40,31 @@ class Metrics:
             registry=self.registry,
         )
         self.registry.register(_EngineCollector(ingest))
+        self.freshness = Durations()
         self._times: dict[str, Times] = {}
-        self.registry.register(_RequestCollector(self._times))
+        self.registry.register(_RequestCollector(self._times, self.freshness))
+        ProcessCollector(registry=self.registry)
 
     def note(self, route: str, status: int, seconds: float) -> None:
         """Count and time one request."""
+        self.times(route).note(status, seconds)
+
+    def times(self, route: str) -> Times:
+        """Return the counts and times of a route."""
         times = self._times.get(route)
         if times is None:
             times = self._times[route] = Times()
-        times.note(status, seconds)
+        return times
+
+    def note_applied(self, seconds: float) -> None:
+        """Take note of how long an entry took from its arrival until it was felt here."""
+        # Another replica's clock may be ahead of ours.
+        self.freshness.add(max(0.0, seconds))
+
+    def watch_stream(self, n_listeners: Callable[[], int]) -> None:
+        """Show how many listen to the stream, too."""
+        gauge = Gauge("sluice_stream_listeners", "Who listens now", registry=self.registry)
+        gauge.set_function(n_listeners)
 
     def watch(self, impressions: Impressions) -> None:
         """Show what becomes of impressions, too."""
@@ -59,26 +75,42 @@ class Metrics:
         return generate_latest(self.registry)
 
 
-class Times:
-    """Counts and times of one route; a Histogram of Prometheus takes five times as long."""
+class Durations:
+    """A histogram of seconds; Prometheus' own takes five times as long to add to."""
 
     def __init__(self) -> None:
-        self.statuses: dict[int, int] = {}
-        self.buckets = [0] * (len(_BUCKETS) + 1)
+        self.buckets = [0] * (len(BUCKETS) + 1)
         self.seconds = 0.0
+
+    def add(self, seconds: float) -> None:
+        """Add one duration."""
+        self.buckets[bisect_left(BUCKETS, seconds)] += 1
+        self.seconds += seconds
+
+    def cumulated(self) -> list[tuple[str, int]]:
+        """Return the buckets as Prometheus has them: each with all below it."""
+        return list(zip(_BOUNDS, accumulate(self.buckets), strict=True))
+
+
+class Times(Durations):
+    """Counts and times of one route."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.statuses: dict[int, int] = {}
 
     def note(self, status: int, seconds: float) -> None:
         """Add one request."""
         self.statuses[status] = self.statuses.get(status, 0) + 1
-        self.buckets[bisect_left(_BUCKETS, seconds)] += 1
-        self.seconds += seconds
+        self.add(seconds)
 
 
 class _RequestCollector(Collector):
-    """Shows what the routes have noted."""
+    """Shows what the routes have noted, and how fresh the lists are."""
 
-    def __init__(self, times: dict[str, Times]) -> None:
+    def __init__(self, times: dict[str, Times], freshness: Durations) -> None:
         self._times = times
+        self._freshness = freshness
 
     def collect(self) -> Iterator[Metric]:
         """Yield the counts and times of now."""
@@ -91,10 +123,15 @@ class _RequestCollector(Collector):
         for route, times in self._times.items():
             for status, count in times.statuses.items():
                 counts.add_metric([route, str(status)], count)
-            cumulated = zip(_BOUNDS, accumulate(times.buckets), strict=True)
-            latency.add_metric([route], list(cumulated), times.seconds)
+            latency.add_metric([route], times.cumulated(), times.seconds)
         yield counts
         yield latency
+        yield HistogramMetricFamily(
+            "sluice_freshness_seconds",
+            "Seconds from an entry's arrival at a replica until it is felt in lists here",
+            buckets=self._freshness.cumulated(),
+            sum_value=self._freshness.seconds,
+        )
 
 
 class _EngineCollector(Collector):
@@ -135,14 +172,26 @@ class _EngineCollector(Collector):
         detectors = GaugeMetricFamily(
             "sluice_detector", "Statistics of the gate's detectors", labels=["detector"]
         )
+        thresholds = GaugeMetricFamily(
+            "sluice_detector_threshold",
+            "Statistic at which a detector rings; those of drift have none",
+            labels=["detector"],
+        )
         for detector in engine.gate.detectors():
             detectors.add_metric([detector["name"]], detector["statistic"])
+            if detector["threshold"] is not None:
+                thresholds.add_metric([detector["name"]], detector["threshold"])
         yield detectors
+        yield thresholds
         yield _challenger(engine)
         states = GaugeMetricFamily("sluice_gate_state", "1 for the present state", labels=["state"])
         for state in ("open", "ask", "hold"):
             states.add_metric([state], engine.gate.data.state == state)
         yield states
+        modes = GaugeMetricFamily("sluice_gate_mode", "1 for the present mode", labels=["mode"])
+        for mode in ("normal", "frozen", "shadow_only"):
+            modes.add_metric([mode], engine.gate.data.mode == mode)
+        yield modes
         for name, text, value in (
             ("sluice_users", "Users known", len(engine.history.users)),
             ("sluice_items", "Items known", len(engine.history.items)),

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
 import orjson
-from fastapi import APIRouter, Depends, Query, Response
+from fastapi import APIRouter, Depends, Header, Query, Response
 
 from app import snapshot
 from app.api import schemas
 from app.api.feedback import learned
+from app.api.samples import decision_view
 from app.api.service import (
     PageCursor,
     PageNumber,
@@ -24,6 +24,7 @@ from app.api.service import (
     may_operate,
     now_ms,
 )
+from app.api.stream import EventStream
 from app.engine import Outcome
 from app.errors import Conflict, InvalidRequest, SnapshotRefused
 from app.events import Command, format_time
@@ -93,7 +94,7 @@ def _acted(service: Service, outcome: Outcome) -> Response:
         {
             "model": service.engine.model_info(),
             "challenger": service.engine.challenges.view(),
-            "decisions": [_decision(asdict(decision)) for decision in outcome.decisions],
+            "decisions": [decision_view(decision) for decision in outcome.decisions],
             "cursor": outcome.cursor,
         }
     )
@@ -106,11 +107,34 @@ async def list_decisions(service: Running, n: PageSize = 50, cursor: PageNumber 
     decisions = service.engine.gate.decisions
     older = [d for d in reversed(decisions) if before is None or d.number < before]
     following = str(older[n - 1].number) if len(older) > n else None
-    return answer({"decisions": [_decision(asdict(d)) for d in older[:n]], "next": following})
+    return answer({"decisions": [decision_view(d) for d in older[:n]], "next": following})
 
 
-def _decision(decision: dict[str, Any]) -> dict[str, Any]:
-    return {"time": format_time(decision.pop("time_ms")), **decision}
+@router.get(
+    "/v1/stream",
+    response_class=EventStream,
+    responses={
+        200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}},
+        **schemas.errors(429),
+    },
+)
+async def listen(
+    service: Running,
+    metrics: Annotated[
+        bool, Query(description="false: decisions alone, and a comment now and then")
+    ] = True,
+    last_event_id: Annotated[
+        str | None,
+        Header(pattern="^[0-9]{1,15}$", description="the number of the last decision received"),
+    ] = None,
+) -> Response:
+    """Tell what is going on, as server-sent events, until either side hangs up.
+
+    `history` (once): a point every ten seconds of the last hour; `metrics`: a sample every second;
+    `decision`: as they are made, and those since `Last-Event-ID`.
+    """
+    since = None if last_event_id is None else int(last_event_id)
+    return EventStream(service.stream, since, metrics=metrics)
 
 
 # -- snapshots --------------------------------------------------------------------------------

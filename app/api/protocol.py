@@ -14,6 +14,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 # More than that is not held back, so that whoever writes without end is told to wait as before.
 MAX_HELD_BYTES = 2**16
 
+ABORT = "sluice.abort"
+"""An extension of the scope: its function `now` cuts the connection off, whatever is to go."""
+
 
 class GatheringProtocol(HttpToolsProtocol):
     """uvicorn's protocol, over a transport that gathers."""
@@ -22,6 +25,12 @@ class GatheringProtocol(HttpToolsProtocol):
         """Put the gathering transport in the place of the one given."""
         gathering: Any = Gathering(transport, self.loop)
         super().connection_made(gathering)
+        self._extensions: dict[str, dict[object, object]] = {ABORT: {"now": transport.abort}}
+
+    def on_message_begin(self) -> None:
+        """Begin a request whose handler may cut the connection off."""
+        super().on_message_begin()
+        self.scope["extensions"] = self._extensions
 
 
 class Gathering:

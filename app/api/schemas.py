@@ -441,6 +441,13 @@ class HistoryView(BaseModel):
     events: list[HistoryEvent]
 
 
+class UserPage(BaseModel):
+    """A page of user ids; `next` is the cursor of the next one."""
+
+    users: list[str]
+    next: str | None
+
+
 class Written(BaseModel):
     """A change that is in the log and applied here."""
 
@@ -598,3 +605,13 @@ class QuarantinePage(BaseModel):
 
     records: list[QuarantineRecord]
     next: str | None
+
+
+# -- the dashboard ----------------------------------------------------------------------------
+
+
+class Session(BaseModel):
+    """Whether the dashboard wants a key here, and whether this browser has shown it."""
+
+    needs_key: bool
+    is_open: bool

@@ -20,7 +20,9 @@ from starlette.exceptions import HTTPException
 from app.api.metrics import Metrics
 from app.api.past import PastAnswers
 from app.api.schemas import CURSOR
+from app.api.sessions import Sessions
 from app.api.signing import Signing
+from app.api.stream import Stream
 from app.engine import Engine, Outcome
 from app.errors import Conflict, Forbidden, SluiceError, Unauthorized
 from app.events import Record, check_id
@@ -38,6 +40,8 @@ class Service:
     metrics: Metrics
     past: PastAnswers
     peers: Peers
+    stream: Stream
+    sessions: Sessions
     signing: Signing | None = None
 
     @property
@@ -162,10 +166,15 @@ _bearer = HTTPBearer(auto_error=False, description="the same key as a bearer tok
 
 
 async def _given_key(
+    request: Request,
     header: Annotated[str | None, Depends(_header)],
     bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
 ) -> str | None:
-    return header if header is not None else bearer.credentials if bearer else None
+    """Return the key of the headers; without any, the one that the browser's session is for."""
+    if header is not None or bearer is not None:
+        return header if header is not None else bearer.credentials if bearer else None
+    service: Service = request.state.service
+    return service.sessions.key_of(request, time.time())
 
 
 GivenKey = Annotated[str | None, Depends(_given_key)]

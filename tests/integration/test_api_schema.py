@@ -24,7 +24,9 @@ UNSAID = (
 )
 
 load_all_checks()
-schema = schemathesis.openapi.from_dict(create_app(Settings()).openapi())
+schema = schemathesis.openapi.from_dict(create_app(Settings()).openapi()).exclude(
+    path="/v1/stream"  # its answer has no end
+)
 
 
 @schemathesis.serializer("application/x-ndjson")

@@ -17,7 +17,7 @@ from app.api.service import Service
 from app.clock import Clock
 from app.engine import Outcome
 from app.errors import SettingsError, SluiceError
-from app.events import Feedback, Malformed
+from app.events import Entry, Feedback, Malformed
 from app.forked import Work
 from app.ingest import Ingest
 from app.recommend import Request
@@ -100,7 +100,7 @@ class Replica(Owner):
         self.ingest.on_outcome = self._note_outcome
         # What no handler of this simulation touches is not there.
         nothing = cast(Any, None)
-        self.service = Service(settings, self.ingest, nothing, nothing, nothing)
+        self.service = Service(settings, self.ingest, *[nothing] * 5)
 
     def spawn(self, work: Any) -> None:
         """Run something in this process."""
@@ -134,7 +134,7 @@ class Replica(Owner):
         self.is_alive = False
         self.world.restart(self.index, for_s)
 
-    def _note_outcome(self, outcome: Outcome) -> None:
+    def _note_outcome(self, outcome: Outcome, _: Entry) -> None:
         self.world.applied(self, outcome)
 
     def holds(self, entry: StoredEntry, before: Cursor) -> bool:
