@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from app.caps import Caps
+from app.caps import Cap, Caps, counted_by
 from app.events import VALID, Event, Feedback, Malformed, digest
 from app.id_share import IdShare
 from app.settings import EngineSettings
@@ -65,6 +65,9 @@ class Admission:
         self.shares = IdShare()
         self._ids: set[bytes] = set()
         self._order: deque[bytes] = deque()
+        # Of the event in hand: what it is known by, and which caps it counts for.
+        self._key = b""
+        self._counted_by: list[Cap] = []
 
     def decide(
         self, event: Event, arrival_ms: int | None, *, barred: tuple[str, str] | None = None
@@ -73,55 +76,57 @@ class Admission:
 
         `barred` is a reason and a message where its item may not be taught, whatever it says.
         """
+        if isinstance(event, Malformed):
+            return Verdict("quarantined", event.reason, event.message)
         verdict = self._decide(event, arrival_ms)
-        if verdict.status == "learned" and isinstance(event, Feedback):
+        if verdict.status == "learned":
             if barred is None:
                 self._remember(event, verdict.time_ms)
             else:
                 verdict = Verdict("quarantined", *barred)
         return verdict
 
-    def count(self, verdict: Verdict) -> None:
+    def count(self, status: Status, reason: str | None) -> None:
         """Count what became of an event, by status and reason."""
-        label = verdict.status if verdict.reason is None else f"{verdict.status}:{verdict.reason}"
+        label = status if reason is None else f"{status}:{reason}"
         self.counts[label] = self.counts.get(label, 0) + 1
 
     def _decide(  # noqa: PLR0911  one return for each verdict
-        self, event: Event, arrival_ms: int | None
+        self, event: Feedback, arrival_ms: int | None
     ) -> Verdict:
-        if isinstance(event, Malformed):
-            return Verdict("quarantined", event.reason, event.message)
+        settings = self.settings
         try:
-            reward = reward_of(event, self.settings)
+            reward = reward_of(event, settings)
         except RewardError as error:
             return Verdict("quarantined", error.reason, str(error))
-        key = digest((event.event_id,))
-        if key in self._ids:
+        self._key = digest((event.event_id,))
+        if self._key in self._ids:
             return Verdict("duplicate")
+        self._counted_by = counted_by(event, settings)
         if event.released:
             return self._accepted(event, arrival_ms, reward)
-        flaw = flaw_of_token(event, self.settings)
+        flaw = None if settings.tokens == "off" else flaw_of_token(event, settings)
         if flaw is not None:
             return Verdict("quarantined", "token", flaw)
         time_ms = event.time_ms if event.time_ms is not None else arrival_ms
         if time_ms is None:
             return Verdict("quarantined", "schema", "no timestamp, and no arrival time either")
-        ahead_s = self.settings.future_s
+        ahead_s = settings.future_s
         if arrival_ms is not None and time_ms > arrival_ms + ahead_s * 1_000:
             return Verdict("quarantined", "future", f"over {ahead_s} s ahead of its arrival")
-        if time_ms < self.watermark_ms - self.settings.lateness_s * 1_000:
-            behind_s = (self.watermark_ms - time_ms) // 1_000
+        newest_ms = self.watermark_ms
+        if time_ms < newest_ms - settings.lateness_s * 1_000:
+            behind_s = (newest_ms - time_ms) // 1_000
             return Verdict("late", "late", f"{behind_s} s behind the newest event")
-        cap = self._caps.refuse(event, max(time_ms, self.watermark_ms), self.settings)
+        cap = self._caps.refuse(self._counted_by, max(time_ms, newest_ms), settings)
         if cap is not None:
-            window_s = self.settings.cap_window_s
-            most = getattr(self.settings, cap)
+            window_s, most = settings.cap_window_s, getattr(settings, cap)
             return Verdict("quarantined", cap, f"over {most} events in {window_s} s")
-        swallows = self.shares.refuse(event.user_id, self.settings.id_share)
+        swallows = self.shares.refuse(event.user_id, settings.id_share)
         if swallows is not None:
             self.shares.count(event.user_id, is_refused=True)
             return Verdict("quarantined", "id_share", swallows)
-        return Verdict("learned", time_ms=time_ms, reward=reward)
+        return Verdict("learned", None, None, time_ms, reward)
 
     def _accepted(self, event: Feedback, arrival_ms: int | None, reward: float) -> Verdict:
         """Accept a released event; one of another time is as of the nearest that is accepted."""
@@ -132,13 +137,13 @@ class Admission:
 
     def _remember(self, event: Feedback, time_ms: int) -> None:
         self.watermark_ms = max(self.watermark_ms, time_ms)
-        self._caps.count(event, self.watermark_ms, self.settings)
+        self._caps.count(self._counted_by, self.watermark_ms, self.settings)
         self.shares.count(event.user_id, is_refused=False)
-        key = digest((event.event_id,))
-        self._ids.add(key)
-        self._order.append(key)
-        while len(self._order) > self.settings.dedupe_window:
-            self._ids.discard(self._order.popleft())
+        ids, order = self._ids, self._order
+        ids.add(self._key)
+        order.append(self._key)
+        while len(order) > self.settings.dedupe_window:
+            ids.discard(order.popleft())
 
     def window(self) -> bytes:
         """Return the remembered ids (128 bits each), oldest first."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from app.events import Feedback, digest
+from app.events import Feedback, digest, user_digest
 from app.settings import EngineSettings
 from learners.ids import State
 
@@ -17,31 +17,39 @@ MAX_COUNTED = 1_000_000
 
 _DIGEST_BYTES = 16
 
+Cap = tuple[str, int, bytes]
+"""The name of a cap, how many events it lets pass, and the digest that these are counted by."""
+
 
 class Caps:
-    """Counters of the present window. `refuse` asks, `count` remembers; caps of 0 are off."""
+    """Counters of the present window. `refuse` asks, `count` remembers; caps of 0 are off.
+
+    Both go by what an event counts for (see `counted_by`).
+    """
 
     def __init__(self) -> None:
         self._window = 0
         self._counts: dict[bytes, int] = {}
 
-    def refuse(self, event: Feedback, now_ms: int, settings: EngineSettings) -> str | None:
+    def refuse(self, caps: list[Cap], now_ms: int, settings: EngineSettings) -> str | None:
         """Return the cap that an event is past, or None. `now_ms` never goes back."""
         if _window(now_ms, settings) != self._window:
             return None
-        for reason, most, key in _caps(event, settings):
-            if self._counts.get(key, 0) >= most:
+        counts = self._counts
+        for reason, most, key in caps:
+            if counts.get(key, 0) >= most:
                 return reason
         return None
 
-    def count(self, event: Feedback, now_ms: int, settings: EngineSettings) -> None:
+    def count(self, caps: list[Cap], now_ms: int, settings: EngineSettings) -> None:
         """Count an admitted event."""
         window = _window(now_ms, settings)
         if window != self._window:
             self._window, self._counts = window, {}
-        for _, _, key in _caps(event, settings):
-            self._counts[key] = self._counts.get(key, 0) + 1
-        if len(self._counts) > MAX_COUNTED:
+        counts = self._counts
+        for _, _, key in caps:
+            counts[key] = counts.get(key, 0) + 1
+        if len(counts) > MAX_COUNTED:
             self._counts = {}
 
     def canonical(self) -> bytes:
@@ -70,15 +78,14 @@ def _window(now_ms: int, settings: EngineSettings) -> int:
     return now_ms // (settings.cap_window_s * 1_000)
 
 
-def _caps(event: Feedback, settings: EngineSettings) -> list[tuple[str, int, bytes]]:
+def counted_by(event: Feedback, settings: EngineSettings) -> list[Cap]:
     """Return which caps an event counts for: name, most, and what it is counted by."""
     user, item, source = event.user_id, event.item_id, event.source
     caps = []
     if settings.cap_user:
-        caps.append(("cap_user", settings.cap_user, digest(("user", user))))
+        caps.append(("cap_user", settings.cap_user, user_digest(user)))
     if settings.cap_user_item:
-        key = digest(("user", user, item))
-        caps.append(("cap_user_item", settings.cap_user_item, key))
+        caps.append(("cap_user_item", settings.cap_user_item, user_digest(user, item)))
     if settings.cap_source_item and source is not None:
         key = digest(("source", source, item))
         caps.append(("cap_source_item", settings.cap_source_item, key))

@@ -19,6 +19,8 @@ N_PROOF_BETS = 12
 ADWIN_LIFE = 20_000
 """Updates after which ADWIN is replaced, so that a snapshot can keep all values it has seen."""
 
+_LOOKS_EACH = 32
+
 # Far above any threshold; bets that went on winning would end at infinity, which is no number.
 _MOST = 1e300
 
@@ -129,6 +131,9 @@ class Drift:
     River offers no way to store ADWIN but pickle; so the values since it was made are kept, and
     fed again on restore, which gives the same detector exactly. Should ADWIN itself fail (it is
     compiled code, and a panic in it is no `Exception`), it is made anew as well.
+
+    ADWIN looks for a change at every 32nd value since it was made, or found one; until then values
+    are only noted, and it is fed with all of them at once.
     """
 
     def __init__(self, delta: float) -> None:
@@ -138,6 +143,7 @@ class Drift:
 
     def _renew(self) -> None:
         self._values: list[float] = []
+        self._n_fed = 0
         self._adwin = ADWIN(delta=self.delta)
         self._younger: ADWIN | None = None
 
@@ -145,40 +151,64 @@ class Drift:
         """Go on with the younger detector, and with what it has seen."""
         if self._younger is not None:
             self._values = self._values[ADWIN_LIFE // 2 :]
+            self._n_fed = len(self._values)
             self._adwin, self._younger = self._younger, None
 
     def _grow_younger(self) -> None:
         """Replace a detector that is at its end; let a younger one begin where there is none."""
         if len(self._values) >= ADWIN_LIFE:
+            self._feed()
             self._replace()
         if len(self._values) >= ADWIN_LIFE // 2 and self._younger is None:
+            self._feed()
             self._younger = ADWIN(delta=self.delta)
 
     @property
     def mean(self) -> float:
         """Return the mean over ADWIN's present window."""
+        self._feed()
         return float(self._adwin.estimation)
 
     def update(self, value: float) -> tuple[float, float] | None:
         """Take one value; return (mean before, mean after) where a change is detected."""
-        if len(self._values) >= ADWIN_LIFE // 2:
+        values = self._values
+        if len(values) >= ADWIN_LIFE // 2:
             self._grow_younger()
-        before = self._adwin.estimation
-        self._values.append(value)
-        try:
-            self._adwin.update(value)
-            if self._younger is not None:
-                self._younger.update(value)
-        except (KeyboardInterrupt, SystemExit, GeneratorExit):
-            raise
-        except BaseException:
-            self.n_failures += 1
-            self._renew()
+            values = self._values
+        values.append(value)
+        return None if len(values) % _LOOKS_EACH else self._feed()
+
+    def _feed(self) -> tuple[float, float] | None:
+        """Let ADWIN have what it has not seen yet; return what it says to the last value."""
+        unfed, before = self._values[self._n_fed :], 0.0
+        self._n_fed = len(self._values)
+        if not unfed:
             return None
+        for place, value in enumerate(unfed):
+            before = self._adwin.estimation
+            try:
+                self._adwin.update(value)
+                if self._younger is not None:
+                    self._younger.update(value)
+            except (KeyboardInterrupt, SystemExit, GeneratorExit):
+                raise
+            except BaseException:
+                self._fail(unfed[place + 1 :])
+                return None
         return (float(before), self.mean) if self._adwin.drift_detected else None
+
+    def _fail(self, unfed: list[float]) -> None:
+        """Begin anew where ADWIN has failed, with the values that came after the one it failed at.
+
+        They are too few for it to look for a change.
+        """
+        self.n_failures += 1
+        self._renew()
+        self._values = unfed
 
     def state(self) -> State:
         """Return the values since the detector was made."""
+        self._feed()
         return {
             "delta": self.delta,
             "n_failures": self.n_failures,

@@ -96,8 +96,7 @@ TUNABLE = frozenset(
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
+class Result(NamedTuple):
     """What became of one record of an entry."""
 
     event_id: str | None
@@ -207,8 +206,14 @@ class Engine:
         outcome = Outcome(cursor, self.gate.data.version)
         n_decisions = self.gate.data.n_decisions
         for index, record in enumerate(entry.records):
-            yield from self._apply(record, entry.arrival_ms, index, outcome, snapshot)
-            self._stamp_decisions(outcome, n_decisions)
+            if isinstance(record, Feedback | Malformed):
+                is_learned = self._feedback(record, entry.arrival_ms, index, outcome)
+                if is_learned and self._is_unsettled:
+                    yield from self._settle()
+            else:
+                yield from self._apply(record, outcome, snapshot)
+            if self.gate.data.n_decisions != n_decisions:
+                n_decisions = self._stamp_decisions(outcome, n_decisions)
             yield
         self.cursor = cursor
         if self.gate.data.version != outcome.version_before or self.gate.is_following:
@@ -216,32 +221,20 @@ class Engine:
         outcome.version_after = self.gate.data.version
         return outcome
 
-    def _stamp_decisions(self, outcome: Outcome, n_before: int) -> None:
-        """Give the decisions of an entry its cursor, and list them in its outcome."""
-        n_new = self.gate.data.n_decisions - n_before - len(outcome.decisions)
-        for decision in self.gate.decisions[len(self.gate.decisions) - n_new :]:
+    def _stamp_decisions(self, outcome: Outcome, n_before: int) -> int:
+        """Give new decisions the cursor, list them in the outcome; return how many there are."""
+        n = self.gate.data.n_decisions
+        for decision in self.gate.decisions[len(self.gate.decisions) - (n - n_before) :]:
             decision.cursor = outcome.cursor
             outcome.decisions.append(decision)
+        return n
 
-    def _apply(
-        self,
-        record: events.Record,
-        arrival_ms: int | None,
-        index: int,
-        outcome: Outcome,
-        snapshot: State | None,
-    ) -> Steps[None]:
+    def _apply(self, record: Any, outcome: Outcome, snapshot: State | None) -> Steps[None]:
+        """Apply a record that is no feedback."""
         if isinstance(record, events.Configure):
             self._configure(record)
             return
-        if not self.is_configured:
-            raise LogStopped("the log does not begin with its settings (Configure)")
-        if isinstance(record, Feedback | Malformed):
-            verdict = yield from self._feedback(record, arrival_ms)
-            outcome.results.append(Result(record.event_id, verdict.status, verdict.reason))
-            if verdict.status in ("late", "quarantined"):
-                outcome.quarantined.append((index, record_of(record, verdict)))
-            return
+        self._require_settings()
         if isinstance(record, events.Impression):
             self._impression(record)
             yield from self._settle()
@@ -256,18 +249,27 @@ class Engine:
             refused = self._change_catalogue(record)
         outcome.results.append(Result(None, "refused" if refused else "applied", refused))
 
-    def _feedback(self, event: Feedback | Malformed, arrival_ms: int | None) -> Steps[Verdict]:
+    def _require_settings(self) -> None:
+        if not self.is_configured:
+            raise LogStopped("the log does not begin with its settings (Configure)")
+
+    def _feedback(
+        self, event: Feedback | Malformed, arrival_ms: int | None, index: int, outcome: Outcome
+    ) -> bool:
+        """Admit an event or not, learn it, and note what became of it; tell if it was learned."""
+        self._require_settings()
         barred = None if isinstance(event, Malformed) else self._barred(event)
         verdict = self.admission.decide(event, arrival_ms, barred=barred)
-        if isinstance(event, Feedback) and verdict.status == "learned":
-            verdict = verdict._replace(reason=self._limit(event, verdict.reward))
-        self.admission.count(verdict)
-        if verdict.status != "duplicate":
-            self.gate.after_admission(is_quarantined=verdict.status == "quarantined")
-        if isinstance(event, Feedback) and verdict.status == "learned":
-            self._learn(event, verdict)
-            yield from self._settle()
-        return verdict
+        status, reason = verdict.status, verdict.reason
+        if status != "duplicate":
+            self.gate.after_admission(is_quarantined=status == "quarantined")
+        if isinstance(event, Feedback) and status == "learned":
+            reason = self._learn(event, verdict)
+        elif status != "duplicate":
+            outcome.quarantined.append((index, record_of(event, verdict)))
+        self.admission.count(status, reason)
+        outcome.results.append(Result(event.event_id, status, reason))
+        return status == "learned"
 
     def _barred(self, event: Feedback) -> tuple[str, str] | None:
         """Return why nothing may be learned about an event's item, if it may not."""
@@ -277,19 +279,14 @@ class Engine:
             return "suspect_item", "it was clicked far more than was expected of it"
         return None
 
-    def _limit(self, event: Feedback, reward: float) -> str | None:
-        """Return why an event counts for its user alone, if it does."""
-        user, item = self.history.users.get(event.user_id), self.history.items.get(event.item_id)
-        if item == MISS:
-            return None
-        if user != MISS and not self.settings.teach_repeats:
-            type_index = self._type_index[event.type]
-            if self.history.is_repeat(user, item, type_index=type_index, reward=reward):
-                return REPEAT
-        now_ms, least = self.admission.watermark_ms, self.settings.growth_least
-        if not event.released and self.growth.is_past(item, now_ms, least):
-            return GROWTH
-        return None
+    @property
+    def _is_unsettled(self) -> bool:
+        """Tell whether there may be anything for `_settle` to do."""
+        return (
+            self.gate.is_promotion_due
+            or self.gate.has_relearn
+            or self.challenges.running is not None
+        )
 
     def _settle(self) -> Steps[None]:
         """Do what has been found to be due: learn again, adopt a challenger, promote."""
@@ -335,19 +332,25 @@ class Engine:
         self.gate.after_slate(items, expected, clicked, n_learned, is_marked=is_marked)
         self.clicks.learn(shown.scores, clicked.tolist())
 
-    def _learn(self, event: Feedback, verdict: Verdict) -> None:
+    def _learn(self, event: Feedback, verdict: Verdict) -> str | None:
         """Judge, teach the shadow, update personal state, tell the gate: in this order.
 
-        What counts for its user alone is judged, but teaches nothing that is shared.
+        Return why the event counts for its user alone, if it does: then it is judged, but teaches
+        nothing that is shared.
         """
-        history, reward, time_ms = self.history, verdict.reward, verdict.time_ms
-        user, item = history.users.get(event.user_id), history.items.get(event.item_id)
-        profile = history.profile(user, self._profile)
-        self.gate.before_event(event.item_id, self.admission.watermark_ms, is_known=item != MISS)
-        losses, is_taught = None, verdict.reason is None
-        if is_chosen(event.event_id, self.settings.judge_share, "judge"):
-            case = Case(profile, user, item, reward, time_ms)
-            losses = self._judge(case, is_taught=is_taught)
+        history, gate, reward, time_ms = self.history, self.gate, verdict.reward, verdict.time_ms
+        item, watermark_ms = history.items.get(event.item_id), self.admission.watermark_ms
+        profile, type_index = self._profile, self._type_index[event.type]
+        profile.user = history.users.get(event.user_id)
+        gate.before_event(event.item_id, watermark_ms, is_known=item != MISS)
+        is_past_growth = not event.released and self.growth.is_past(
+            item, watermark_ms, self.settings.growth_least
+        )
+        case = Case(profile, profile.user, item, reward, time_ms)
+        losses, is_repeat = self._judge(case, event, type_index, is_taught=not is_past_growth)
+        reason = GROWTH if is_past_growth else None
+        if is_repeat and not self.settings.teach_repeats:
+            reason = REPEAT
         self.n_events += 1
         self.tick += 1
         n_removed = history.items.n_removed
@@ -355,30 +358,45 @@ class Engine:
         if not history.n_events[user]:
             history.user_since[user] = self.n_events
         item = history.touch_item(event.item_id, self.tick)
-        self.learner.make_room(item)
-        self.challenges.make_room(item)
-        if history.items.n_removed != n_removed:  # perhaps an item of the profile
-            profile = history.profile(user, self._profile)
         profile.user = user  # who may be new
-        if is_taught:
-            self.learner.learn(profile, item, reward, time_ms)
-            self.challenges.learn(profile, item, reward, time_ms)
-            self.growth.count(item, self.admission.watermark_ms)
-            self.n_learned += reward > 0
+        is_taught = reason is None
         self.window.add(
             self.n_events, user, item, reward=reward, time_ms=time_ms, is_taught=is_taught
         )
-        history.append(
-            user,
-            item,
-            time_ms=time_ms,
-            reward=reward,
-            type_index=self._type_index[event.type],
-        )
-        if reward > 0 and event.token == VALID and event.recommendation_id:
+        if history.items.n_removed != n_removed:  # perhaps an item of the profile
+            history.profile(user, profile)
+        if self.challenges.running is None:
+            while not self.learner.take(
+                profile,
+                user,
+                item,
+                type_index=type_index,
+                reward=reward,
+                time_ms=time_ms,
+                is_taught=is_taught,
+            ):
+                self.learner.make_room(item)
+                history.profile(user, profile)
+        else:
+            self._take_beside(case._replace(user=user, item=item), type_index, is_taught=is_taught)
+        if is_taught:
+            self.growth.count(item, watermark_ms)
+            self.n_learned += reward > 0
+        if event.token == VALID and event.recommendation_id and reward > 0:
             self._note_answer(event, event.recommendation_id)
-        clock = Clock(self.n_events, self.n_learned, self.admission.watermark_ms)
-        self.gate.after_event(clock, losses)
+        gate.after_event(Clock(self.n_events, self.n_learned, watermark_ms), losses)
+        return reason
+
+    def _take_beside(self, case: Case, type_index: int, *, is_taught: bool) -> None:
+        """Teach learner and challenger an event, and append it to its user's history."""
+        profile, user, item, reward, time_ms = case
+        self.learner.make_room(item)
+        self.challenges.make_room(item)
+        self.history.profile(user, profile)
+        if is_taught:
+            self.learner.learn(profile, item, reward, time_ms)
+            self.challenges.learn(profile, item, reward, time_ms)
+        self.history.append(user, item, time_ms=time_ms, reward=reward, type_index=type_index)
 
     def _note_answer(self, event: Feedback, recommendation_id: str) -> None:
         """Remember a click on a slate; the first one counts, if two versions filled it."""
@@ -388,33 +406,43 @@ class Engine:
                 self.gate.credit(event.draft)
             self.challenges.credit(event.draft, recommendation_id)
 
-    def _judge(self, case: Case, *, is_taught: bool) -> Losses | None:
+    def _judge(
+        self, case: Case, event: Feedback, type_index: int, *, is_taught: bool
+    ) -> tuple[Losses | None, bool]:
         """Rank the item by each version with the history from before; a repeat is not judged.
 
         The shadow comes last, as its combiner learns from what it was just ranked in; from a
-        refusal, which has no loss, too.
+        refusal, which has no loss, too. Return what the gate is told, and whether it is a repeat.
         """
-        profile, user, item, reward, time_ms = case
-        if MISS not in (user, item) and self.history.has_had(user, item):
-            return None
-        ranker, is_following = self.recommender, self.gate.is_following
+        profile, _, item, reward, time_ms = case
+        is_following = self.gate.is_following
         is_alone = reward <= 0 or is_following
-        ranks = ranker.doubled_ranks(
-            _SHADOW_ALONE if is_alone else _ALL_THREE, profile, item, time_ms
+        ranks, is_repeat = self.recommender.judge(
+            _SHADOW_ALONE if is_alone else _ALL_THREE,
+            profile,
+            item,
+            type_index=type_index,
+            reward=reward,
+            time_ms=time_ms,
+            is_judged=is_chosen(event.event_id, self.settings.judge_share, "judge"),
+            is_taught=is_taught,
         )
+        if ranks is None:
+            return None, is_repeat
         if is_taught:
-            ranker.learn_choice(profile, item, reward)
             self.challenges.judge(case, None if is_alone else ranks[0])
-        if reward <= 0:
-            return None
-        shadow = ranks[-1]
-        self.prequential["shadow"].add(shadow, reward)
-        if is_following:
-            self.prequential["champion"].add(shadow, reward)
+        return (None if reward <= 0 else self._losses(ranks, reward)), is_repeat
+
+    def _losses(self, ranks: list[int], reward: float) -> Losses | None:
+        """Add ranks to the figures of the versions, and return what the gate is told of them."""
+        prequential, shadow = self.prequential, ranks[-1]
+        prequential["shadow"].add(shadow, reward)
+        if len(ranks) == 1:
+            prequential["champion"].add(shadow, reward)
             return None
         champion, anchor, _ = ranks
-        self.prequential["champion"].add(champion, reward)
-        self.prequential["anchor"].add(anchor, reward)
+        prequential["champion"].add(champion, reward)
+        prequential["anchor"].add(anchor, reward)
         in_top10 = 0 <= champion < TOP_10_DOUBLED or 0 <= anchor < TOP_10_DOUBLED
         return Losses(loss_of(champion), loss_of(shadow), loss_of(anchor), in_top10)
 

@@ -331,12 +331,39 @@ def derive_event_id(user_id: str, item_id: str, type_: str, time_ms: int) -> str
     return "d-" + digest((user_id, item_id, type_, str(time_ms))).hex()
 
 
-# Kept for as long as an event is looked at: caps, shares and deduplication all ask for the same.
-@lru_cache(maxsize=64)
+# A copy of one that is there takes a third of the time of a new one.
+_HASH = hashlib.blake2b(digest_size=16)
+
+
 def digest(parts: tuple[str, ...]) -> bytes:
     """Return 128 bits that depend on every part and on where one ends and the next begins."""
+    found = _HASH.copy()
+    found.update(_framed(parts))
+    return found.digest()
+
+
+# Users come in visits, and caps and shares ask for the same digests.
+@lru_cache(maxsize=1_024)
+def _hash_of_user(user_id: str) -> tuple[bytes, Any]:
+    found = _HASH.copy()
+    found.update(_framed(("user", user_id)))
+    return found.digest(), found
+
+
+def user_digest(user_id: str, item_id: str | None = None) -> bytes:
+    """Return `digest` of a user, or of a user on an item; a user asked for lately costs less."""
+    whole, begun = _hash_of_user(user_id)
+    if item_id is None:
+        return whole
+    found = begun.copy()
+    found.update(_framed((item_id,)))
+    digest_: bytes = found.digest()
+    return digest_
+
+
+def _framed(parts: tuple[str, ...]) -> bytes:
     framed = b""
     for part in parts:
         encoded = part.encode()
         framed += len(encoded).to_bytes(4, "little") + encoded
-    return hashlib.blake2b(framed, digest_size=16).digest()
+    return framed

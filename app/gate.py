@@ -521,6 +521,11 @@ class Gate:
 
     # -- learning again -----------------------------------------------------------------------
 
+    @property
+    def has_relearn(self) -> bool:
+        """Tell whether there is something for `take_relearn` to return."""
+        return self._relearn is not None
+
     def take_relearn(self) -> Relearn | None:
         """Return what the shadow is to learn again now, once."""
         job, self._relearn = self._relearn, None

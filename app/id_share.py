@@ -12,7 +12,7 @@ from collections.abc import Iterable
 import numpy as np
 import orjson
 
-from app.events import digest
+from app.events import user_digest
 from learners.ids import State
 
 WINDOW = 500
@@ -51,7 +51,7 @@ class IdShare:
         is_armed = self._n_long >= ARMED and len(self._window) == WINDOW
         if not is_armed or len(self._now) < MIN_USERS:
             return None
-        share = (self._now.get(_key(user_id), 0) + 1) / WINDOW
+        share = (self._now.get(user_digest(user_id), 0) + 1) / WINDOW
         if share <= min(floor, PLACEHOLDER_SHARE):  # no limit is lower
             return None
         limit = self.limit(user_id, floor)
@@ -61,38 +61,42 @@ class IdShare:
 
     def limit(self, user_id: str, floor: float) -> float:
         """Return the share that a user may have, once anything is refused."""
-        own = OVER_OWN * self._long.get(_key(user_id), 0) / max(self._n_long, 1)
+        own = OVER_OWN * self._long.get(user_digest(user_id), 0) / max(self._n_long, 1)
         if user_id.lower() in PLACEHOLDERS:
             return max(own, min(floor, PLACEHOLDER_SHARE))
         return max(own, floor, OVER_LARGEST * self._largest)
 
     def count(self, user_id: str, *, is_refused: bool) -> None:
         """Take note of an event that was admitted, or refused for its share."""
-        key = _key(user_id)
-        self._window.append(key)
-        self._now[key] = self._now.get(key, 0) + 1
-        if len(self._window) > WINDOW:
-            self._take_out(self._window.popleft())
+        key, window, now, block = user_digest(user_id), self._window, self._now, self._in_block
+        window.append(key)
+        now[key] = now.get(key, 0) + 1
+        if len(window) > WINDOW:
+            self._take_out(window.popleft())
         if is_refused:
             self._refused.add(key)
         else:
             self._remember(key)
-        if len(self._now) >= MIN_USERS:
-            self._in_block[key] = max(self._in_block.get(key, 0), self._now[key])
+        if len(now) >= MIN_USERS:
+            n_now = now[key]
+            if n_now > block.get(key, 0):
+                block[key] = n_now
         self._n_in_block += 1
         if self._n_in_block == WINDOW:
             self._end_block()
 
     def forget(self, user_id: str) -> None:
         """Forget a user, but for what is in the window: that goes with the next 500 events."""
-        key = _key(user_id)
+        key = user_digest(user_id)
         self._n_long -= self._long.pop(key, 0)
         self._in_block.pop(key, None)
         self._refused.discard(key)
 
     def _take_out(self, key: bytes) -> None:
-        self._now[key] -= 1
-        if not self._now[key]:
+        n_left = self._now[key] - 1
+        if n_left:
+            self._now[key] = n_left
+        else:
             del self._now[key]
 
     def _remember(self, key: bytes) -> None:
@@ -142,10 +146,6 @@ class IdShare:
         self._refused = set(_unpacked(state["refused"]))
         n_long, largest, n_in_block = state["plain"]
         self._n_long, self._largest, self._n_in_block = int(n_long), float(largest), int(n_in_block)
-
-
-def _key(user_id: str) -> bytes:
-    return digest(("user", user_id))
 
 
 def _packed(keys: Iterable[bytes]) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:

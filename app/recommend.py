@@ -255,6 +255,47 @@ class Recommender:
         self._pool_for(version, profile, now_ms)
         return self._pool.rank_of(item)
 
+    def judge(
+        self,
+        versions: I64,
+        profile: Profile,
+        item: int,
+        *,
+        type_index: int,
+        reward: float,
+        time_ms: int,
+        is_judged: bool,
+        is_taught: bool,
+    ) -> tuple[list[int] | None, bool]:
+        """Do what comes before an event of `profile.user` is learned, and write their profile.
+
+        Return `doubled_ranks`, None where it is not judged or the user had the item; the last
+        version has learned the choice then, if it may. And whether the event is a repeat.
+        """
+        if self.blend.is_linear:
+            return self.blend.judge(
+                versions,
+                profile,
+                self._pool,
+                item,
+                type_index=type_index,
+                reward=reward,
+                time_ms=time_ms,
+                is_judged=is_judged,
+                is_taught=is_taught,
+                exclude_had=self.exclude_had,
+            )
+        history, user = self.history, profile.user
+        history.profile(user, profile)
+        if MISS not in (user, item) and history.has_had(user, item):
+            return None, history.is_repeat(user, item, type_index=type_index, reward=reward)
+        if not is_judged:
+            return None, False
+        ranks = self.doubled_ranks(versions, profile, item, time_ms)
+        if is_taught:
+            self.learn_choice(profile, item, reward)
+        return ranks, False
+
     def learn_choice(self, profile: Profile, item: int, reward: float) -> None:
         """Teach the shadow what was chosen from the pool that it was ranked in last."""
         self.blend.learn_choice(profile, self._pool, item, reward)

@@ -172,6 +172,9 @@ class Blend(Learner):
             factors.vector,
             factors.gradient,
             factors.order,
+            factors.order_place,
+            factors.counts,
+            int(factors.seed),
             float(factors.learning_rate),
             float(factors.decay),
             factors.n_negatives,
@@ -222,7 +225,6 @@ class Blend(Learner):
 
     def learn(self, profile: Profile, item: int, reward: float, time_ms: int) -> None:
         """Teach every source, in one kernel, as every event does it."""
-        draw = self.factors.next_draw(item)
         kernels.blend_teach(
             self.personal.arrays,
             self.shared,
@@ -234,10 +236,54 @@ class Blend(Learner):
             item,
             reward,
             time_ms,
-            self.factors.n_order,
-            draw,
         )
         self.combiner.learn(profile, item, reward)
+
+    def take(
+        self,
+        profile: Profile,
+        user: int,
+        item: int,
+        *,
+        type_index: int,
+        reward: float,
+        time_ms: int,
+        is_taught: bool,
+    ) -> bool:
+        """Teach an event, unless it counts for its user alone, and append it to the history.
+
+        As `has_room`, `learn` and `History.append`, but in one kernel where the combiner is linear.
+        Return False where there was no room, and nothing was done.
+        """
+        personal = self.personal
+        if not self.is_linear:
+            if self.has_room():
+                if is_taught:
+                    self.learn(profile, item, reward, time_ms)
+                personal.append(user, item, time_ms=time_ms, reward=reward, type_index=type_index)
+                return True
+            return False
+        done = kernels.blend_take(
+            personal.arrays,
+            self.shared,
+            SHADOW,
+            user,
+            item,
+            type_index,
+            reward,
+            time_ms,
+            profile.items,
+            profile.weights,
+            profile.times,
+            profile.n,
+            is_taught,
+            personal.had_length,
+        )
+        if done == kernels.NO_ROOM:
+            return False
+        if not done:
+            personal.append_had(user, item, time_ms=time_ms, type_index=type_index)
+        return True
 
     def learn_choice(self, profile: Profile, pool: Candidates, item: int, reward: float) -> None:
         """Teach what was chosen (or refused) from a pool, as the shadow scored it last."""
@@ -371,6 +417,54 @@ class Blend(Learner):
         )
         found: list[int] = ranks.tolist()
         return found
+
+    def judge(
+        self,
+        versions: I64,
+        profile: Profile,
+        pool: Candidates,
+        item: int,
+        *,
+        type_index: int,
+        reward: float,
+        time_ms: int,
+        is_judged: bool,
+        is_taught: bool,
+        exclude_had: bool,
+    ) -> tuple[list[int] | None, bool]:
+        """Do all that comes before an event is learned, and fill the profile of `profile.user`.
+
+        Return `doubled_ranks`, None where it is not judged or the user had the item; the last
+        version has learned the choice then. And whether the event is a repeat. As if the steps were
+        taken one after the other, but in one kernel; for a linear combiner.
+        """
+        ranks = np.empty(len(versions), np.int64)
+        profile.n, profile.n_refused, n, is_ranked, is_repeat = kernels.blend_judge(
+            self.personal.arrays,
+            self.shared,
+            pool.buffers,
+            versions,
+            profile.user,
+            item,
+            type_index,
+            reward,
+            time_ms,
+            profile.items,
+            profile.weights,
+            profile.times,
+            profile.refused,
+            self.personal.items.n_removed == 0,
+            is_judged,
+            is_taught,
+            exclude_had,
+            pool.begin_many(len(versions)),
+            MOST,
+            NOTHING,
+            ranks,
+        )
+        if n != MISS:
+            pool.n = n
+        return (ranks.tolist() if is_ranked else None), is_repeat
 
     def overlaps(
         self,

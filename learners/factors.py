@@ -85,12 +85,12 @@ class Factors(Source):
         items = self.personal.max_items
         self._pool = RowPool(N_VERSIONS * items + 2, items)
         self.factors = np.zeros((self._pool.n_slots, 2 * self.n_factors), np.float32)
-        self.n_learned = 0
         # What negatives are drawn from: items in the order in which they were first had. An
         # eviction moves the last one into the gap. Never indices: these have no meaning.
         self.order = np.zeros(items, np.int32)
-        self._place = np.full(items, MISS, np.int32)
-        self.n_order = 0
+        self.order_place = np.full(items, MISS, np.int32)
+        # [2] events learned, items in order.
+        self.counts = np.zeros(2, np.int64)
         self.vector = np.zeros(self.n_factors, np.float32)
         self.gradient = np.zeros(self.n_factors, np.float32)
         self._version = SHADOW
@@ -100,15 +100,26 @@ class Factors(Source):
         """Return the pool of rows."""
         return self._pool
 
+    @property
+    def n_learned(self) -> int:
+        """Return how many events were learned: draws are numbered by them."""
+        return int(self.counts[0])
+
+    @property
+    def n_order(self) -> int:
+        """Return how many items negatives are drawn from."""
+        return int(self.counts[1])
+
     def learn(self, profile: Profile, item: int, reward: float, time_ms: int) -> None:
         """Take the steps of one event."""
-        draw = self.next_draw(item)
+        order, place = self.order, self.order_place
+        draw = np.uint64(kernels.next_draw(order, place, self.counts, self.seed, item))
         kernels.factors_learn(
             self._pool.pool,
             self.factors,
             self._pool.slots[SHADOW],
             self.personal.items.key,
-            self.order,
+            order,
             self.n_order,
             item,
             reward,
@@ -123,27 +134,18 @@ class Factors(Source):
             draw,
         )
 
-    def next_draw(self, item: int) -> np.uint64:
-        """Count an event, and return what its negatives are drawn by."""
-        self.n_learned += 1
-        self._put_in_order(item)
-        return np.uint64((self.seed << 32) ^ self.n_learned)
-
     def _put_in_order(self, item: int) -> None:
-        if self._place[item] == MISS:
-            self.order[self.n_order] = item
-            self._place[item] = self.n_order
-            self.n_order += 1
+        kernels.put_in_order(self.order, self.order_place, self.counts, item)
 
     def drop_item(self, index: int, handle: int) -> None:
         """Forget an item that is being evicted."""
         super().drop_item(index, handle)
-        place = int(self._place[index])
+        place = int(self.order_place[index])
         if place != MISS:
-            self.n_order -= 1
+            self.counts[1] -= 1
             last = self.order[self.n_order]
-            self.order[place], self._place[last] = last, place
-            self._place[index] = MISS
+            self.order[place], self.order_place[last] = last, place
+            self.order_place[index] = MISS
 
     def learn_choice(self, profile: Profile, pool: Candidates, place: int) -> None:
         """Take a step on the likelihood of a choice among pooled items, whose shares are known."""
@@ -204,7 +206,7 @@ class Factors(Source):
             self._put_in_order(int(item))
         self._pool.load_state(state, remap)
         self.factors[: self._pool.n_used] = state["factors"]
-        self.n_learned = int(state["n_learned"])
+        self.counts[0] = int(state["n_learned"])
 
     def update_hash(self, version: int, order: I32, place: I64, sha: Any) -> None:
         """Hash rows in the order of the items' ids; an item without one counts as zeros."""

@@ -137,7 +137,7 @@ class History:
 
     def touch_item(self, item_id: Hashable, tick: int) -> int:
         """Return an item's index, creating it; at capacity the item touched longest ago goes."""
-        if item_id not in self.items and self.items.is_full():
+        if self.items.is_full() and item_id not in self.items:
             self.evict_item(self.items.oldest())
         return self.items.touch(item_id, tick)
 
@@ -153,7 +153,7 @@ class History:
 
     def touch_user(self, user_id: Hashable, tick: int) -> int:
         """Return a user's index, creating it; at capacity the user touched longest ago goes."""
-        if user_id not in self.users and self.users.is_full():
+        if self.users.is_full() and user_id not in self.users:
             self.forget_user(self.users.oldest())
         return self.users.touch(user_id, tick)
 
@@ -177,10 +177,13 @@ class History:
         self, user: int, item: int, *, time_ms: int, reward: float, type_index: int = 0
     ) -> None:
         """Add an event to a user's ring and had-set (both by index)."""
-        if kernels.append_event(
+        if not kernels.append_event(
             self.arrays, user, item, time_ms, reward, type_index, self.had_length
         ):
-            return
+            self.append_had(user, item, time_ms=time_ms, type_index=type_index)
+
+    def append_had(self, user: int, item: int, *, time_ms: int, type_index: int) -> None:
+        """Add an item to a had-set where no place is at hand (see `kernels.append_event`)."""
         block, offset = divmod(self._new_had_place(user), BLOCK)
         self.block_handle[block, offset] = self.items.handle(item)
         self.block_time[block, offset] = time_ms

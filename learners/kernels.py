@@ -30,7 +30,7 @@ U64 = NDArray[np.uint64]
 
 INDEX_MASK = np.int64(0xFFFFFFFF)
 BLOCK = 16
-MISS = -1
+MISS = NO_ROOM = -1
 NO_EVENT = 2**63 - 1  # the time since when there is an item that had no event yet
 
 # Weights in a sketch are whole sixteenths: the least weight of a pair, 1/sqrt(20), is still 4.
@@ -174,7 +174,8 @@ structref.define_proxy(
         *("covisit_sketch", "covisit_aged", "covisit_shrink"),
         *("sequence", "sequence_rows", "sequence_sums", "sequence_last"),
         *("sequence_sketch", "sequence_aged", "sequence_shrink", "gap_ms"),
-        *("factors", "factors_rows", "vector", "gradient", "order"),
+        *("factors", "factors_rows", "vector", "gradient"),
+        *("order", "order_place", "factors_counts", "factors_seed"),
         *("factors_rate", "factors_decay", "n_negatives", "choice_rate", "least_share"),
         *("decayed", "trending_rows", "top", "top_size", "lists", "list_rows", "half_lives_ms"),
         *("weights", "squares", "context", "combined", "combiner_rate", "taste"),
@@ -1164,6 +1165,23 @@ def factors_score(rows: F32, slots: I32, vector: F32, pool: I32, n: int, column:
 
 
 @njit(cache=True)
+def put_in_order(order: I32, place: I32, counts: I64, item: int) -> None:
+    """Let negatives be drawn from an item, too; counts: [events learned, items in order]."""
+    if place[item] == MISS:
+        order[counts[1]] = item
+        place[item] = counts[1]
+        counts[1] += 1
+
+
+@njit(cache=True)
+def next_draw(order: I32, place: I32, counts: I64, seed: int, item: int) -> Any:
+    """Count an event, and return what its negatives are drawn by."""
+    counts[0] += 1
+    put_in_order(order, place, counts, item)
+    return (np.uint64(seed) << np.uint64(32)) ^ np.uint64(counts[0])
+
+
+@njit(cache=True)
 def factors_learn(
     pool: Pool,
     rows: F32,
@@ -1843,11 +1861,11 @@ def blend_teach(
     item: int,
     reward: float,
     time_ms: int,
-    n_order: int,
-    draw: Any,
 ) -> None:
     """Teach every source of the blend an event; a refusal teaches the factors alone."""
     generation, key = personal.generation, personal.key
+    order, counts = shared.order, shared.factors_counts
+    draw = next_draw(order, shared.order_place, counts, shared.factors_seed, item)
     if reward > 0.0:
         covisit_learn(
             shared.covisit_rows.pool,
@@ -1904,8 +1922,8 @@ def blend_teach(
         shared.factors,
         shared.factors_rows.slots[version],
         key,
-        shared.order,
-        n_order,
+        order,
+        counts[1],
         item,
         reward,
         items,
@@ -2003,6 +2021,105 @@ def blend_ranks(
         place = place_of(buffers.item, n, item)
         ranks[v] = MISS if place == MISS else rank_of(buffers.total, n, place)
     return n
+
+
+@njit(cache=True)
+def blend_judge(
+    personal: Any,
+    shared: Any,
+    buffers: Any,
+    versions: I64,
+    user: int,
+    item: int,
+    type_index: int,
+    reward: float,
+    time_ms: int,
+    items: I32,
+    weights: F64,
+    times: I64,
+    refused: I32,
+    all_live: bool,
+    is_judged: bool,
+    is_taught: bool,
+    exclude_had: bool,
+    tick: int,
+    most: tuple[int, int, int],
+    nothing: I32,
+    ranks: I64,
+) -> tuple[int, int, int, bool, bool]:
+    """Do what comes before an event is learned: write its user's profile; rank its item by all
+    versions, unless the user had it; let the last one learn the choice.
+
+    Return the items of the profile, those refused, the pooled (MISS where nothing was ranked),
+    whether ranks were written, and whether the event repeats the user's last on the item.
+    """
+    n_items = n_refused = 0
+    is_had = says_same = False
+    if user != MISS:
+        n_items, n_refused = user_profile(personal, user, items, weights, times, refused)
+        if item != MISS:
+            is_had = had_place(personal, user, item) != MISS
+            says_same = is_had and is_repeat(personal, user, item, type_index, reward)
+    if is_had or not is_judged:
+        return n_items, n_refused, MISS, False, says_same
+    ranks[:] = MISS
+    if item == MISS:
+        return n_items, n_refused, MISS, True, False
+    n = blend_ranks(
+        personal,
+        shared,
+        buffers,
+        versions,
+        items,
+        weights,
+        times,
+        n_items,
+        refused,
+        n_refused,
+        all_live,
+        user,
+        item,
+        time_ms,
+        exclude_had,
+        tick,
+        most,
+        nothing,
+        ranks,
+    )
+    if is_taught:
+        last = versions[len(versions) - 1]
+        blend_choose(personal, shared, buffers, last, n, item, reward, items, weights, n_items)
+    return n_items, n_refused, n, True, False
+
+
+@njit(cache=True)
+def blend_take(
+    personal: Any,
+    shared: Any,
+    version: int,
+    user: int,
+    item: int,
+    type_index: int,
+    reward: float,
+    time_ms: int,
+    items: I32,
+    weights: F64,
+    times: I64,
+    n_items: int,
+    is_taught: bool,
+    had_length: int,
+) -> int:
+    """Teach an event and append it to its user's history, if there is room for one more.
+
+    Return NO_ROOM where there is none, and nothing was done; else what `append_event` says.
+    """
+    if not blend_has_room(shared):
+        return NO_ROOM
+    if is_taught:
+        blend_teach(
+            personal, shared, version, items, weights, times, n_items, item, reward, time_ms
+        )
+    return append_event(personal, user, item, time_ms, reward, type_index, had_length)
 
 
 @njit(cache=True)

@@ -168,7 +168,7 @@ def test_counts_tell_every_answer() -> None:
         admission.decide(click("u", "i", at_s=-10 * DAY_S), None),
         admission.decide(click("u", "new", event_id="n"), None, barred=barred),
     ):
-        admission.count(verdict)
+        admission.count(verdict.status, verdict.reason)
     assert admission.counts == {
         "learned": 1, "duplicate": 1, "late:late": 1, "quarantined:unknown_item": 1
     }  # fmt: skip

@@ -17,7 +17,7 @@ def reasons(admission: Admission, events: list[Feedback]) -> list[str | None]:
     """Return why each event was refused, None where it was learned."""
     verdicts = [admission.decide(event, None) for event in events]
     for verdict in verdicts:
-        admission.count(verdict)
+        admission.count(verdict.status, verdict.reason)
     return [verdict.reason for verdict in verdicts]
 
 
