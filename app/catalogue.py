@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from copy import copy
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from learners.history import History
 from learners.ids import State
 
 MAX_ATTRIBUTES = 64
-"""Attributes an item may have."""
+"""Attributes an item, or a user, may have."""
 
 TYPED_SINCE = 8
 """The semantics version from which on attributes have types."""
@@ -127,8 +128,23 @@ class Catalogue:
             for name, value in attributes.items():
                 self.columns.put(index, name, value)
 
+    # -- users --------------------------------------------------------------------------------
+
+    def take_attributes(self, user_id: str) -> Attributes:
+        """Return a user's attributes, and forget them."""
+        return self.user_attributes.pop(user_id, {})
+
+    def add_attributes(self, user_id: str, more: Attributes) -> None:
+        """Give a user more attributes; their own come first, where they have one or no room."""
+        if more:
+            own = self.user_attributes.get(user_id, {})
+            merged = own | {name: value for name, value in more.items() if name not in own}
+            self.user_attributes[user_id] = dict(islice(merged.items(), MAX_ATTRIBUTES))
+
     def _forget_user(self, user_id: Hashable) -> None:
         self.user_attributes.pop(str(user_id), None)
+
+    # -- views and state ----------------------------------------------------------------------
 
     def view(self, index: int) -> dict[str, Any]:
         """Return an item as the API shows it."""
@@ -140,8 +156,6 @@ class Catalogue:
             **{name: self.columns.time_ms(index, name) for name in TIMES},
             "updated_ms": self.updated_ms.get(index),
         }
-
-    # -- state --------------------------------------------------------------------------------
 
     def state(self) -> State:
         """Return plain data from which `load_state` makes the same catalogue."""

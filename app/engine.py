@@ -241,6 +241,9 @@ class Engine:
             return
         if isinstance(record, events.Upgrade):
             refused = self._upgrade(record)
+        elif isinstance(record, events.UserMerge):
+            outcome.results.append(self._merge(record))
+            return
         elif isinstance(record, events.Command):
             refused = yield from self._command(record, snapshot)
             if record.name == "restore" and record.snapshot_id and refused is None:
@@ -467,6 +470,22 @@ class Engine:
             if self.semantics >= 7:
                 self.admission.shares.forget(record.user_id)
         return None
+
+    def _merge(self, record: events.UserMerge) -> Result:
+        """Make one user of two; an id that is unknown, or is the user's own, changes nothing.
+
+        Attributes first, before the history forgets the id, and whom it may have to make room for.
+        """
+        user_id, from_id = record.user_id, record.from_id
+        self.tick += 1
+        if from_id == user_id or from_id not in self.history.users:
+            return Result(None, "unchanged", "nothing is known of it")
+        moved = self.catalogue.take_attributes(from_id)
+        merged = self.history.merge_users(user_id, from_id, self.tick)
+        self.catalogue.add_attributes(user_id, moved)
+        self.window.merge(merged)
+        self.admission.shares.forget(from_id)
+        return Result(None, "applied")
 
     # -- settings and commands ----------------------------------------------------------------
 

@@ -111,6 +111,16 @@ class UserDelete(msgspec.Struct, frozen=True, array_like=True, tag_field="kind",
     user_id: str
 
 
+class UserMerge(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", tag="user_merge"):
+    """Make one user of two: what is known of `from_id` moves to the user, and it is forgotten.
+
+    What was learned from its events stays learned, and is not learned again.
+    """
+
+    user_id: str
+    from_id: str
+
+
 class Command(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", tag="command"):
     """An operator's act on the gate, or on the challenger.
 
@@ -163,6 +173,7 @@ Record = (
     | ItemDelete
     | UserUpsert
     | UserDelete
+    | UserMerge
     | Command
     | Configure
     | Upgrade

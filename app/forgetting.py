@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,8 @@ from app import archive, events, snapshot
 from app.archive import Archive
 from app.engine import Engine, begun
 from app.errors import Conflict, LogTrimmed, NotFound
-from app.events import Command, Entry, Record
+from app.events import Command, Entry, Record, UserDelete
+from app.identity import Identity, is_named
 from app.keeper import read_snapshot
 from app.settings import Settings
 from app.snapshot import Chunks, Manifest
@@ -31,6 +31,8 @@ from learners.ids import State
 logger = logging.getLogger(__name__)
 
 PAGE = 256
+# More than an entry has.
+MAX_RECORDS = 2**31
 # By then every replica has seen that the log is another, and writes nothing of the old one.
 SETTLED_S = 3.0
 
@@ -56,24 +58,6 @@ class _Start(NamedTuple):
     entries: Callable[[], Iterator[StoredEntry]]
 
 
-def without(entry: Entry, user_id: str) -> Entry:
-    """Return an entry without what is about a user. One that was all about them stays, empty."""
-    kept = [record for record in entry.records if not is_about(record, user_id)]
-    return Entry(kept, entry.arrival_ms, entry.version)
-
-
-def is_about(record: Record, user_id: str) -> bool:
-    """Tell whether a record names a user; of what could not be read, whether it may."""
-    if isinstance(record, events.Malformed):
-        return _names(record.excerpt, user_id) or _names(record.event_id or "", user_id)
-    return getattr(record, "user_id", None) == user_id
-
-
-def _names(text: str, user_id: str) -> bool:
-    """Tell whether an id stands in a text by itself, and not in a longer word."""
-    return re.search(rf"(?<![\w-]){re.escape(user_id)}(?![\w-])", text) is not None
-
-
 class Forgetting:
     """Rewrites one log without one user. `run` may be called while services follow it."""
 
@@ -87,6 +71,7 @@ class Forgetting:
         self._store = store
         self._settings = settings
         self._user_id = user_id
+        self._identity = Identity(user_id)
         self._on_progress = on_progress
         self._n_records = 0
         self._restored: set[str] = set()
@@ -96,6 +81,7 @@ class Forgetting:
         """Do it, and return what was done. Nothing has changed where it raises."""
         rewrite = self._store.rewrite()
         try:
+            await self._identify()
             last = await self._copy(rewrite, BEGINNING)
             start = await self._start()
             engine = await self._rebuild(rewrite, start)
@@ -110,6 +96,24 @@ class Forgetting:
         return Forgotten(start.is_exact, self._n_records, cursor, hashes)
 
     # -- the log ------------------------------------------------------------------------------
+
+    async def _identify(self) -> None:
+        """Find out which ids were the user's, before they were merged."""
+        await asyncio.to_thread(self._identify_archived)
+        end = await self._store.last_cursor()
+        first = await self._store.first_cursor() or BEGINNING
+        while page := await self._store.read_between(first, END, count=PAGE):
+            for stored in page:
+                self._identity.note(stored.payload, parse_cursor(stored.cursor))
+            first = following(page[-1].cursor)
+            self._on_progress("looking for ids", page[-1].cursor, end)
+
+    def _identify_archived(self) -> None:
+        settings = self._settings
+        if settings.archive_dir:
+            for file in archive.files(Path(settings.archive_dir), settings.namespace):
+                for stored in file.entries():
+                    self._identity.note(stored.payload, parse_cursor(stored.cursor))
 
     async def _copy(self, rewrite: Rewrite, after: Cursor) -> Cursor:
         """Copy what the log has after a cursor, without the user; return the last cursor."""
@@ -127,9 +131,13 @@ class Forgetting:
         return after
 
     def _filtered(self, stored: StoredEntry) -> StoredEntry:
-        entry = events.decode(stored.payload)
+        entry, at = events.decode(stored.payload), parse_cursor(stored.cursor)
+        if self._identity.note(stored.payload, at):
+            raise Conflict(
+                f"an id was merged into {self._user_id!r} meanwhile; nothing has changed: try again"
+            )
         self._restored |= set(_restored_ids(entry))
-        kept = without(entry, self._user_id)
+        kept = self._identity.without(entry, at)
         n = len(entry.records) - len(kept.records)
         self._n_records += n
         return stored._replace(payload=events.encode(kept)) if n else stored
@@ -158,10 +166,15 @@ class Forgetting:
         for manifest in await self._store.list_snapshots():
             if parse_cursor(manifest["id"]) >= parse_cursor(first):
                 engine = Engine.from_state(await read_snapshot(self._store, manifest["id"]))
-                forget = Entry([events.UserDelete(self._user_id)])
-                engine.apply(forget, engine.cursor)
+                engine.apply(Entry(self._deletions(manifest["id"])), engine.cursor)
                 return _Start(False, engine, lambda: iter(()))
         raise NotFound("the log has been trimmed, and no snapshot is there from which it goes on")
+
+    def _deletions(self, cursor: Cursor) -> list[Record]:
+        """Return what makes a state as of a cursor forget the user, by every id of theirs."""
+        at = (*parse_cursor(cursor), MAX_RECORDS)
+        identity = self._identity
+        return [UserDelete(id_) for id_ in identity.ids if identity.is_theirs(id_, at)]
 
     def _archived(self, first: Cursor) -> tuple[list[archive.ArchiveFile], Cursor | None]:
         settings = self._settings
@@ -186,7 +199,8 @@ class Forgetting:
         return engine
 
     def _filtered_again(self, stored: StoredEntry) -> StoredEntry:
-        kept = without(events.decode(stored.payload), self._user_id)
+        at = parse_cursor(stored.cursor)
+        kept = self._identity.without(events.decode(stored.payload), at)
         return stored._replace(payload=events.encode(kept))
 
     async def _apply(self, engine: Engine | None, stored: StoredEntry) -> Engine:
@@ -234,15 +248,17 @@ class Forgetting:
         await self._store.compact()
 
     def _without_archived(self, stored: StoredEntry) -> StoredEntry:
-        kept = without(entry := events.decode(stored.payload), self._user_id)
+        entry = events.decode(stored.payload)
+        kept = self._identity.without(entry, parse_cursor(stored.cursor))
         n = len(entry.records) - len(kept.records)
         return stored._replace(payload=events.encode(kept)) if n else stored
 
     def _is_others(self, data: bytes) -> bool:
-        event = orjson.loads(data)["event"]
+        event, ids = orjson.loads(data)["event"], self._identity.ids
         if "user_id" in event:
-            return bool(event["user_id"] != self._user_id)
-        return not any(_names(str(value), self._user_id) for value in event.values())
+            return event["user_id"] not in ids
+        text = " ".join(str(value) for value in event.values())
+        return not any(is_named(id_, text) for id_ in ids)
 
 
 def _restored_ids(entry: Entry) -> list[str]:

@@ -30,7 +30,10 @@ _NOTHING = np.array([-1], np.int32)
 
 
 class Request(NamedTuple):
-    """What a client asks for. With `history`, the user plays no part and nothing is stored."""
+    """What a client asks for. With `history`, the user plays no part and nothing is stored.
+
+    `history_ms` says when each of its items was had (Unix ms), None for just now; or nothing at all.
+    """
 
     user_id: str | None = None
     k: int = 10
@@ -40,6 +43,7 @@ class Request(NamedTuple):
     candidates: Sequence[str] | None = None
     explain: bool = False
     filter: Condition = ()
+    history_ms: Sequence[int | None] = ()
 
 
 class Scored(NamedTuple):
@@ -118,12 +122,14 @@ class Recommender:
             return self.history.profile(user, self._profile)
         profile = self._profile
         profile.clear()
-        for item_id in reversed(request.history):
+        times = request.history_ms or [None] * len(request.history)
+        for item_id, time_ms in zip(reversed(request.history), reversed(times)):
             index = self.history.items.get(item_id)
             if index != MISS and profile.n < len(profile.items):
                 profile.items[profile.n] = index
                 profile.weights[profile.n] = 1.0 / (profile.n + 1)
-                profile.times[profile.n] = now_ms  # a session: it is going on
+                # A session is going on, unless it says otherwise; nothing is from the future.
+                profile.times[profile.n] = now_ms if time_ms is None else min(time_ms, now_ms)
                 profile.n += 1
         return profile
 

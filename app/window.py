@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from learners import kernels
-from learners.history import History, Profile
+from learners.history import History, Merged, Profile
 from learners.ids import State
 from learners.kernels import MISS
 
@@ -71,6 +71,39 @@ class Window:
         self.before[place] = self._last_of.get(handle, MISS)
         self._last_of[handle] = self.n
         self.n += 1
+
+    def merge(self, merged: Merged) -> None:
+        """Let a user have the events of another one, whose history they have got.
+
+        Events are numbered as in the merged history; those that are in no ring any more come first.
+        """
+        to_handle = self.history.users.handle(merged.user)
+        numbers = {(event.is_moved, event.number): 0 for event in merged.events}
+        moved = [(seq, True) for seq in self._chain(merged.from_handle)]
+        seqs = sorted([(seq, False) for seq in self._chain(to_handle)] + moved)
+        keys = [(is_moved, int(self.nth[seq % self.capacity])) for seq, is_moved in seqs]
+        timed = [
+            (int(self.time_ms[seq % self.capacity]), *key)
+            for (seq, _), key in zip(seqs, keys)
+            if key not in numbers
+        ]
+        order = [(is_moved, number) for _, is_moved, number in sorted(timed)] + list(numbers)
+        numbers = dict(zip(order, range(merged.n_events - len(order), merged.n_events)))
+        before = MISS
+        for (seq, _), key in zip(seqs, keys):
+            place = seq % self.capacity
+            self.user[place], self.nth[place], self.before[place] = to_handle, numbers[key], before
+            before = seq
+        self._last_of.pop(merged.from_handle, None)
+        if seqs:
+            self._last_of[to_handle] = before
+
+    def _chain(self, handle: int) -> Iterator[int]:
+        """Yield where a user's events of the window are, the last one first."""
+        seq = self._last_of.get(handle, MISS)
+        while seq >= max(0, self.n - self.capacity):
+            yield seq
+            seq = int(self.before[seq % self.capacity])
 
     def events(self, first: int, last: int, without: set[int]) -> Iterator[Learned | None]:
         """Yield the events numbered `first` to `last`, oldest first; not on some items (indices).

@@ -7,6 +7,7 @@ never create anything; only `touch_*` and `append` do.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,6 +24,28 @@ class Had(NamedTuple):
     item_id: Hashable
     time_ms: int
     type_index: int
+
+
+class RingEvent(NamedTuple):
+    """One event of a ring that is being merged: whose it was, and its number there."""
+
+    is_moved: bool
+    number: int
+    handle: int
+    time_ms: int
+    reward: float
+
+
+class Merged(NamedTuple):
+    """Two users who are one now: by index, the handle of who went, and how many events they have.
+
+    `events` are those of both rings, oldest first; the last ones are in the ring now.
+    """
+
+    user: int
+    from_handle: int
+    n_events: int
+    events: list[RingEvent]
 
 
 class Profile:
@@ -163,13 +186,83 @@ class History:
             drop(user_id)
         index = self.users.remove(user_id)
         self.n_events[index] = self.user_since[index] = 0
-        block = int(self.had_first[index])
+        self._clear_had(index)
+
+    def _clear_had(self, user: int) -> None:
+        block = int(self.had_first[user])
         while block:
             following = int(self.next_block[block])
             self._free_block(block)
             block = following
         for array in (self.had_first, self.had_last, self.had_start, self.had_count):
-            array[index] = 0
+            array[user] = 0
+
+    def merge_users(self, user_id: Hashable, from_id: Hashable, tick: int) -> Merged:
+        """Move the history and had-set of a known user to another one, who may be new.
+
+        Both are put into the order of time, ties in the order they had, the user's own first; of
+        what is too much the oldest goes. `from_id` is forgotten.
+        """
+        source, target = self.users.get(from_id), self.users.get(user_id)
+        rings = [] if target == MISS else self._ring(target, is_moved=False)
+        rings += self._ring(source, is_moved=True)
+        rings.sort(key=lambda event: event.time_ms)
+        had = _latest([] if target == MISS else self._raw_had(target), self._raw_had(source))
+        known = (self.user_since[user] for user in (target, source) if user != MISS)
+        since = min((int(number) for number in known if number), default=0)
+        n_target = 0 if target == MISS else int(self.n_events[target])
+        n_events = n_target + int(self.n_events[source])
+        from_handle = self.users.handle(source)
+        self.forget_user(from_id)
+        target = self.touch_user(user_id, tick)
+        self._write_ring(target, rings[-self.history_length :], n_events)
+        self.user_since[target] = since
+        self._write_had(target, had)
+        return Merged(target, from_handle, n_events, rings)
+
+    def _ring(self, user: int, *, is_moved: bool) -> list[RingEvent]:
+        """Return a user's ring as it is, oldest first."""
+        total = int(self.n_events[user])
+        numbers = range(max(0, total - self.history_length), total)
+        return [
+            RingEvent(
+                is_moved,
+                number,
+                int(self.ring_handle[user, place]),
+                int(self.ring_time[user, place]),
+                float(self.ring_reward[user, place]),
+            )
+            for number in numbers
+            for place in (number % self.history_length,)
+        ]
+
+    def _write_ring(self, user: int, events: list[RingEvent], n_events: int) -> None:
+        self.n_events[user] = n_events
+        for number, event in enumerate(events, n_events - len(events)):
+            place = number % self.history_length
+            self.ring_handle[user, place] = event.handle
+            self.ring_time[user, place] = event.time_ms
+            self.ring_reward[user, place] = event.reward
+
+    def _raw_had(self, user: int) -> list[tuple[int, int, int]]:
+        """Return (handle, time, type) of what a user had, oldest first, live items only."""
+        return [
+            (
+                int(self.block_handle[block, offset]),
+                int(self.block_time[block, offset]),
+                int(self.block_type[block, offset]),
+            )
+            for block, offset in (divmod(place, BLOCK) for place in self._had_places(user))
+            if self.items.live(int(self.block_handle[block, offset])) != MISS
+        ]
+
+    def _write_had(self, user: int, had: list[tuple[int, int, int]]) -> None:
+        self._clear_had(user)
+        for handle, time_ms, type_index in had[-self.had_length :]:
+            block, offset = divmod(self._new_had_place(user), BLOCK)
+            self.block_handle[block, offset] = handle
+            self.block_time[block, offset] = time_ms
+            self.block_type[block, offset] = type_index
 
     # -- writing ------------------------------------------------------------------------------
 
@@ -373,6 +466,15 @@ class History:
                 sha.update(_text(had.item_id) + _numbers(had.time_ms, had.type_index))
         for item in self.items.sorted_indices():
             sha.update(_text(self.items.ids[item]) + self.item_since[item].tobytes())
+
+
+def _latest(*had: list[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
+    """Return what was had in the order of time, of each item what came last."""
+    latest: dict[int, tuple[int, int, int]] = {}
+    for one in chain(*had):
+        if one[0] not in latest or one[1] > latest[one[0]][1]:
+            latest[one[0]] = one
+    return sorted(latest.values(), key=lambda one: one[1])
 
 
 def _text(id_: Hashable) -> bytes:

@@ -86,7 +86,9 @@ def _tell(done: Forgotten, user_id: str) -> None:
     if not done.is_exact:
         console.print(
             "NOT exact: the log's beginning had been trimmed, and there is no archive of it."
-            " What others were taught before that stays in the shared counts, and names nobody.",
+            " What others were taught before that stays in the shared counts, and names nobody."
+            " Events in quarantine under ids that were merged into the user before that stay there:"
+            " nothing tells any more whose they were.",
             style="yellow",
         )
         return

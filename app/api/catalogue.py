@@ -31,12 +31,16 @@ from app.events import (
     ItemDelete,
     ItemUpsert,
     UserDelete,
+    UserMerge,
     UserUpsert,
     format_time,
     parse_time,
 )
 
 router = APIRouter(tags=["catalogue"], dependencies=[Depends(may_use)], route_class=StrictRoute)
+
+# A replica of an older program stops at the record. It is none of this semantics version.
+MERGES_SINCE = 8
 
 
 # -- items ------------------------------------------------------------------------------------
@@ -204,6 +208,29 @@ async def delete_user(service: Running, user_id: UserId) -> Response:
     _find_user(service, user_id)
     outcome = await service.submit(UserDelete(user_id))
     return answer({"cursor": outcome.cursor})
+
+
+@router.post(
+    "/v1/users/{user_id}/merge",
+    response_model=schemas.MergeAnswer,
+    responses=schemas.errors(409, *schemas.WRITES),
+)
+async def merge_user(service: Running, user_id: UserId, body: schemas.MergeBody) -> Response:
+    """Move what is known of an anonymous id to a user, and forget the id.
+
+    An id that nothing is known of, merged already perhaps, is no error: `merged` is false then.
+    """
+    if body.from_ == user_id:
+        raise InvalidRequest(f"from: {user_id!r} cannot be merged into itself")
+    if service.engine.semantics < MERGES_SINCE:
+        raise Conflict(
+            "the log is followed by the rules of an older version, which knows no merges:"
+            " POST /v1/upgrade once all replicas are new"
+        )
+    outcome = await service.submit(UserMerge(user_id, body.from_))
+    is_merged = outcome.results[0].status == "applied"
+    content = {"user_id": user_id, "from": body.from_, "merged": is_merged}
+    return answer(content | {"cursor": outcome.cursor})
 
 
 @router.get(

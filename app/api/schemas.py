@@ -171,7 +171,7 @@ class HistoryItem(Body):
     """An item of an anonymous session."""
 
     item_id: Id
-    timestamp: Timestamp | None = None
+    timestamp: Timestamp | None = Field(None, description="when it was had; none: just now")
 
 
 Names = Annotated[list[str], Field(max_length=100)]
@@ -248,9 +248,11 @@ class RecommendationsBody(Body):
 
     def request(self) -> Request:
         """Return what the engine is asked for."""
-        history = None
+        history, times = None, []
         if self.history is not None:
-            history = [item if isinstance(item, str) else item.item_id for item in self.history]
+            given = [HistoryItem(item_id=h) if isinstance(h, str) else h for h in self.history]
+            history = [item.item_id for item in given]
+            times = [None if h.timestamp is None else parse_time(h.timestamp) for h in given]
         condition = of_categories("all", self.category_all)
         condition += of_categories("none", self.category_none) + parse(self.filter)
         return Request(
@@ -262,6 +264,7 @@ class RecommendationsBody(Body):
             self.candidates,
             self.explain,
             checked(condition),
+            times,
         )
 
 
@@ -424,6 +427,21 @@ class UserView(BaseModel):
     attributes: dict[str, str | int | float | bool | None]
     n_events: int
     n_had: int
+
+
+class MergeBody(Body):
+    """Which id becomes part of a user."""
+
+    from_: Id = Field(alias="from", examples=["anonymous-7f3a"])
+
+
+class MergeAnswer(BaseModel):
+    """What a merge did; `merged` is false where nothing was known of the id."""
+
+    user_id: str
+    from_: str = Field(alias="from")
+    merged: bool
+    cursor: str
 
 
 class HistoryEvent(BaseModel):

@@ -177,6 +177,27 @@ def test_a_user_is_put_seen_and_forgotten(api: Service) -> None:
     error_of(api.client.put(path, json={"attribute": {}}), 422)
 
 
+def test_an_anonymous_id_becomes_part_of_a_user(api: Service) -> None:
+    """History and attributes are the user's from the next request on; once more changes nothing."""
+    path = "/v1/users/merge-ana"
+    click(api, "merge-ana", "merge-1")
+    click(api, "merge/x y", "merge-2")
+    merged = api.post(f"{path}/merge", {"from": "merge/x y"})
+    assert merged == {
+        "user_id": "merge-ana",
+        "from": "merge/x y",
+        "merged": True,
+        "cursor": merged["cursor"],
+    }
+    assert [e["item_id"] for e in api.get(f"{path}/history")["events"]] == ["merge-2", "merge-1"]
+    error_of(api.client.get("/v1/users/merge%2Fx%20y"), 404)
+    assert api.post(f"{path}/merge", {"from": "merge/x y"})["merged"] is False
+    assert api.post("/v1/users/merge-new/merge", {"from": "merge-nobody"})["merged"] is False
+    error_of(api.client.get("/v1/users/merge-new"), 404)
+    for body in ({"from": "merge-ana"}, {"from": ""}, {"from": 7}, {}, {"from": "a", "to": "b"}):
+        error_of(api.client.post(f"{path}/merge", json=body), 422)
+
+
 def httpx_time(text: str) -> float:
     """Return Unix seconds for the API's form of a time."""
     from app.events import parse_time

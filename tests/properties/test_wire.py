@@ -18,6 +18,7 @@ from app.events import (
     ItemUpsert,
     Malformed,
     UserDelete,
+    UserMerge,
     UserUpsert,
     decode,
     encode,
@@ -68,6 +69,7 @@ records = st.one_of(
     st.builds(ItemDelete, texts),
     st.builds(UserUpsert, texts, attributes),
     st.builds(UserDelete, texts),
+    st.builds(UserMerge, texts, texts),
     st.builds(Command, st.sampled_from(["promote", "restore"]), texts, texts, st.booleans(), maybe),
     st.builds(Configure, st.integers(0, 9), st.dictionaries(texts, json_values), st.booleans()),
 )

@@ -106,6 +106,21 @@ def test_a_given_history_stands_for_the_user() -> None:
     assert ask(engine, user_id=events[0].user_id, history=[]) == strangers
 
 
+def test_a_given_history_may_say_when_it_was() -> None:
+    """With its times a history of days ago is scored as a user's own is; nothing is from later."""
+    engine = feed(make_engine(), sessions(900, n_users=60))
+    events = sessions(5, seed=99, start=1_000)
+    feed(engine, [*events, click("other", "g00i0", at_s=400_000)])
+    history, times = [e.item_id for e in events], [e.time_ms for e in events]
+    by_user = engine.recommend(Request(events[0].user_id, k=10)).items
+    given = Request(None, k=10, history=history)
+    assert engine.recommend(given._replace(history_ms=times)).items == by_user
+    just_now = engine.recommend(given).items
+    assert just_now != by_user
+    for unknown in ([None] * 5, [10**15] * 5):
+        assert engine.recommend(given._replace(history_ms=unknown)).items == just_now
+
+
 def test_a_given_history_may_be_unheard_of() -> None:
     """Unknown items of a given history are passed over."""
     engine = popular()
