@@ -32,7 +32,7 @@ _NOTHING = np.array([-1], np.int32)
 class Request(NamedTuple):
     """What a client asks for. With `history`, the user plays no part and nothing is stored.
 
-    `history_ms` says when each of its items was had (Unix ms), None for just now; or nothing at all.
+    `history_ms` says when each of its items was had (Unix ms; None: just now), if it says anything.
     """
 
     user_id: str | None = None
