@@ -98,6 +98,16 @@ class TooManyRequests(SluiceError):
         super().__init__(message, retry_after_s=1)
 
 
+class Overloaded(SluiceError):
+    """More requests come in than this process can answer; nothing was done for this one."""
+
+    status = 503
+    code = "overloaded"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, retry_after_s=1)
+
+
 class StoreUnavailable(SluiceError):
     """The store did not answer in time; nothing was acknowledged. Try again later."""
 

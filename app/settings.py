@@ -391,7 +391,12 @@ class Settings(EngineSettings, BaseSettings):
 
     max_events: int = Field(10_000, ge=1, le=100_000, description="events in one POST")
     max_body_bytes: int = Field(8 * 2**20, ge=1_024, le=2**28, description="bytes in one body")
-    deadline_ms: int = Field(50, ge=1, le=60_000, description="default wait for min_cursor")
+    deadline_ms: int = Field(
+        500, ge=1, le=60_000, description="within how long a list is answered, if it is not said"
+    )
+    max_waiting: Positive = Field(
+        1_000, description="requests waiting for their turn; what is more is refused with 503"
+    )
     feedback_timeout_s: float = Field(
         30.0, gt=0, le=600, description="seconds a POST waits to be applied here"
     )

@@ -240,7 +240,7 @@ def bench(
             for server in dict.fromkeys(case.server for case in rows)
         }
         os.sched_setaffinity(0, {ours})
-        _teach(servers["sluice", 0])
+        teach(servers["sluice", 0])
         found: dict[str, list[tuple[float, list[float]]]] = {case.name: [] for case in rows}
         for _ in range(rounds + 1):  # the first one warms up
             for case in rows:
@@ -256,7 +256,7 @@ def bench(
         json.write_bytes(orjson.dumps(report, option=orjson.OPT_INDENT_2))
 
 
-def _teach(server: tuple[int, int]) -> None:
+def teach(server: tuple[int, int]) -> None:
     """Let the service that takes feedback know users and items, and leave warm-up."""
     measure(Case("", ("", 0), post(500)), *server, LEARNED_FIRST // 500, connections=1, per_s=0)
 

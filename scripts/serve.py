@@ -12,7 +12,7 @@ import typer
 import uvicorn
 from rich.logging import RichHandler
 
-from app.api.protocol import GatheringProtocol
+from app.api.protocol import SluiceProtocol
 from app.errors import SettingsError, SluiceError
 from app.main import create_app
 from app.settings import Settings, load_settings
@@ -42,7 +42,7 @@ def serve(
         log_config=None,
         access_log=False,
         server_header=False,
-        http=GatheringProtocol,
+        http=SluiceProtocol,
         timeout_graceful_shutdown=10,
     )
     server = _Server(config, app.state.stopping)

@@ -127,12 +127,12 @@ class Measure:
         try:
             await self.app(scope, receive, noted)
         finally:
-            self._note(scope, status, time.perf_counter() - begin)
+            self._note(scope, status, begin)
 
-    def _note(self, scope: Scope, status: int, seconds: float) -> None:
+    def _note(self, scope: Scope, status: int, begin: float) -> None:
         service: Any = scope.get("state", {}).get("service")
         if service is not None:
             route = getattr(scope.get("route"), "path", "none")
             method = scope["method"] if route != "none" else ""
             label = f"{method} {route}".strip()
-            service.metrics.note(label, status, seconds)
+            service.note(scope, label, status, begin)

@@ -39,6 +39,25 @@ class Metrics:
             ["verdict"],
             registry=self.registry,
         )
+        self.refused = Counter(
+            "sluice_refused",
+            "Requests refused with 503, as too many were waiting",
+            registry=self.registry,
+        )
+        self._deadlines = {"kept": 0, "late": 0}
+        self._degraded: dict[str, int] = {}
+        self.registry.register(
+            _CountCollector(
+                {
+                    ("sluice_deadlines", "Lists by whether they kept the deadline", "outcome"): (
+                        self._deadlines
+                    ),
+                    ("sluice_degraded", "Lists answered with less, by why", "reason"): (
+                        self._degraded
+                    ),
+                }
+            )
+        )
         self.registry.register(_EngineCollector(ingest))
         self.freshness = Durations()
         self._times: dict[str, Times] = {}
@@ -65,6 +84,14 @@ class Metrics:
         """Show how many listen to the stream, too."""
         gauge = Gauge("sluice_stream_listeners", "Who listens now", registry=self.registry)
         gauge.set_function(n_listeners)
+
+    def note_deadline(self, *, is_late: bool) -> None:
+        """Count a list that was answered, by whether it came in time."""
+        self._deadlines["late" if is_late else "kept"] += 1
+
+    def note_degraded(self, reason: str) -> None:
+        """Count a list that is not as good as it could be."""
+        self._degraded[reason] = self._degraded.get(reason, 0) + 1
 
     def watch(self, impressions: Impressions) -> None:
         """Show what becomes of impressions, too."""
@@ -132,6 +159,21 @@ class _RequestCollector(Collector):
             buckets=self._freshness.cumulated(),
             sum_value=self._freshness.seconds,
         )
+
+
+class _CountCollector(Collector):
+    """Shows plain counts by one label: a Counter of Prometheus takes longer than what it counts."""
+
+    def __init__(self, counts: dict[tuple[str, str, str], dict[str, int]]) -> None:
+        self._counts = counts
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the counts of now."""
+        for (name, text, label), counts in self._counts.items():
+            family = CounterMetricFamily(name, text, labels=[label])
+            for value, count in counts.items():
+                family.add_metric([value], count)
+            yield family
 
 
 class _EngineCollector(Collector):

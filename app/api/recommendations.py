@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Response
 from fastapi import Request as HttpRequest
+from starlette.types import Scope
 
 from app.api import schemas
 from app.api.service import (
@@ -54,16 +55,15 @@ async def get_recommendations(
         request = query.request_for(user_id)
         content = await service.past.recommend(request, query.at, http.receive)
         return Json(content)
-    return await recommend_now(service, user_id, query)
+    return await recommend_now(service, user_id, query, http.scope)
 
 
 async def recommend_now(
-    service: Service, user_id: str, query: schemas.RecommendationsQuery
+    service: Service, user_id: str, query: schemas.RecommendationsQuery, scope: Scope
 ) -> Response:
     """Answer from the state of now: what `get_recommendations` and `shortcut` come down to."""
-    return await _recommend(
-        service, query.request_for(user_id), query.min_cursor, query.deadline_ms
-    )
+    until = _deadline(service, query.deadline_ms, scope)
+    return await _recommend(service, query.request_for(user_id), query.min_cursor, until, scope)
 
 
 @router.post(
@@ -71,44 +71,72 @@ async def recommend_now(
     response_model=schemas.Recommendations,
     responses=schemas.errors(413),
 )
-async def post_recommendations(service: Running, body: schemas.RecommendationsBody) -> Response:
+async def post_recommendations(
+    service: Running, http: HttpRequest, body: schemas.RecommendationsBody
+) -> Response:
     """Do the same from a body, also for an anonymous `history` and for given `candidates`."""
-    return await _recommend(service, body.request(), body.min_cursor, body.deadline_ms)
+    until = _deadline(service, body.deadline_ms, http.scope)
+    return await _recommend(service, body.request(), body.min_cursor, until, http.scope)
+
+
+def _deadline(service: Service, deadline_ms: int | None, scope: Scope) -> float:
+    """Return until when a request is to be answered, by the clock of `arrivals`; note it, too.
+
+    It counts from when the request came in, not from when its turn is.
+    """
+    state = scope["state"]
+    arrived: float = state.get("arrived") or service.arrivals.now()
+    until = arrived + (deadline_ms or service.settings.deadline_ms) / 1_000
+    state["deadline"] = until
+    return until
 
 
 async def _recommend(
-    service: Service, request: Request, min_cursor: str | None, deadline_ms: int | None
+    service: Service, request: Request, min_cursor: str | None, until: float, scope: Scope
 ) -> Response:
-    degraded = await _degraded(service, min_cursor, deadline_ms)
+    degraded = None
+    if min_cursor is not None and not await has_applied(service, min_cursor, until):
+        degraded = "replica_behind"
+    if not service.arrivals.has_time(until):
+        degraded, request = degraded or "deadline", request._replace(in_haste=True)
+    scope["state"]["is_whole"] = min_cursor is None and not request.in_haste
+    return slate_answer(service, request, degraded)
+
+
+def slate_answer(service: Service, request: Request, degraded: str | None = None) -> Response:
+    """Answer with a list, and in what way it is `degraded`, if it is known to be."""
     if service.signing is None:
         slate, id_ = service.engine.recommend(request), os.urandom(12).hex()
     else:
         slate, id_ = service.signing.recommend(service.engine, request, now_ms())
     about = {"recommendation_id": id_, "user_id": request.user_id}
-    return _answer(slate, degraded, about)
+    return _answer(service, slate, degraded or why_stale(service), about)
 
 
-async def _degraded(
-    service: Service, min_cursor: str | None, deadline_ms: int | None
-) -> str | None:
-    """Wait for a log position if asked to; say in what way the answer will not be whole."""
-    ingest, settings = service.ingest, service.settings
-    if min_cursor is not None:
-        wanted = parse_cursor(min_cursor)
-        deadline_s = (deadline_ms or settings.deadline_ms) / 1_000
-        if wanted > parse_cursor(service.engine.cursor) and not await ingest.wait_for(
-            min_cursor, deadline_s
-        ):
-            return "replica_behind"
+async def has_applied(service: Service, min_cursor: str, until: float) -> bool:
+    """Tell whether a log position is applied here; wait for it, but not past a moment."""
+    wanted = parse_cursor(min_cursor)
+    if wanted <= parse_cursor(service.engine.cursor):
+        return True
+    return await service.ingest.wait_for(min_cursor, service.arrivals.time_to_wait(until))
+
+
+def why_stale(service: Service) -> str | None:
+    """Return why what is answered now is not of now, if it is not."""
+    ingest = service.ingest
     if not ingest.is_store_up:
         return "store_unavailable"
-    if ingest.stopped is not None or ingest.lag_s > settings.ready_lag_s:
+    if ingest.stopped is not None or ingest.lag_s > service.settings.ready_lag_s:
         return "replica_behind"
     return None
 
 
-def _answer(slate: Slate, degraded: str | None, about: dict[str, Any]) -> Response:
+def _answer(
+    service: Service, slate: Slate, degraded: str | None, about: dict[str, Any]
+) -> Response:
     content = about | slate_content(slate, degraded)
+    if degraded is not None:
+        service.metrics.note_degraded(degraded)
     return answer(content, headers={"X-Degraded": degraded} if degraded else None)
 
 
@@ -143,7 +171,7 @@ async def get_similar(
     slate = service.engine.similar(
         item_id, query.k, exclude=query.exclude, condition=checked(condition)
     )
-    return _answer(slate, await _degraded(service, None, None), {})
+    return _answer(service, slate, why_stale(service), {})
 
 
 @router.get("/v1/trending", response_model=schemas.ItemList, responses=schemas.errors())
@@ -151,4 +179,4 @@ async def get_trending(service: Running, query: Annotated[schemas.ListQuery, Que
     """Return what is popular now."""
     request = Request(None, query.k, query.exclude, query.category, filter=query.condition())
     slate = service.engine.recommend(request)
-    return _answer(slate, await _degraded(service, None, None), {})
+    return _answer(service, slate, why_stale(service), {})

@@ -110,7 +110,8 @@ def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
         413: "The body is too large",
         422: "The shape of the request is wrong",
         429: "Too much at once; see Retry-After",
-        503: "The log cannot be written, or this process stopped; see Retry-After",
+        503: "Too many requests wait, the log cannot be written, or this process stopped; see"
+        " Retry-After",
     }
     return {s: {"model": Error, "description": texts[s]} for s in (401, 422, *statuses)}
 
@@ -206,7 +207,9 @@ class RecommendationsQuery(ListQuery):
     """The query parameters of a GET of recommendations."""
 
     explain: bool = False
-    deadline_ms: Annotated[int, Field(ge=1, le=60_000)] | None = None
+    deadline_ms: Annotated[int, Field(ge=1, le=60_000)] | None = Field(
+        None, description="from arrival; what is not ready by then is left out (`degraded`)"
+    )
     min_cursor: Annotated[str, Field(pattern=CURSOR)] | None = Field(
         None, description="wait until this log position is applied here"
     )
@@ -308,7 +311,7 @@ class Recommendations(BaseModel):
     user_id: str | None
     items: list[SlateItem]
     model: ModelInfo
-    degraded: Literal["store_unavailable", "replica_behind"] | None
+    degraded: Literal["deadline", "store_unavailable", "replica_behind"] | None
     at: str | None = Field(
         None, description="with `at`: the log position of the last entry that this knows of"
     )

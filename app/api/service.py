@@ -5,7 +5,7 @@ from __future__ import annotations
 import hmac
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 from urllib.parse import unquote_to_bytes
 
@@ -16,9 +16,12 @@ from fastapi.security import APIKeyHeader, HTTPBearer
 from fastapi.security.http import HTTPAuthorizationCredentials
 from pydantic import BeforeValidator, SecretStr
 from starlette.exceptions import HTTPException
+from starlette.types import Scope
 
+from app.api.arrivals import Arrivals
 from app.api.metrics import Metrics
 from app.api.past import PastAnswers
+from app.api.popular import Popular
 from app.api.schemas import CURSOR
 from app.api.sessions import Sessions
 from app.api.signing import Signing
@@ -43,11 +46,22 @@ class Service:
     stream: Stream
     sessions: Sessions
     signing: Signing | None = None
+    arrivals: Arrivals = field(default_factory=Arrivals)
+    popular: Popular = field(default_factory=Popular)
 
     @property
     def engine(self) -> Engine:
         """Return the engine of now: a reload replaces it."""
         return self.ingest.engine
+
+    def note(self, scope: Scope, route: str, status: int, begin: float) -> None:
+        """Count and time a request that has been answered, and whether it kept its deadline."""
+        now, state = time.perf_counter(), scope["state"]
+        self.metrics.note(route, status, now - begin)
+        if "deadline" in state:
+            self.metrics.note_deadline(is_late=now > state["deadline"])
+        if state.get("is_whole"):
+            self.arrivals.note_cost(now - begin)
 
     async def append(self, *records: Record) -> Outcome:
         """Append one entry and wait until it is applied."""

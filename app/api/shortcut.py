@@ -7,8 +7,9 @@ another method, a list of the past. What is done is the same function either way
 from __future__ import annotations
 
 import time
-from collections.abc import Coroutine
-from typing import Any
+from collections.abc import Coroutine, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
 
 from pydantic import ValidationError
@@ -23,11 +24,14 @@ from app.api.service import Service, decode_segment, is_plainly_allowed
 from app.errors import SluiceError
 
 _Answering = Coroutine[Any, Any, Response]
+Headers = Sequence[tuple[bytes, bytes]]
 
 _FEEDBACK = b"/v1/feedback"
-_RECOMMENDATIONS = b"/v1/recommendations/"
+RECOMMENDATIONS = b"/v1/recommendations/"
+ROUTE = "GET /v1/recommendations/{user_id}"
 _ACKS = {b"": "learned", b"ack=learned": "learned", b"ack=log": "log"}
 _LISTS = {"exclude", "category", "category_all", "category_none", "where"}
+_KNOWN_BYTES = 128
 _DEFAULTS = RecommendationsQuery()
 
 
@@ -47,7 +51,7 @@ async def take_shortcut(scope: Scope, receive: Receive, send: Send) -> bool:
     try:
         await response(scope, receive, send)
     finally:
-        service.metrics.note(route, response.status_code, time.perf_counter() - begin)
+        service.note(scope, route, response.status_code, begin)
     return True
 
 
@@ -55,8 +59,8 @@ def _begin(scope: Scope, receive: Receive) -> tuple[str, _Answering | None]:
     """Return the route's name and what will answer; None where the request is not plain."""
     if scope["type"] == "http":
         path = scope.get("raw_path") or b""
-        if path.startswith(_RECOMMENDATIONS) and scope["method"] == "GET":
-            return "GET /v1/recommendations/{user_id}", _begin_recommending(scope, path)
+        if path.startswith(RECOMMENDATIONS) and scope["method"] == "GET":
+            return ROUTE, _begin_recommending(scope, path)
         if path == _FEEDBACK and scope["method"] == "POST":
             return "POST /v1/feedback", _begin_learning(scope, receive)
     return "", None
@@ -64,22 +68,42 @@ def _begin(scope: Scope, receive: Receive) -> tuple[str, _Answering | None]:
 
 def _begin_recommending(scope: Scope, path: bytes) -> _Answering | None:
     service: Service = scope["state"]["service"]
-    segment = path[len(_RECOMMENDATIONS) :].decode("latin-1")
-    query = _query(scope["query_string"])
+    plain = plain_recommendations(service, path, scope["query_string"], scope["headers"])
+    if plain is None:
+        return None
+    return recommend_now(service, plain.user_id, plain.query, scope)
+
+
+class Plain(NamedTuple):
+    """What a plain GET of recommendations asks for."""
+
+    user_id: str
+    query: RecommendationsQuery
+
+
+def plain_recommendations(
+    service: Service, path: bytes, query_string: bytes, headers: Headers
+) -> Plain | None:
+    """Return what a GET asks for, if it is plain: valid, of now, with a key that fits."""
+    segment = path[len(RECOMMENDATIONS) :].decode("latin-1")
+    query = _query(query_string)
     if query is None or query.at is not None or not segment or "/" in segment or "?" in segment:
         return None
-    if not is_plainly_allowed(service.settings, scope["headers"]):
+    if not is_plainly_allowed(service.settings, headers):
         return None
     try:
-        user_id = decode_segment(segment)
+        return Plain(decode_segment(segment), query)
     except ValueError:
         return None
-    return recommend_now(service, user_id, query)
 
 
 def _query(raw: bytes) -> RecommendationsQuery | None:
     if not raw:
         return _DEFAULTS
+    return _known_query(raw) if len(raw) <= _KNOWN_BYTES else _parse_query(raw)
+
+
+def _parse_query(raw: bytes) -> RecommendationsQuery | None:
     found: dict[str, Any] = {}
     for name, value in parse_qsl(raw.decode("latin-1"), keep_blank_values=True):
         if name in _LISTS:
@@ -90,6 +114,10 @@ def _query(raw: bytes) -> RecommendationsQuery | None:
         return RecommendationsQuery.model_validate(found)
     except ValidationError:
         return None
+
+
+# Clients ask for the same again and again; nobody changes a query.
+_known_query = lru_cache(maxsize=1_024)(_parse_query)
 
 
 def _begin_learning(scope: Scope, receive: Receive) -> _Answering | None:

@@ -14,7 +14,7 @@ import uvicorn
 from fastapi import FastAPI, Response
 from pydantic import BaseModel
 
-from app.api.protocol import GatheringProtocol
+from app.api.protocol import SluiceProtocol
 from app.main import create_app
 from app.settings import Settings
 from tests.benchmarks.made import filled_engine
@@ -101,7 +101,7 @@ def main(name: str, port: int, n_items: int) -> None:
             access_log=False,
             server_header=False,
             lifespan="off" if name == "bare" else "on",
-            http=GatheringProtocol if name == "sluice" else "auto",
+            http=SluiceProtocol if name == "sluice" else "auto",
         )
 
 

@@ -147,7 +147,11 @@ def test_an_anonymous_history_counts_and_leaves_no_trace(api: Service) -> None:
     click(api, "anon-me", "anon-1")
     mine = names(api.get("/v1/recommendations/anon-me", k=20))
     before = api.hashes()
-    for history in (["anon-1"], [{"item_id": "anon-1", "timestamp": 5}], ["never seen", "anon-1"]):
+    for history in (
+        ["anon-1"],
+        [{"item_id": "anon-1", "timestamp": time.time()}],
+        ["never seen", "anon-1"],
+    ):
         answer = api.post("/v1/recommendations", {"history": history, "k": 20})
         check(answer, 20)
         assert names(answer) == mine

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -52,18 +53,22 @@ class Both:
         return short
 
     async def _short(self, scope: Any, receive: Any, send: Any) -> None:
-        await self.app({**scope, "state": {"service": self.service}}, receive, send)
+        await self.app({**scope, "state": self._state()}, receive, send)
 
     async def _long(self, scope: Any, receive: Any, send: Any) -> None:
-        scope = {**scope, "state": {"service": self.service}}
+        scope = {**scope, "state": self._state()}
         await FastAPI.__call__(self.app, scope, receive, send)
+
+    def _state(self) -> dict[str, Any]:
+        """Return what a request has with it; it came so late that there is always time."""
+        return {"service": self.service, "arrived": time.perf_counter() + 3_600}
 
     def is_plain(self, method: str, target: str, headers: Headers = ()) -> bool:
         """Tell whether a request takes the shortcut."""
         taken: list[bool] = []
 
         async def way(scope: Any, receive: Any, send: Any) -> None:
-            scope = {**scope, "state": {"service": self.service}}
+            scope = {**scope, "state": self._state()}
             taken.append(await take_shortcut(scope, receive, send))
             if not taken[0]:
                 await send({"type": "http.response.start", "status": 404, "headers": []})

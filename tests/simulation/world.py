@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from app import events
-from app.api.recommendations import _degraded
+from app.api.arrivals import Arrivals
+from app.api.recommendations import has_applied, why_stale
 from app.api.service import Service
 from app.clock import Clock
 from app.engine import Outcome
@@ -100,7 +101,9 @@ class Replica(Owner):
         self.ingest.on_outcome = self._note_outcome
         # What no handler of this simulation touches is not there.
         nothing = cast(Any, None)
+        arrivals = Arrivals(clock=world.loop.time, cpu_clock=lambda: 0.0)
         self.service = Service(settings, self.ingest, *[nothing] * 5)
+        self.service.arrivals = arrivals
 
     def spawn(self, work: Any) -> None:
         """Run something in this process."""
@@ -486,7 +489,9 @@ class Visitor:
     ) -> None:
         """Be the handler of a GET with min_cursor, in the replica's process."""
         world = self.world
-        degraded = await _degraded(replica.service, cursor, None)
+        until = world.loop.time() + replica.service.settings.deadline_ms / 1_000
+        is_applied = await has_applied(replica.service, cursor, until)
+        degraded = why_stale(replica.service) if is_applied else "replica_behind"
         engine = replica.service.engine
         engine.recommend(Request(batch[0].user_id))
         world.note(f"{self.name} reads {cursor} at {engine.cursor} of {replica.name}: {degraded}")
