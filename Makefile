@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUNTIME := $(VENV)/.runtime
 DEV := $(VENV)/.dev
-CODE := app learners scripts tests
+CODE := app learners scripts sluice tests
 
 # Set PYTHON to choose the interpreter; otherwise the first of these that is new enough.
 PYTHONS := $(or $(PYTHON),python3.11 python3 python3.12 python3.13 python3.14)
