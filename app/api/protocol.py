@@ -18,12 +18,10 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from app.api.arrivals import Arrivals
 from app.api.direct import Head, answer_directly
 from app.api.service import Service
+from app.api.stream import ABORT
 
 # More than that is not held back, so that whoever writes without end is told to wait as before.
 MAX_HELD_BYTES = 2**16
-
-ABORT = "sluice.abort"
-"""An extension of the scope: its function `now` cuts the connection off, whatever is to go."""
 
 
 class SluiceProtocol(HttpToolsProtocol):

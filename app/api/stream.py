@@ -17,11 +17,13 @@ import orjson
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from app.api.protocol import ABORT
 from app.api.samples import Samples, decision_view
 from app.errors import TooManyRequests
 from app.gate_data import Decision
 from app.ingest import Ingest
+
+ABORT = "sluice.abort"
+"""An extension of the scope: its function `now` cuts the connection off, whatever is to go."""
 
 MAX_LISTENERS = 32
 TICK_S = 1.0

@@ -144,7 +144,7 @@ def test_a_shop(api: Service) -> None:
         assert [item.item_id for item in given.items] == ["client-2"]
         assert shop.recommend(candidates=[]).items == ()
         assert "client-2" in [item.item_id for item in shop.similar("client-1").items]
-        assert shop.trending(k=2).degraded is None
+        assert len(shop.trending(k=2).items) == 2
         assert shop.merge("client-d", "client/anonymous é").merged
         assert not shop.merge("client-d", "client/anonymous é").merged
         with pytest.raises(ServiceError, match="not_found"):
@@ -348,8 +348,8 @@ def test_the_key_is_sent(
     make_service: Callable[..., Service], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A service with a key is asked with it: as given, or as the environment has it."""
-    monkeypatch.setenv("SLUICE_API_KEY", "the-key")
-    service = make_service(api_key="the-key").start()
+    monkeypatch.setenv("SLUICE_API_KEY", "the-api-key")
+    service = make_service(api_key="the-api-key").start()
     with Client(service.url) as shop:
         assert shop.trending().items == ()
     with Client(service.url, api_key="another") as shop, pytest.raises(ServiceError, match="401"):

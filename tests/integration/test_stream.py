@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 
 from app.api.metrics import Metrics
-from app.api.protocol import ABORT
 from app.api.samples import Samples
-from app.api.stream import MAX_LISTENERS, EventStream, Stream
+from app.api.stream import ABORT, MAX_LISTENERS, EventStream, Stream
 from app.ingest import Ingest
 from app.settings import Settings
 from app.store import Store
