@@ -37,6 +37,11 @@ router = APIRouter(
 )
 
 
+Kinds = Annotated[
+    list[str], Query(max_length=50, description="kinds to leave out, such as `promote`; repeats")
+]
+
+
 # -- model ------------------------------------------------------------------------------------
 
 
@@ -101,11 +106,18 @@ def _acted(service: Service, outcome: Outcome) -> Response:
 
 
 @router.get("/v1/decisions", response_model=schemas.DecisionPage, responses=schemas.errors())
-async def list_decisions(service: Running, n: PageSize = 50, cursor: PageNumber = None) -> Response:
+async def list_decisions(
+    service: Running,
+    n: PageSize = 50,
+    cursor: PageNumber = None,
+    without: Kinds = [],  # noqa: B006
+) -> Response:
     """Return what the gate and operators did, newest first, with the evidence."""
     before = None if cursor is None else int(cursor)
-    decisions = service.engine.gate.decisions
-    older = [d for d in reversed(decisions) if before is None or d.number < before]
+    newest_first = reversed(service.engine.gate.decisions)
+    older = [
+        d for d in newest_first if (before is None or d.number < before) and d.kind not in without
+    ]
     following = str(older[n - 1].number) if len(older) > n else None
     return answer({"decisions": [decision_view(d) for d in older[:n]], "next": following})
 

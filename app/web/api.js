@@ -31,7 +31,9 @@ export async function ask(method, path, body) {
 }
 
 export const get = (path, query = {}) => {
-  const given = Object.entries(query).filter(([, value]) => value !== null && value !== undefined);
+  const given = Object.entries(query)
+    .filter(([, value]) => value !== null && value !== undefined)
+    .flatMap(([name, value]) => [value].flat().map((each) => [name, each]));
   const text = new URLSearchParams(given).toString();
   return ask("GET", text ? `${path}?${text}` : path);
 };

@@ -1,11 +1,13 @@
 // Decisions as a list, with the numbers that each was made by.
 
 import { get } from "./api.js";
-import { byId, h, sayError } from "./dom.js";
+import { byId, h, keyed, sayError } from "./dom.js";
 import { figure, moment } from "./format.js";
-import { isRoutine, kindName, tone } from "./words.js";
+import { timed } from "./live.js";
+import { ROUTINE, isRoutine, kindName, tone } from "./words.js";
 
-const SHOWN = 200;
+const PAGE = 100;
+const MOST = 2_000;
 
 export function decisionRow(decision, { isShort = false } = {}) {
   const at = new Date(decision.at);
@@ -18,7 +20,7 @@ export function decisionRow(decision, { isShort = false } = {}) {
   );
   const row = h("li", {}, head);
   if (!isShort) row.append(evidence(decision));
-  row.update = () => {};
+  row.update = () => {}; // what was decided stays as it is
   return row;
 }
 
@@ -33,47 +35,49 @@ function evidence(decision) {
 
 export function decisionsView(live) {
   const list = byId("decisions-list");
-  const withRoutine = byId("decisions-quiet");
+  const withRoutine = byId("decisions-routine");
   const error = byId("decisions-error");
   const older = byId("decisions-older");
-  let drawn = "";
-  let nMore = 0;
+  const show = keyed(list, (_, decision) => decisionRow(decision));
+  const rows = new Map();
+  let next = null;
 
-  function show() {
-    const wanted = live.decisions.filter(({ kind }) => withRoutine.checked || !isRoutine(kind));
-    const rows = wanted.slice(0, SHOWN + nMore);
-    const key = rows.map(({ number }) => number).join();
-    older.hidden = !(live.decisions.at(-1)?.number > 1);
-    if (key === drawn) return;
-    drawn = key;
-    const isOpen = new Set([...list.querySelectorAll("details[open]")].map((node) => node.closest("li").dataset.number));
-    list.replaceChildren(...rows.map((decision) => {
-      const row = decisionRow(decision);
-      row.dataset.number = decision.number;
-      if (isOpen.has(String(decision.number))) row.querySelector("details").open = true;
-      return row;
-    }));
-    if (!rows.length) {
-      const nPromotions = live.decisions.length;
-      list.append(h("li", { class: "empty" }, nPromotions
-        ? `Nothing but ${nPromotions} routine promotions.`
-        : "Nothing was decided yet: the gate first warms up."));
-    }
-  }
+  const isWanted = ({ kind }) => withRoutine.checked || !isRoutine(kind);
 
-  withRoutine.addEventListener("change", show);
-  older.addEventListener("click", async () => {
+  async function read(cursor) {
     try {
-      const page = await get("v1/decisions", { n: 200, cursor: live.decisions.at(-1)?.number });
-      nMore += page.decisions.length;
-      live.add(page.decisions);
-      older.hidden = page.next === null;
+      const without = withRoutine.checked ? [] : ROUTINE;
+      const page = await get("v1/decisions", { n: PAGE, cursor, without });
+      if (!cursor) rows.clear();
+      for (const decision of page.decisions) rows.set(decision.number, timed(decision));
+      next = page.next;
       sayError(error, null);
     } catch (problem) {
       sayError(error, problem);
     }
-  });
-  return { show, onDecisions: show };
+    draw();
+  }
+
+  function draw() {
+    const newestFirst = [...rows.values()].sort((a, b) => b.number - a.number);
+    show(newestFirst.map((decision) => [decision.number, decision]));
+    byId("decisions-none").hidden = newestFirst.length > 0;
+    older.hidden = next === null;
+  }
+
+  /** Take what has just been decided; the list of who watches for days stays bounded. */
+  function takeNew() {
+    const newest = Math.max(0, ...rows.keys());
+    for (const decision of live.decisions) {
+      if (decision.number > newest && isWanted(decision)) rows.set(decision.number, decision);
+    }
+    for (const number of [...rows.keys()].sort((a, b) => a - b).slice(0, -MOST)) rows.delete(number);
+    draw();
+  }
+
+  withRoutine.addEventListener("change", () => read(null));
+  older.addEventListener("click", () => read(next));
+  return { show: () => read(null), onDecisions: takeNew };
 }
 
 export function recentDecisions(live) {

@@ -51,7 +51,7 @@ export function keyed(parent, make) {
     for (const [key, value] of rows) {
       let node = nodes.get(key);
       if (!node) {
-        node = make(key);
+        node = make(key, value);
         nodes.set(key, node);
       }
       node.update(value);

@@ -1,6 +1,7 @@
 // What the service says of itself, as it happens; and what it said in the last hour, here only.
 
 import { get } from "./api.js";
+import { ROUTINE, isRoutine } from "./words.js";
 
 const HOUR_MS = 3_600_000;
 const FINE_MS = 300_000;
@@ -76,7 +77,11 @@ export class Live extends EventTarget {
 
   async #readDecisions() {
     try {
-      this.add((await get("v1/decisions", { n: 500 })).decisions);
+      const pages = await Promise.all([
+        get("v1/decisions", { n: 300 }),
+        get("v1/decisions", { n: 300, without: ROUTINE }),
+      ]);
+      this.add(pages.flatMap((page) => page.decisions));
     } catch {
       // The stream goes on, and brings what is new.
     }
@@ -85,8 +90,11 @@ export class Live extends EventTarget {
   /** Take decisions, in any order, known ones among them. */
   add(decisions) {
     const byNumber = new Map(this.decisions.map((decision) => [decision.number, decision]));
-    for (const decision of decisions) byNumber.set(decision.number, { ...decision, at: Date.parse(decision.time) });
-    this.decisions = [...byNumber.values()].sort((a, b) => b.number - a.number).slice(0, KEPT_DECISIONS);
+    for (const decision of decisions) byNumber.set(decision.number, timed(decision));
+    const newestFirst = [...byNumber.values()].sort((a, b) => b.number - a.number);
+    // However many promotions there are, what matters is kept.
+    const nOf = { true: 0, false: 0 };
+    this.decisions = newestFirst.filter(({ kind }) => ++nOf[isRoutine(kind)] <= KEPT_DECISIONS);
     this.dispatchEvent(new Event("decisions"));
   }
 
@@ -110,6 +118,9 @@ export class Live extends EventTarget {
     this.dispatchEvent(new Event("sample"));
   }
 }
+
+/** A decision, with its time as a number. */
+export const timed = (decision) => ({ ...decision, at: Date.parse(decision.time) });
 
 /** A sample in the form of the service's history. */
 function pointOf(sample) {

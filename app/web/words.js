@@ -58,7 +58,8 @@ const KINDS = {
 export const kindName = (kind) => KINDS[kind] ?? kind.replaceAll("_", " ").replace(/^./, (c) => c.toUpperCase());
 
 /** Promotions are routine: a list of decisions is readable without them. */
-export const isRoutine = (kind) => kind === "promote" || kind.startsWith("candidate");
+export const ROUTINE = ["promote", "candidate", "candidate_dropped"];
+export const isRoutine = (kind) => ROUTINE.includes(kind);
 
 export function tone(kind) {
   if (["rollback", "hold", "shadow_reset", "restore_refused"].includes(kind)) return "bad";
