@@ -270,6 +270,8 @@ class Columns:
                 continue
             clauses.append((kind, row, len(values), len(values) + len(named)))
             values += named
+            if kind == kernels.ONE_OF and named:  # which is decided faster for most
+                clauses.append((kernels.BETWEEN, row, named[0], named[-1]))
         return Program(np.array(sorted(clauses)).reshape(-1, 4), np.array(values, np.float64))
 
     def _labels_of(self, clause: Clause) -> tuple[int, int, list[float]]:

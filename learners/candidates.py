@@ -10,8 +10,8 @@ import numpy as np
 from learners import kernels
 from learners.kernels import F64, I32, MISS, Filter
 
-MOST_CLAUSES, MOST_VALUES = 66, 2_000
-"""What a program may have: two clauses say when an item is available."""
+MOST_CLAUSES, MOST_VALUES = 130, 2_000
+"""What a program may have: two for each clause of a condition, and two on when it is available."""
 
 _NO_LABELS = np.zeros(0, np.int32)
 

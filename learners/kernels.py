@@ -595,60 +595,61 @@ def mark_kept(personal: Any, user: int, mark: I64, tick: int, returns_ms: I64, n
 def meets(clauses: F64, values: F64, columns: F64, labels: I32, item: int) -> bool:
     """Tell whether all clauses hold of an item."""
     for c in range(len(clauses)):
-        if not _holds(clauses[c], values, columns, labels, item):
+        if not _holds(clauses, c, values, columns, labels, item):
             return False
     return True
 
 
+# Numbers go in here rather than parts of arrays, whose uses would be counted.
 @njit(cache=True)
-def _holds(clause: F64, values: F64, columns: F64, labels: I32, item: int) -> bool:
-    kind, low, high = clause[0], clause[2], clause[3]
+def _holds(clauses: F64, c: int, values: F64, columns: F64, labels: I32, item: int) -> bool:
+    kind, low, high = clauses[c, 0], clauses[c, 2], clauses[c, 3]
     if kind >= HAS_ANY:
-        named = values[int(low) : int(high)]
-        n_common = _n_common(labels[item], named)
+        n_common = _n_common(labels, item, values, int(low), int(high))
         if kind == HAS_ALL:
-            return n_common == len(named)
+            return n_common == int(high) - int(low)
         return (n_common > 0) == (kind == HAS_ANY)
-    x = columns[int(clause[1]), item]
+    x = columns[int(clauses[c, 1]), item]
     if kind == BETWEEN:
         return low <= x <= high
     if kind == UNLESS_UNDER:
         return not x > low
     if kind == UNLESS_FROM:
         return not x <= low
-    return _is_among(x, values[int(low) : int(high)]) == (kind == ONE_OF)
+    return _is_among(x, values, int(low), int(high)) == (kind == ONE_OF)
 
 
 @njit(cache=True)
-def _n_common(own: I32, named: F64) -> int:
+def _n_common(labels: I32, item: int, values: F64, start: int, stop: int) -> int:
     """Return how many of some labels an item has; its own end with the first 0."""
     n = 0
-    for j in range(len(own)):
-        if own[j] == 0:
+    for j in range(labels.shape[1]):
+        if labels[item, j] == 0:
             break
-        for w in range(len(named)):
-            n += own[j] == named[w]
+        for w in range(start, stop):
+            n += labels[item, j] == values[w]
     return n
 
 
 @njit(cache=True)
-def _is_among(x: float, ordered: F64) -> bool:
+def _is_among(x: float, values: F64, start: int, stop: int) -> bool:
     """Tell whether a value is among some that are in order; NaN never is."""
-    low, high = 0, len(ordered)
+    low, high = start, stop
     while low < high:
         middle = (low + high) // 2
-        if ordered[middle] < x:
+        if values[middle] < x:
             low = middle + 1
         else:
             high = middle
-    return low < len(ordered) and ordered[low] == x
+    return low < stop and values[low] == x
 
 
 @njit(cache=True)
 def meet(clauses: F64, values: F64, columns: F64, labels: I32, items: I32, out: U8) -> None:
     """Write for each item whether all clauses hold of it."""
+    lent: Any = _lent((clauses, values, columns, labels, items, out))
     for i in range(len(items)):
-        out[i] = meets(clauses, values, columns, labels, items[i])
+        lent[5][i] = meets(lent[0], lent[1], lent[2], lent[3], lent[4][i])
 
 
 @njit(cache=True)
@@ -664,6 +665,14 @@ SIEVED = 4_096  # items that are looked at together: their marks stay in the pro
 
 
 @njit(cache=True)
+def _compare(column: F64, low: float, high: float, mask: U8) -> None:
+    """Clear the marks of the values that are not within bounds."""
+    for i in range(len(column)):
+        x = column[i]
+        mask[i] &= np.uint8((low <= x) & (x <= high))
+
+
+@njit(cache=True)
 def sieve(
     clauses: F64, values: F64, columns: F64, labels: I32, first: int, n: int, mask: U8
 ) -> None:
@@ -675,13 +684,11 @@ def sieve(
     for c in range(len(clauses)):
         if clauses[c, 0] == BETWEEN:
             column, low, high = columns[int(clauses[c, 1])], clauses[c, 2], clauses[c, 3]
-            for i in range(n):
-                x = column[first + i]
-                mask[i] &= (low <= x) & (x <= high)
+            _compare(column[first : first + n], low, high, mask)
             continue
         for i in range(n):
             if mask[i]:
-                mask[i] = _holds(clauses[c], values, columns, labels, first + i)
+                mask[i] = _holds(clauses, c, values, columns, labels, first + i)
 
 
 @njit(cache=True)
@@ -690,11 +697,12 @@ def select_items(
 ) -> I32:
     """Return the live items of which all clauses hold, in the order of their indices."""
     found, n, mask = np.empty(n_items, np.int32), 0, np.empty(SIEVED, np.uint8)
+    lent: Any = _lent((clauses, values, columns, labels, mask))
     for first in range(0, n_items, SIEVED):
         size = min(SIEVED, n_items - first)
-        sieve(clauses, values, columns, labels, first, size, mask)
+        sieve(lent[0], lent[1], lent[2], lent[3], first, size, lent[4])
         for i in range(size):
-            if mask[i] and key[first + i] != 0:
+            if mask[i] and key[first + i]:
                 found[n] = first + i
                 n += 1
     return found[:n].copy()
@@ -1739,7 +1747,7 @@ def blend_search(
         size = min(SIEVED, n_items - first)
         sieve(allowed.clauses, allowed.values, allowed.columns, allowed.labels, first, size, mask)
         for item in range(first, first + size):
-            if mask[item - first] and key[item] != 0 and is_eligible(allowed, tick, item):
+            if mask[item - first] and key[item] and is_eligible(allowed, tick, item):
                 n = _keep(found, weight, n, item, mass[slots[item]], key)
     return n
 
