@@ -230,6 +230,9 @@ def _uncounted(target: Any, builder: Any, kind: Any, value: Any) -> Any:
     return value
 
 
+_lend: Any = _lent  # Numba gives the context
+
+
 @njit(cache=True)
 def _new_personal(fields: Any) -> Personal:
     return Personal(*_lent(fields))  # type: ignore[call-arg]  # Numba gives the context
@@ -647,7 +650,7 @@ def _is_among(x: float, values: F64, start: int, stop: int) -> bool:
 @njit(cache=True)
 def meet(clauses: F64, values: F64, columns: F64, labels: I32, items: I32, out: U8) -> None:
     """Write for each item whether all clauses hold of it."""
-    lent: Any = _lent((clauses, values, columns, labels, items, out))
+    lent = _lend((clauses, values, columns, labels, items, out))
     for i in range(len(items)):
         lent[5][i] = meets(lent[0], lent[1], lent[2], lent[3], lent[4][i])
 
@@ -697,7 +700,7 @@ def select_items(
 ) -> I32:
     """Return the live items of which all clauses hold, in the order of their indices."""
     found, n, mask = np.empty(n_items, np.int32), 0, np.empty(SIEVED, np.uint8)
-    lent: Any = _lent((clauses, values, columns, labels, mask))
+    lent = _lend((clauses, values, columns, labels, mask))
     for first in range(0, n_items, SIEVED):
         size = min(SIEVED, n_items - first)
         sieve(lent[0], lent[1], lent[2], lent[3], first, size, lent[4])

@@ -7,7 +7,9 @@ import typer
 from scripts.demo import demo
 from scripts.drill import drill
 from scripts.evaluate import evaluate
+from scripts.export_items import export_items
 from scripts.forget import forget
+from scripts.import_items import import_items
 from scripts.recommend import recommend
 from scripts.replay import replay
 from scripts.requeue import requeue
@@ -31,6 +33,8 @@ app.command("serve")(serve)
 app.command("replay")(replay)
 app.command("evaluate")(evaluate)
 app.command("recommend")(recommend)
+app.command("import-items")(import_items)
+app.command("export-items")(export_items)
 app.command("demo")(demo)
 app.command("drill")(drill)
 app.command("requeue")(requeue)

@@ -12,7 +12,6 @@ from array import array
 from collections.abc import Callable, Iterator
 from itertools import groupby
 from pathlib import Path
-from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -21,22 +20,8 @@ from numpy.typing import NDArray
 from app import archive
 from app.errors import InvalidRequest
 from app.events import Feedback, check_id, derive_event_id
+from scripts.bad_lines import BadLine, BadLines
 from scripts.formats import BATCH_ROWS, KNOWN_NAMES, Columns, Form, OnProgress, open_file
-
-MAX_BAD_SHARE = 0.01
-# Below this many lines a share says little; it is then tested at the end of the data only.
-MIN_LINES_FOR_SHARE = 1_000
-
-
-class BadLine(NamedTuple):
-    """A line that was skipped. `line` counts from 1; in a Parquet file it is the row."""
-
-    path: Path
-    line: int
-    message: str
-
-    def __str__(self) -> str:
-        return f"{self.path}:{self.line}: {self.message}"
 
 
 class DataSet:
@@ -48,8 +33,8 @@ class DataSet:
     """
 
     def __init__(self, rows: _Rows, limit: int | None = None) -> None:
-        self.n_lines = rows.n_lines
-        self.n_bad = rows.n_bad
+        self.n_lines = rows.bad.n_lines
+        self.n_bad = rows.bad.n_bad
         self.n_filtered = rows.n_filtered
         rows.forget_codes()
         self._rows = rows
@@ -110,7 +95,7 @@ def read(
                 rows.take(form, raw, file, number)
         except OSError as error:
             raise InvalidRequest(f"{file} cannot be read: {error}") from None
-    rows.check_share()
+    rows.bad.check_share()
     return DataSet(rows, limit)
 
 
@@ -151,25 +136,24 @@ class _Rows:
     """The events that were kept, as columns in the order of the file, and the counts of all."""
 
     def __init__(self, min_rating: float | None, on_bad: Callable[[BadLine], None]) -> None:
-        self.n_lines = self.n_bad = self.n_filtered = 0
+        self.bad = BadLines(on_bad)
+        self.n_filtered = 0
         self.users, self.items, self.types = array("i"), array("i"), array("i")
         self.values = array("d")
         self.times = array("q")
         self._codes: dict[str, int] = {}
         self._names: list[str] = []
         self._min_rating = min_rating
-        self._on_bad = on_bad
-        self._first_bad: BadLine | None = None
 
     def take(self, form: Form, raw: object, path: Path, number: int) -> None:
         """Keep, leave out or report one line."""
-        self.n_lines += 1
+        self.bad.n_lines += 1
         try:
             row = form.parse(raw)
             user, item = self._code("user id", row.user), self._code("item id", row.item)
             type_ = self._code("type", row.type)
         except (ValueError, OverflowError, csv.Error, msgspec.DecodeError) as error:
-            self._report(BadLine(path, number, str(error)))
+            self.bad.report(path, number, str(error))
             return
         floor = form.min_rating if self._min_rating is None else self._min_rating
         if row.type == "rating" and row.value is not None and row.value < floor:
@@ -189,24 +173,9 @@ class _Rows:
         event_id = derive_event_id(user, item, type_, time_ms)
         return Feedback(event_id, user, item, type_, None if math.isnan(value) else value, time_ms)
 
-    def check_share(self) -> None:
-        """Raise InvalidRequest if more than 1 % of the lines so far are bad."""
-        if self.n_bad > MAX_BAD_SHARE * self.n_lines:
-            raise InvalidRequest(
-                f"{self.n_bad} of {self.n_lines} lines cannot be read, more than"
-                f" {MAX_BAD_SHARE:.0%} of them; the first: {self._first_bad}"
-            )
-
     def forget_codes(self) -> None:
         """Free what only `take` needs."""
         self._codes.clear()
-
-    def _report(self, bad: BadLine) -> None:
-        self.n_bad += 1
-        self._first_bad = self._first_bad or bad
-        self._on_bad(bad)
-        if self.n_lines >= MIN_LINES_FOR_SHARE:
-            self.check_share()
 
     def _code(self, what: str, name: str) -> int:
         code = self._codes.get(name)

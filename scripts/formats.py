@@ -80,15 +80,15 @@ def open_file(
         first = file.readline()
     line = first.removeprefix(codecs.BOM_UTF8).decode("utf-8", "replace").rstrip("\r\n")
     if path.suffix in {".ndjson", ".jsonl"} or line.startswith("{"):
-        return _Objects(columns or Columns()), _lines(path, 0, on_progress)
+        return _Objects(columns or Columns()), lines(path, 0, on_progress)
     table = _recognise_table(path, line, columns)
-    return table, _lines(path, int(table.has_header), on_progress)
+    return table, lines(path, int(table.has_header), on_progress)
 
 
 def _recognise_table(path: Path, line: str, columns: Columns | None) -> _Table:
     separator = "\t" if "\t" in line else ","
     try:
-        cells = [cell.strip() for cell in _split(line, separator)]
+        cells = [cell.strip() for cell in split_line(line, separator)]
     except csv.Error:
         cells = []
     if columns is not None:
@@ -147,7 +147,7 @@ def _with_header(path: Path, names: Columns, separator: str, cells: list[str]) -
     )
 
 
-def _lines(path: Path, n_skipped: int, on_progress: OnProgress) -> RawLines:
+def lines(path: Path, n_skipped: int, on_progress: OnProgress) -> RawLines:
     """Yield the lines that are not blank; the first `n_skipped` are a header."""
     n_bytes = 0
     with path.open("rb") as file:
@@ -163,17 +163,17 @@ def _lines(path: Path, n_skipped: int, on_progress: OnProgress) -> RawLines:
 
 def _parquet_rows(path: Path, names: Columns, on_progress: OnProgress) -> RawLines:
     """Yield rows as dictionaries; timestamps become Unix seconds, those without a zone are UTC."""
-    yield from _rows_of(path, lambda present: _parquet_columns(path, names, present), on_progress)
+    yield from rows_of(path, lambda present: _parquet_columns(path, names, present), on_progress)
 
 
 def _archived_rows(path: Path, on_progress: OnProgress) -> RawLines:
     """Yield the feedback of an archived log; other records are no events."""
-    for number, row in _rows_of(path, lambda present: _ARCHIVED, on_progress):
+    for number, row in rows_of(path, lambda present: _ARCHIVED, on_progress):
         if row["kind"] == "feedback":
             yield number, row
 
 
-def _rows_of(
+def rows_of(
     path: Path, choose: Callable[[list[str]], Sequence[str]], on_progress: OnProgress
 ) -> RawLines:
     """Yield rows as dictionaries of the columns chosen from those that are there."""
@@ -225,7 +225,7 @@ class _Table:
     min_rating: float = -math.inf
 
     def parse(self, raw: bytes) -> Row:
-        fields = _split(raw.decode().rstrip("\r\n"), self.separator)
+        fields = split_line(raw.decode().rstrip("\r\n"), self.separator)
         if len(fields) != self.n_fields:
             raise ValueError(f"{len(fields)} fields where {self.n_fields} belong")
         value = None if self.value is None else _number("value", fields[self.value])
@@ -299,10 +299,10 @@ KNOWN_NAMES = (
 """What a data set's file is called in its folder, pairs of session files aside."""
 
 # float() would take more: "1_0", " 1", "nan".
-_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 
-def _split(line: str, separator: str) -> list[str]:
+def split_line(line: str, separator: str) -> list[str]:
     """Split a line; quotes, if there are any, are CSV's. A field may not go over the line's end."""
     if '"' not in line or len(separator) > 1:
         return line.split(separator)
@@ -325,7 +325,7 @@ def _number(name: str, value: object) -> float | None:
     """Read a finite number; nothing, or empty text, is None."""
     if value is None or value == "":
         return None
-    if isinstance(value, str) and _NUMBER.fullmatch(value):
+    if isinstance(value, str) and NUMBER.fullmatch(value):
         value = float(value)
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"{name} must be a number, it is {value!r:.64}")
@@ -339,7 +339,7 @@ def _time(value: object) -> int:
     if isinstance(value, str):
         if value.isdecimal() and value.isascii():
             value = int(value)
-        elif _NUMBER.fullmatch(value):
+        elif NUMBER.fullmatch(value):
             value = float(value)
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise ValueError(f"time must be Unix seconds or RFC 3339, it is {value!r:.64}")

@@ -13,7 +13,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import httpx
 import orjson
 import typer
 from rich.console import Console
@@ -24,13 +23,12 @@ from app.errors import InvalidRequest, SluiceError
 from app.events import Configure, Entry, Feedback, format_time, parse_time
 from app.settings import SEMANTICS, EngineSettings, load_settings
 from app.store import BEGINNING
-from scripts.datasets import BadLine, DataSet, read, total_bytes
+from scripts.bad_lines import shown
+from scripts.datasets import DataSet, read, total_bytes
 from scripts.formats import Columns
 from scripts.rebuild import Moment, progress_bar, rebuild
 from scripts.serve import fail
-
-SHOWN_BAD_LINES = 20
-RETRY_S = 0.2
+from scripts.service import ask, connected
 
 console = Console(stderr=True)
 METRICS = {"hr_10": "HR@10", "hr_20": "HR@20", "mrr_20": "MRR@20", "dcg_20": "DCG@20"}
@@ -108,14 +106,6 @@ def _finish(result: dict[str, Any], json: Path | None) -> None:
 def _read(
     path: Path, columns: Columns | None, min_rating: float | None, limit: int | None
 ) -> DataSet:
-    n_shown = 0
-
-    def on_bad(line: BadLine) -> None:
-        nonlocal n_shown
-        n_shown += 1
-        if n_shown <= SHOWN_BAD_LINES:
-            console.print(f"skipped {line}", style="yellow", highlight=False, markup=False)
-
     with progress_bar("{task.percentage:>3.0f} %") as progress:
         task = progress.add_task("reading", total=total_bytes(path))
         stream = read(
@@ -123,7 +113,7 @@ def _read(
             columns=columns,
             min_rating=min_rating,
             limit=limit,
-            on_bad=on_bad,
+            on_bad=shown(console),
             on_progress=lambda n: progress.advance(task, n),
         )
     if stream.n_bad:
@@ -196,11 +186,8 @@ def _replayed(moment: Moment) -> dict[str, Any]:
 
 
 def _send(stream: DataSet, url: str, size: int, retry_s: float) -> dict[str, Any]:
-    settings = load_settings()
-    key = settings.admin_key or settings.api_key  # /v1/model is an operator's
-    headers = {} if key is None else {"X-API-Key": key.get_secret_value()}
-    with httpx.Client(base_url=url, headers=headers, timeout=60.0) as client:
-        model = _answer(client, "GET", "/v1/model", retry_s)
+    with connected(url) as client:
+        model = ask(client, "GET", "/v1/model", retry_s)
         watermark_ms, start_ms = parse_time(model["events"]["watermark"]), stream.start_ms or 0
         if model["events"]["admitted"] and watermark_ms > start_ms:
             raise InvalidRequest(
@@ -212,12 +199,12 @@ def _send(stream: DataSet, url: str, size: int, retry_s: float) -> dict[str, Any
             task = progress.add_task("sending", total=len(stream), rate="")
             for batch in _batches(stream, size):
                 body = {"events": [_wire(event) for event in batch]}
-                _answer(client, "POST", "/v1/feedback", retry_s, body)
+                ask(client, "POST", "/v1/feedback", retry_s, body)
                 progress.advance(task, len(batch))
                 rate = progress.tasks[task].completed / (time.perf_counter() - begin)
                 progress.update(task, rate=f"{rate:,.0f} events/s")
         seconds = time.perf_counter() - begin
-        model = _answer(client, "GET", "/v1/model?hash=true", retry_s)
+        model = ask(client, "GET", "/v1/model?hash=true", retry_s)
     return _result(model, len(stream), seconds, {})
 
 
@@ -231,28 +218,6 @@ def _wire(event: Feedback) -> dict[str, Any]:
         "timestamp": time_s,
     }
     return wire if event.value is None else wire | {"value": event.value}
-
-
-def _answer(
-    client: httpx.Client, method: str, path: str, retry_s: float, body: Any = None
-) -> dict[str, Any]:
-    """Return the answer; a request without one, or refused for now, is sent again as it was."""
-    until = time.monotonic() + retry_s
-    while True:
-        try:
-            response = client.request(method, path, content=body and orjson.dumps(body))
-            if response.status_code in (429, 503) and time.monotonic() < until:
-                time.sleep(RETRY_S)
-                continue
-            response.raise_for_status()
-            answer: dict[str, Any] = orjson.loads(response.content)
-            return answer
-        except httpx.HTTPStatusError as error:
-            raise InvalidRequest(f"the service says: {error.response.text[:500]}") from None
-        except httpx.TransportError as error:
-            if time.monotonic() > until:
-                raise InvalidRequest(f"no answer from {client.base_url}: {error}") from None
-            time.sleep(RETRY_S)
 
 
 # -- the table --------------------------------------------------------------------------------

@@ -11,7 +11,8 @@ from pyarrow import parquet
 
 from app.errors import InvalidRequest
 from app.events import Feedback, derive_event_id
-from scripts.datasets import BadLine, DataSet, find_files, read, total_bytes
+from scripts.bad_lines import BadLine
+from scripts.datasets import DataSet, find_files, read, total_bytes
 from scripts.formats import Columns
 
 REPOSITORY = Path(__file__).parents[2]
