@@ -124,6 +124,7 @@ async def list_decisions(
 
 @router.get(
     "/v1/stream",
+    status_code=200,  # which FastAPI would look for in the signature of the class
     response_class=EventStream,
     responses={
         200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}},

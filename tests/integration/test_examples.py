@@ -37,6 +37,8 @@ SKIPPED = {
 ADDED = {
     ".venv/bin/sluice drill": ["--list"],  # test_drill.py plays what can be played
     ".venv/bin/python -m scripts.latency": ["--seconds", "1", "--users", "5"],
+    ".venv/bin/sluice import-items": ["--url", "{url}"],
+    ".venv/bin/sluice export-items": ["--url", "{url}"],
     # Nothing is to be installed here, however old what is installed looks.
     "make demo": ["-C", str(ROOT), "-o", ".venv/.runtime", "URL={url}"],
 }
@@ -164,7 +166,11 @@ def _whole(example: Example, result: Result) -> str:
 
 
 def write_data(bench: Bench) -> None:
-    """Write the files that pages speak of: a shop's clicks, and ratings as MovieLens has them."""
+    """Write the files that pages speak of: a shop's items and clicks, ratings as of MovieLens."""
+    items = [f"i{n},garden|{'red' if n % 2 else 'blue'},{n / 2},acme" for n in range(17)]
+    (bench.folder / "catalogue.csv").write_text(
+        "\n".join(["item_id,categories,price,brand", *items])
+    )
     lines = ["who,what,when,user_id,item_id,timestamp"]
     for n in range(400):
         user, item = n * 7 % 31, n * 11 % 17
