@@ -134,6 +134,11 @@ class Keeper:
             return engine
         return None
 
+    @property
+    def newest_ms(self) -> int:
+        """Return the log time of the newest snapshot that this process read, wrote or compared."""
+        return parse_cursor(self._cursor)[0]
+
     async def has_newer(self, cursor: Cursor) -> bool:
         """Tell whether there is a snapshot after a cursor, and not one that was refused."""
         ids = [manifest["id"] for manifest in await self._store.list_snapshots()]
