@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import orjson
 from llvmlite import binding as llvm
 
-from app import archive, forked, pages, snapshot
+from app import archive, forked, pages, snapshot, traces
 from app.engine import Engine
 from app.errors import Diverged, NotFound, SluiceError, SnapshotRefused, StoreUnavailable
 from app.events import DAY_MS
@@ -238,11 +238,12 @@ class Keeper:
             logger.exception("no snapshot now, by a fault of ours")
 
     async def _finish(self, job: _Job) -> Manifest:
-        async with self._claimed(job):
-            digest, manifest, prints = await self._take(job)
-        if manifest is None:
-            manifest = await self._others(job.cursor)
-            _compare(manifest, digest)
+        with traces.span("snapshot", cursor=job.cursor, events=job.n_events):
+            async with self._claimed(job):
+                digest, manifest, prints = await self._take(job)
+            if manifest is None:
+                manifest = await self._others(job.cursor)
+                _compare(manifest, digest)
         self._base = Base(manifest, prints)
         self._cursor = job.cursor
         if job.is_ours:
