@@ -11,9 +11,10 @@ import logging
 import secrets
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import asdict
 from typing import Any
 
-from app import collector, events, forked
+from app import collector, events, forked, traces
 from app.clock import Clock
 from app.embedded import EmbeddedServer
 from app.engine import TUNABLE, Engine, Outcome, begun, changed_fields
@@ -28,6 +29,7 @@ from app.errors import (
     StoreUnavailable,
 )
 from app.events import Command, Configure, Entry, Record
+from app.gate_data import Decision
 from app.keeper import Keeper, StartCopy, read_snapshot
 from app.settings import SEMANTICS, Settings
 from app.store import BEGINNING, Cursor, Store, StoredEntry, parse_cursor
@@ -103,6 +105,7 @@ class Ingest:
             store, settings, self.whole, on_diverged=self._on_diverged, start_copy=start_copy
         )
         self._waiting: dict[str, asyncio.Future[Outcome]] = {}
+        self._traced: dict[str, Any] = {}  # in which span of a request
         # Who waits for which place in the log.
         self._awaited: list[tuple[tuple[int, int], asyncio.Future[None]]] = []
         # Held while an entry is being applied: whoever needs whole entries waits for it.
@@ -302,6 +305,7 @@ class Ingest:
             raise StoreUnavailable(_MAYBE_IN_LOG) from None
         finally:
             self._waiting.pop(tag, None)
+            self._traced.pop(tag, None)
             if applied.done() and not applied.cancelled():
                 applied.exception()  # seen, also where the append failed first
 
@@ -321,6 +325,8 @@ class Ingest:
         tag = self._next_tag()
         applied: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self._waiting[tag] = applied
+        if (context := traces.here()) is not None:
+            self._traced[tag] = context
         return tag, applied
 
     async def _append(self, records: Sequence[Record], arrival_ms: int, tag: str) -> Cursor:
@@ -328,7 +334,8 @@ class Ingest:
         # Without its settings applied here, the entry might become the log's first.
         if not (self.is_store_up and self.engine.is_configured):
             raise StoreUnavailable("the store does not answer; nothing was written")
-        return await self._writer.append(events.encode(Entry(list(records), arrival_ms)), tag)
+        with traces.span("append", records=len(records)):
+            return await self._writer.append(events.encode(Entry(list(records), arrival_ms)), tag)
 
     # -- reading ------------------------------------------------------------------------------
 
@@ -477,7 +484,8 @@ class Ingest:
             entry = events.decode(payload)
             state = await self._snapshot_for(entry)
             async with self._whole_entries:
-                outcome = await self._in_slices(entry, cursor, state)
+                with traces.span("apply", self._traced.get(tag), records=len(entry.records)):
+                    outcome = await self._in_slices(entry, cursor, state)
                 self._take_note(outcome, entry)
         except StoreUnavailable:
             raise
@@ -530,8 +538,7 @@ class Ingest:
         if not self._tasks:  # catching up: what happened then has been told then
             return
         for decision in outcome.decisions:
-            level = logging.WARNING if decision.kind in _LOUD else logging.DEBUG
-            logger.log(level, "gate: %s (%s) %s", decision.kind, decision.reason, decision.evidence)
+            _log(decision)
         if self.on_outcome is not None:
             self.on_outcome(outcome, entry)
 
@@ -560,6 +567,22 @@ class Ingest:
         for wanted, reached in self._awaited:
             if wanted <= here and not reached.done():
                 reached.set_result(None)
+
+
+def _log(decision: Decision) -> None:
+    """Log a decision in one line: as key=value, and whole for who reads lines by program."""
+    level = logging.WARNING if decision.kind in _LOUD else logging.INFO
+    about = asdict(decision)
+    shown = {"number": decision.number, "event": decision.event, **decision.evidence}
+    logger.log(
+        level,
+        "gate: %s (%s) asked_by=%s %s",
+        decision.kind,
+        decision.reason,
+        decision.asked_by,
+        " ".join(f"{name}={value}" for name, value in shown.items()),
+        extra={"decision": about},
+    )
 
 
 def _fail(waiting: asyncio.Future[Any], error: Exception) -> None:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import orjson
 from llvmlite import binding as llvm
 
-from app import archive, forked, pages, snapshot
+from app import archive, forked, pages, snapshot, traces
 from app.engine import Engine
 from app.errors import Diverged, NotFound, SluiceError, SnapshotRefused, StoreUnavailable
 from app.events import DAY_MS
@@ -134,6 +134,11 @@ class Keeper:
             return engine
         return None
 
+    @property
+    def newest_ms(self) -> int:
+        """Return the log time of the newest snapshot that this process read, wrote or compared."""
+        return parse_cursor(self._cursor)[0]
+
     async def has_newer(self, cursor: Cursor) -> bool:
         """Tell whether there is a snapshot after a cursor, and not one that was refused."""
         ids = [manifest["id"] for manifest in await self._store.list_snapshots()]
@@ -233,11 +238,12 @@ class Keeper:
             logger.exception("no snapshot now, by a fault of ours")
 
     async def _finish(self, job: _Job) -> Manifest:
-        async with self._claimed(job):
-            digest, manifest, prints = await self._take(job)
-        if manifest is None:
-            manifest = await self._others(job.cursor)
-            _compare(manifest, digest)
+        with traces.span("snapshot", cursor=job.cursor, events=job.n_events):
+            async with self._claimed(job):
+                digest, manifest, prints = await self._take(job)
+            if manifest is None:
+                manifest = await self._others(job.cursor)
+                _compare(manifest, digest)
         self._base = Base(manifest, prints)
         self._cursor = job.cursor
         if job.is_ours:

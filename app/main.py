@@ -12,7 +12,7 @@ from typing import Any, TypedDict
 from fastapi import FastAPI
 from starlette.types import Receive, Scope, Send
 
-from app import collector, snapshot
+from app import collector, snapshot, traces
 from app.api import catalogue, dashboard, feedback, health, operations, recommendations, replicas
 from app.api.asgi import BodyLimit, Measure, PlainFailure, RawPath
 from app.api.errors import add_error_handlers
@@ -104,6 +104,15 @@ async def running_service(
 ) -> AsyncIterator[Service]:
     """Start store, engine and ingest, and stop them in the opposite order."""
     warm_up()
+    with traces.exported(settings.traces):
+        async with _service_on_store(settings, stopping, reconfigure=reconfigure) as service:
+            yield service
+
+
+@asynccontextmanager
+async def _service_on_store(
+    settings: Settings, stopping: asyncio.Event | None, *, reconfigure: bool
+) -> AsyncIterator[Service]:
     async with opened_store(settings) as (store, server):
         ingest = Ingest(store, settings, server=server, reconfigure=reconfigure)
         metrics = Metrics(lambda: ingest)

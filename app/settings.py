@@ -419,6 +419,10 @@ class Settings(EngineSettings, BaseSettings):
     )
 
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="of stderr")
+    log_format: Literal["text", "json"] = Field("text", description="of stderr, a line at a time")
+    traces: Literal["off", "otlp"] = Field(
+        "off", description="otlp: spans go where the variables of OpenTelemetry say"
+    )
 
     @model_validator(mode="after")
     def _guarded(self) -> Self:

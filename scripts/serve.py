@@ -8,12 +8,14 @@ import socket
 import sys
 from typing import Annotated
 
+import orjson
 import typer
 import uvicorn
 from rich.logging import RichHandler
 
 from app.api.protocol import SluiceProtocol
 from app.errors import SettingsError, SluiceError
+from app.events import format_time
 from app.main import create_app
 from app.settings import Settings, load_settings
 
@@ -72,15 +74,34 @@ class _Server(uvicorn.Server):
 
 
 def set_up_logging(settings: Settings) -> None:
-    """Log to stderr: readable on a terminal, plain lines elsewhere."""
+    """Log to stderr: readable on a terminal, plain lines elsewhere, or JSON."""
     handler: logging.Handler = logging.StreamHandler()
-    line = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-    if sys.stderr.isatty():
-        handler, line = RichHandler(show_path=False), "%(message)s"
-    logging.basicConfig(
-        level=settings.log_level.upper(), format=line, handlers=[handler], force=True
-    )
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    if settings.log_format == "json":
+        handler.setFormatter(JsonLines())
+    elif sys.stderr.isatty():
+        handler = RichHandler(show_path=False)
+        handler.setFormatter(logging.Formatter("%(message)s"))
+    logging.basicConfig(level=settings.log_level.upper(), handlers=[handler], force=True)
     logging.getLogger("uvicorn.access").disabled = True
+
+
+class JsonLines(logging.Formatter):
+    """A JSON object a line; a decision of the gate is in it as an object, too."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        line = {
+            "time": format_time(round(record.created * 1_000)),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            line["trace"] = self.formatException(record.exc_info)
+        if decision := getattr(record, "decision", None):
+            line["decision"] = decision
+        return orjson.dumps(line, default=str).decode()
 
 
 def fail(error: SluiceError) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app import traces
 from app.api.errors import answer_error
 from app.errors import InvalidRequest, SluiceError, TooLarge
 
@@ -104,6 +105,11 @@ class PlainFailure:
         await self.app(scope, receive, plainly if scope["type"] == "lifespan" else send)
 
 
+def _route(scope: Scope) -> str:
+    """Return the template of the route that a request took; empty where there is none."""
+    return getattr(scope.get("route"), "path", "")
+
+
 class Measure:
     """Counts and times requests by route (its template, never the ids in it)."""
 
@@ -124,15 +130,16 @@ class Measure:
                 status = message["status"]
             await send(message)
 
-        try:
-            await self.app(scope, receive, noted)
-        finally:
-            self._note(scope, status, begin)
+        with traces.request(scope["method"], scope["headers"]) as traced:
+            try:
+                await self.app(scope, receive, noted)
+            finally:
+                traced.route, traced.status = _route(scope), status
+                self._note(scope, status, begin)
 
     def _note(self, scope: Scope, status: int, begin: float) -> None:
         service: Any = scope.get("state", {}).get("service")
         if service is not None:
-            route = getattr(scope.get("route"), "path", "none")
-            method = scope["method"] if route != "none" else ""
-            label = f"{method} {route}".strip()
+            route = _route(scope)
+            label = f"{scope['method']} {route}" if route else "none"
             service.note(scope, label, status, begin)

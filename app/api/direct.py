@@ -11,11 +11,12 @@ from typing import NamedTuple
 
 from starlette.responses import Response
 
+from app import traces
 from app.api.arrivals import Rung
 from app.api.errors import answer_error, answer_unexpected
 from app.api.recommendations import slate_answer
 from app.api.service import Json, Service
-from app.api.shortcut import RECOMMENDATIONS, ROUTE, Headers, Plain, plain_recommendations
+from app.api.shortcut import PATH, RECOMMENDATIONS, ROUTE, Headers, Plain, plain_recommendations
 from app.errors import Overloaded, SluiceError
 from app.recommend import Request
 from app.store import parse_cursor
@@ -38,7 +39,10 @@ def answer_directly(service: Service, head: Head) -> Response | None:
         path, _, query_string = head.url.partition(b"?")
         plain = plain_recommendations(service, path, query_string, head.headers)
         if plain is not None and not _has_to_wait(service, plain.query.min_cursor):
-            return _answer(service, plain)
+            with traces.request("GET", head.headers) as traced:
+                response = _answer(service, plain)
+                traced.route, traced.status = PATH, response.status_code
+            return response
     is_full = service.arrivals.n_waiting >= service.settings.max_waiting
     return _refuse(service) if is_full and head.url.startswith(b"/v1/") else None
 

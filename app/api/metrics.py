@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from app.ingest import Ingest
 
 BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
+# They are there from the start: Prometheus takes no series' first value for an increase.
+_ALERTED = ("alarm", "ask", "hold", "promote", "promotion_refused", "rollback")
 _BOUNDS = (*map(str, BUCKETS), "+Inf")
 
 
@@ -33,6 +35,8 @@ class Metrics:
         self.decisions = Counter(
             "sluice_gate_decisions", "Decisions of the gate", ["kind"], registry=self.registry
         )
+        for kind in _ALERTED:
+            self.decisions.labels(kind)
         self.tokens = Counter(
             "sluice_tokens",
             "Feedback events by the verdict on their token; none: without one",
@@ -239,6 +243,11 @@ class _EngineCollector(Collector):
             ("sluice_items", "Items known", len(engine.history.items)),
             ("sluice_model_version", "Version that serves", engine.gate.data.version),
             ("sluice_log_lag_seconds", "How far behind the log", ingest.lag_s),
+            (
+                "sluice_snapshot_timestamp_seconds",
+                "Log time of the newest snapshot that this process took part in; 0: none yet",
+                ingest.keeper.newest_ms / 1_000,
+            ),
             ("sluice_store_up", "1 if the store answers", ingest.is_store_up),
             ("sluice_log_stopped", "1 if an entry stopped the log", ingest.stopped is not None),
         ):

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from app import traces
 from app.api.errors import answer_error, answer_unexpected
 from app.api.feedback import take_feedback
 from app.api.recommendations import recommend_now
@@ -28,7 +29,8 @@ Headers = Sequence[tuple[bytes, bytes]]
 
 _FEEDBACK = b"/v1/feedback"
 RECOMMENDATIONS = b"/v1/recommendations/"
-ROUTE = "GET /v1/recommendations/{user_id}"
+PATH = "/v1/recommendations/{user_id}"
+ROUTE = f"GET {PATH}"
 _ACKS = {b"": "learned", b"ack=learned": "learned", b"ack=log": "log"}
 _LISTS = {"exclude", "category", "category_all", "category_none", "where"}
 _KNOWN_BYTES = 128
@@ -42,16 +44,18 @@ async def take_shortcut(scope: Scope, receive: Receive, send: Send) -> bool:
     if answering is None:
         return False
     service: Service = scope["state"]["service"]
-    try:
-        response = await answering
-    except SluiceError as error:
-        response = answer_error(error)
-    except Exception as error:  # as the outermost of Starlette's layers does
-        response = answer_unexpected(scope, error)
-    try:
-        await response(scope, receive, send)
-    finally:
-        service.note(scope, route, response.status_code, begin)
+    with traces.request(scope["method"], scope["headers"]) as traced:
+        try:
+            response = await answering
+        except SluiceError as error:
+            response = answer_error(error)
+        except Exception as error:  # as the outermost of Starlette's layers does
+            response = answer_unexpected(scope, error)
+        traced.route, traced.status = route.partition(" ")[2], response.status_code
+        try:
+            await response(scope, receive, send)
+        finally:
+            service.note(scope, route, response.status_code, begin)
     return True
 
 
