@@ -96,6 +96,7 @@ class _Load:
     def __init__(self, request: bytes) -> None:
         self.request = request
         self.free: deque[_Connection] = deque()
+        self._all: list[_Connection] = []
         self.backlog: deque[float] = deque()
         self.outcomes: Counter[str] = Counter()
         self.taken: list[float] = []
@@ -110,6 +111,12 @@ class _Load:
                 lambda: _Connection(self), "127.0.0.1", port
             )
             self.free.append(connection)
+            self._all.append(connection)
+
+    def close(self) -> None:
+        """Close all connections."""
+        for connection in self._all:
+            connection.transport.abort()
 
     def ask(self, planned: float) -> None:
         """Send a request, or let it wait until a connection is free."""
@@ -149,6 +156,7 @@ async def _closed_loop(port: int, n: int) -> float:
         await asyncio.sleep(0.01)
     rate = len(load.taken) / (time.perf_counter() - begin)
     load.is_closed_loop = False
+    load.close()
     return rate
 
 
@@ -167,6 +175,7 @@ async def _open_loop(
     until = time.perf_counter() + 5
     while len(load.taken) < n_all and time.perf_counter() < until:  # noqa: ASYNC110  the same
         await asyncio.sleep(0.01)
+    load.close()
     taken, left = sorted(load.taken), sorted(load.left_late)
     shares = {name: load.outcomes[name] / n_all for name in ("full", "degraded", "refused")}
     return {
