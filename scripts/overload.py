@@ -68,7 +68,7 @@ class _Connection(asyncio.Protocol):
     def __init__(self, load: _Load) -> None:
         self._load = load
         self._received = b""
-        self.planned = 0.0
+        self.planned = self.sent = 0.0
         self.transport: asyncio.Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -77,7 +77,7 @@ class _Connection(asyncio.Protocol):
 
     def send(self, request: bytes, planned: float) -> None:
         """Send a request."""
-        self.planned = planned
+        self.planned, self.sent = planned, time.perf_counter()
         self.transport.write(request)
 
     def data_received(self, data: bytes) -> None:
@@ -100,6 +100,7 @@ class _Load:
         self.backlog: deque[float] = deque()
         self.outcomes: Counter[str] = Counter()
         self.taken: list[float] = []
+        self.since_sent: list[float] = []
         self.left_late: list[float] = []
         self.is_closed_loop = False
 
@@ -123,12 +124,15 @@ class _Load:
         if not self.free:
             self.backlog.append(planned)
             return
-        self.left_late.append(time.perf_counter() - planned)
-        self.free.popleft().send(self.request, planned)
+        connection = self.free.popleft()
+        connection.send(self.request, planned)
+        self.left_late.append(connection.sent - planned)
 
     def answered(self, connection: _Connection, head: bytes) -> None:
         """Take note of an answer; its connection is free."""
-        self.taken.append(time.perf_counter() - connection.planned)
+        now = time.perf_counter()
+        self.taken.append(now - connection.planned)
+        self.since_sent.append(now - connection.sent)
         status = head[9:12]
         kind = "degraded" if b"x-degraded" in head else "full"
         self.outcomes["refused" if status == b"503" else kind] += 1
@@ -183,6 +187,7 @@ async def _open_loop(
         "unanswered": n_all - len(taken),
         **shares,
         "late_for_client": sum(t > deadline_ms / 1_000 for t in taken) / n_all,
+        "late_since_sent": sum(t > deadline_ms / 1_000 for t in load.since_sent) / n_all,
         "p50_ms": taken[len(taken) // 2] * 1_000,
         "p99_ms": taken[int(len(taken) * 0.99)] * 1_000,
         "p999_ms": taken[int(len(taken) * 0.999)] * 1_000,
@@ -221,7 +226,7 @@ def _print(found: dict[str, Any], title: str) -> None:
 
 _SHARES = {
     *("full", "degraded", "refused"),
-    *("late_for_client", "late_for_service", "waited_for_core"),
+    *("late_for_client", "late_since_sent", "late_for_service", "waited_for_core"),
 }
 
 if __name__ == "__main__":
