@@ -68,7 +68,7 @@ class _Connection(asyncio.Protocol):
     def __init__(self, load: _Load) -> None:
         self._load = load
         self._received = b""
-        self.planned = 0.0
+        self.planned = self.sent = 0.0
         self.transport: asyncio.Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -77,7 +77,7 @@ class _Connection(asyncio.Protocol):
 
     def send(self, request: bytes, planned: float) -> None:
         """Send a request."""
-        self.planned = planned
+        self.planned, self.sent = planned, time.perf_counter()
         self.transport.write(request)
 
     def data_received(self, data: bytes) -> None:
@@ -96,9 +96,11 @@ class _Load:
     def __init__(self, request: bytes) -> None:
         self.request = request
         self.free: deque[_Connection] = deque()
+        self._all: list[_Connection] = []
         self.backlog: deque[float] = deque()
         self.outcomes: Counter[str] = Counter()
         self.taken: list[float] = []
+        self.since_sent: list[float] = []
         self.left_late: list[float] = []
         self.is_closed_loop = False
 
@@ -110,18 +112,27 @@ class _Load:
                 lambda: _Connection(self), "127.0.0.1", port
             )
             self.free.append(connection)
+            self._all.append(connection)
+
+    def close(self) -> None:
+        """Close all connections."""
+        for connection in self._all:
+            connection.transport.abort()
 
     def ask(self, planned: float) -> None:
         """Send a request, or let it wait until a connection is free."""
         if not self.free:
             self.backlog.append(planned)
             return
-        self.left_late.append(time.perf_counter() - planned)
-        self.free.popleft().send(self.request, planned)
+        connection = self.free.popleft()
+        connection.send(self.request, planned)
+        self.left_late.append(connection.sent - planned)
 
     def answered(self, connection: _Connection, head: bytes) -> None:
         """Take note of an answer; its connection is free."""
-        self.taken.append(time.perf_counter() - connection.planned)
+        now = time.perf_counter()
+        self.taken.append(now - connection.planned)
+        self.since_sent.append(now - connection.sent)
         status = head[9:12]
         kind = "degraded" if b"x-degraded" in head else "full"
         self.outcomes["refused" if status == b"503" else kind] += 1
@@ -149,6 +160,7 @@ async def _closed_loop(port: int, n: int) -> float:
         await asyncio.sleep(0.01)
     rate = len(load.taken) / (time.perf_counter() - begin)
     load.is_closed_loop = False
+    load.close()
     return rate
 
 
@@ -167,6 +179,7 @@ async def _open_loop(
     until = time.perf_counter() + 5
     while len(load.taken) < n_all and time.perf_counter() < until:  # noqa: ASYNC110  the same
         await asyncio.sleep(0.01)
+    load.close()
     taken, left = sorted(load.taken), sorted(load.left_late)
     shares = {name: load.outcomes[name] / n_all for name in ("full", "degraded", "refused")}
     return {
@@ -174,6 +187,7 @@ async def _open_loop(
         "unanswered": n_all - len(taken),
         **shares,
         "late_for_client": sum(t > deadline_ms / 1_000 for t in taken) / n_all,
+        "late_since_sent": sum(t > deadline_ms / 1_000 for t in load.since_sent) / n_all,
         "p50_ms": taken[len(taken) // 2] * 1_000,
         "p99_ms": taken[int(len(taken) * 0.99)] * 1_000,
         "p999_ms": taken[int(len(taken) * 0.999)] * 1_000,
@@ -212,7 +226,7 @@ def _print(found: dict[str, Any], title: str) -> None:
 
 _SHARES = {
     *("full", "degraded", "refused"),
-    *("late_for_client", "late_for_service", "waited_for_core"),
+    *("late_for_client", "late_since_sent", "late_for_service", "waited_for_core"),
 }
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ SKIPPED = {
     "make test": "runs these tests",
     "make bench": "measures for minutes; CI runs it by itself",
     ".venv/bin/python -m scripts.bench": "measures for minutes, and `make bench` begins with it",
+    ".venv/bin/python -m scripts.overload": "wants both cores, and keeps its process on one",
     ".venv/bin/sluice evaluate": "wants a log that explores: test_evaluate.py makes one",
     "SLUICE_NAMESPACE=monday make run": "as `make run`",
 }
