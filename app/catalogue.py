@@ -21,6 +21,9 @@ MAX_ATTRIBUTES = 64
 TYPED_SINCE = 8
 """The semantics version from which on attributes have types."""
 
+MAX_LABEL_CHARS = 64
+"""Attributes with longer texts are descriptions, which no two items share."""
+
 Attributes = dict[str, str | int | float | bool | None]
 
 
@@ -95,6 +98,18 @@ class Catalogue:
             self._put_time(index, "available_from", change.available_from)
         if change.available_until is not None:
             self._put_time(index, "available_until", change.available_until)
+
+    def labels(self, index: int) -> list[str]:
+        """Return what an item has in common with others: categories, and attributes that are text.
+
+        A control character, which no name has, divides an attribute from its value.
+        """
+        attributes = self.attributes.get(index, {}).items()
+        return self.history.categories.of(index) + [
+            f"{name}\x1f{value}"
+            for name, value in attributes
+            if isinstance(value, str) and len(value) <= MAX_LABEL_CHARS
+        ]
 
     def _put_time(self, index: int, name: str, time_ms: int) -> None:
         is_limit = self.is_typed and time_ms not in (MIN_TIME_MS, MAX_TIME_MS)

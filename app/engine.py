@@ -26,12 +26,14 @@ from app.conditions import Condition
 from app.drafts import Team, team_draft
 from app.errors import LogStopped, SettingsError
 from app.events import VALID, Entry, Feedback, Malformed
+from app.exploration import Exploration
 from app.gate import Gate
 from app.gate_data import Clock, Decision, Losses, Refusal, Relearn, Rival, Version
 from app.growth import Growth
+from app.ignored import Ignored
 from app.judge import Prequential, loss_of
 from app.quarantine import record_of
-from app.recommend import Recommender, Request, Scored, mean_overlap, mean_share
+from app.recommend import Lowered, Recommender, Request, Scored, mean_overlap, mean_share
 from app.settings import KNOWN_SEMANTICS, SEMANTICS, EngineSettings
 from app.window import Window
 from learners.base import ANCHOR, CHAMPION, N_VERSIONS, SHADOW
@@ -41,6 +43,9 @@ from learners.ids import State
 from learners.kernels import MISS
 
 TOP_10_DOUBLED = 20
+
+# The first semantics version in which slots explore, and what was ignored counts for less.
+EXPLORES = 8
 
 # Clean promotions overlap by 0.9 and more in the median, faults that matter by 0.13 at most.
 ENOUGH_ALIKE, ALIKE = 10, 0.8
@@ -93,6 +98,8 @@ TUNABLE = frozenset(
     "max_strings",
     "create_unknown_items",
     "teach_repeats",
+    "explore_share",
+    "ignored_weight",
 }
 
 
@@ -163,6 +170,8 @@ class Engine:
         self.catalogue = Catalogue(
             self.history, max_columns=settings.max_columns, max_strings=settings.max_strings
         )
+        self.exploration = Exploration(self.history, self.catalogue)
+        self.ignored = Ignored(self.history)
         self.learner = make_learner(settings, self.history)
         self.recommender = Recommender(
             self.history, self.catalogue, self.learner, exclude_had=settings.exclude_had
@@ -316,6 +325,8 @@ class Engine:
                     n += 1
                     self.learner.make_room(learned.item)
                     self.learner.learn(*learned)
+                    if self.explores:
+                        self.exploration.labels.learn(*learned[:3])
                     self.challenges.learn_again(*learned)
                     yield
         self.gate.relearned(job, n, n_known)
@@ -323,17 +334,50 @@ class Engine:
     def _impression(self, shown: events.Impression) -> None:
         """Compare what was clicked on a slate with what was expected, then learn from it."""
         items = shown.items[:MOST_PLACES]
-        answered = self.answers.take(shown.recommendation_id)
-        if not items or len(shown.scores) != len(shown.items):
+        answered = self.answers.take(shown.recommendation_id) if shown.is_verified else []
+        if self.explores:
+            self._note_shown(shown.user_id, items, answered)
+        if not items or len(shown.scores) != len(shown.items) or not shown.is_verified:
             return
-        clicked = np.array([item in answered for item in items], np.float64)
+        # What explores is new, and not there for its score: what is expected goes by the others.
+        kept = [place for place in range(len(items)) if place not in shown.explored]
+        clicked = np.full(len(items), np.nan)
+        clicked[kept] = [items[place] in answered for place in kept]
         expected = self.clicks.expected(CHAMPION, shown.scores)
         n_learned = int(self.clicks.n_learned[CHAMPION])
         self.n_impressions += 1
         # A long history shows that a user is no fake, not that what we hear of them is right.
         is_marked = self.settings.trusted == "marked" and self.is_trusted(shown.user_id)
-        self.gate.after_slate(items, expected, clicked, n_learned, is_marked=is_marked)
+        self.gate.after_slate(
+            [items[place] for place in kept],
+            expected[kept],
+            clicked[kept],
+            n_learned,
+            is_marked=is_marked,
+        )
         self.clicks.learn(shown.scores, clicked.tolist())
+
+    def _note_shown(self, user_id: str, items: list[str], answered: list[str]) -> None:
+        """Count what was shown, and what of it the user did not take."""
+        user = self.history.users.get(user_id)
+        for item_id in items:
+            item = self.history.items.get(item_id)
+            if item == MISS:
+                continue
+            self.exploration.show(item)
+            is_taken = item_id in answered or (user != MISS and self.history.has_had(user, item))
+            if user != MISS and not is_taken:
+                self.ignored.add(user, item)
+
+    def _note_taken(self, case: Case, *, is_taught: bool) -> None:
+        """Count an event, and teach the labels what its item came after."""
+        profile, user, item, reward, _ = case
+        self.exploration.meet(item)
+        self.exploration.turn(self.n_events)
+        self.ignored.drop(user, item)
+        if is_taught and reward > 0:
+            self.exploration.take(item)
+            self.exploration.labels.learn(profile, item, reward)
 
     def _learn(self, event: Feedback, verdict: Verdict) -> str | None:
         """Judge, teach the shadow, update personal state, tell the gate: in this order.
@@ -368,6 +412,8 @@ class Engine:
         )
         if history.items.n_removed != n_removed:  # perhaps an item of the profile
             history.profile(user, profile)
+        if self.explores:
+            self._note_taken(case._replace(user=user, item=item), is_taught=is_taught)
         if self.challenges.running is None:
             while not self.learner.take(
                 profile,
@@ -457,7 +503,11 @@ class Engine:
         self.tick += 1
         if isinstance(record, events.ItemUpsert):
             index = self.history.touch_item(record.item_id, self.tick)
-            return self.catalogue.upsert(index, record)
+            refused = self.catalogue.upsert(index, record)
+            if self.explores:
+                self.exploration.meet(index)
+                self.exploration.describe(index)
+            return refused
         elif isinstance(record, events.ItemDelete):
             if record.item_id in self.history.items:
                 self.history.evict_item(record.item_id)
@@ -487,6 +537,11 @@ class Engine:
         self.admission.shares.forget(from_id)
         return Result(None, "applied")
 
+    @property
+    def explores(self) -> bool:
+        """Tell whether the log is of a version that knows exploration and what was ignored."""
+        return self.semantics >= EXPLORES
+
     # -- settings and commands ----------------------------------------------------------------
 
     def _upgrade(self, record: events.Upgrade) -> str | None:
@@ -495,8 +550,11 @@ class Engine:
         if record.semantics <= self.semantics:
             return f"the log has semantics version {self.semantics} already"
         evidence = {"semantics": [self.semantics, record.semantics]}
+        explored = self.explores
         self.semantics = record.semantics
         self.catalogue.follow(self.semantics)
+        if self.explores and not explored:
+            self.exploration.begin()
         self.gate.record("upgrade", record.reason, evidence, record.asked_by)
         return None
 
@@ -612,6 +670,7 @@ class Engine:
         remap = self._remap(snapshot["history"]["items"]["ids"])
         generation = np.asarray(snapshot["history"]["items"]["generation"])
         self.learner.load_state(snapshot["learner"] | {"generation": generation}, remap)
+        self.exploration.labels.restore(snapshot.get("exploration", {}).get("labels"))
         self.clicks.load_state(snapshot["clicks"])
         self.gate.load_state(snapshot["gate"], keep_record=True)
         after = self.recommender.tops(self.gate.served, self.settings.overlap_histories, now_ms)
@@ -643,6 +702,7 @@ class Engine:
 
     def _assign(self, target: int, source: int) -> int:
         self.challenges.assign(target, source)
+        self.exploration.labels.assign(target, source)
         return self.learner.assign(target, source)
 
     def _overlap(self) -> Steps[float]:
@@ -665,19 +725,45 @@ class Engine:
 
     # -- requests -----------------------------------------------------------------------------
 
-    def recommend(self, request: Request, recommendation_id: str = "") -> Slate:
+    def recommend(
+        self, request: Request, recommendation_id: str = "", *, is_signed: bool = True
+    ) -> Slate:
         """Answer a request from the served version. Changes no state.
 
         A share of the slates, chosen by a hash of `recommendation_id`, is drafted by two versions
-        where these are being compared; without an id, none is.
+        where these are being compared; in others, some slots explore. Without an id, neither.
+        None is drafted whose id is not signed: nobody would know whom to credit for a click.
         """
-        rival = self._rival() if recommendation_id else None
+        rival = self._rival() if recommendation_id and is_signed else None
         if rival is not None and self._may_draft(request, rival, recommendation_id):
             return self._drafted(request, rival, recommendation_id)
-        return Slate(self._slate(request, self.gate.served), self.model_info())
+        slate = self._slate(request, self.gate.served)
+        if recommendation_id and self._may_explore(request):
+            slate = self.exploration.explore(
+                slate,
+                self.recommender.last,
+                self.gate.served,
+                share=self.settings.explore_share,
+                seed=self.settings.seed,
+                recommendation_id=recommendation_id,
+            )
+        return Slate(slate, self.model_info())
 
     def _slate(self, request: Request, version: int) -> list[Scored]:
-        return self.recommender.slate(request, version, self.admission.watermark_ms)
+        return self._by(self.recommender, request, version)
+
+    def _by(self, ranker: Recommender, request: Request, version: int) -> list[Scored]:
+        return ranker.slate(request, version, self.admission.watermark_ms, self.lowered)
+
+    @property
+    def lowered(self) -> Lowered | None:
+        """What users' scores are lowered by, if anything."""
+        return Lowered(self.ignored, self.settings.ignored_weight) if self.explores else None
+
+    def _may_explore(self, request: Request) -> bool:
+        """Tell whether a list is meant to be shown, and whole: no given items, no explanation."""
+        is_shown = request.candidates is None and not (request.explain or request.in_haste)
+        return self.explores and is_shown and self.settings.explore_share > 0
 
     def _rival(self) -> Rival | None:
         """Return who fills slates by turns with what is served: in HOLD the branch alone."""
@@ -707,7 +793,7 @@ class Engine:
     def _drafted(self, request: Request, rival: Rival, recommendation_id: str) -> Slate:
         ours = self._slate(request, self.gate.served)
         ranker = self.challenges.recommender if rival.is_challenger else self.recommender
-        theirs = ranker.slate(request, rival.version, self.admission.watermark_ms)
+        theirs = self._by(ranker, request, rival.version)
         coins = int.from_bytes(events.digest(("coins", recommendation_id)), "little")
         ranked = {"a": ours, "b": theirs}
         ids = {team: [scored.item_id for scored in slate] for team, slate in ranked.items()}
@@ -794,7 +880,7 @@ class Engine:
 
     def state(self) -> State:
         """Return everything as plain data and arrays: what a snapshot holds."""
-        return {
+        state: State = {
             "semantics": self.semantics,
             "settings": self.configured.logged(self.semantics),
             "plain": {name: copy(getattr(self, name)) for name in self._PLAIN},
@@ -810,6 +896,10 @@ class Engine:
             "challenges": self.challenges.state(),
             "prequential": {name: p.state() for name, p in self.prequential.items()},
         }
+        if self.explores:
+            state["exploration"] = self.exploration.state()
+            state["ignored"] = self.ignored.state()
+        return state
 
     @classmethod
     def from_state(cls, state: State) -> Engine:
@@ -832,6 +922,11 @@ class Engine:
         engine.challenges.load_state(state["challenges"], engine.settings)
         for name, prequential in engine.prequential.items():
             prequential.load_state(state["prequential"][name])
+        if "exploration" in state:
+            engine.exploration.load_state(state["exploration"])
+            engine.ignored.load_state(state["ignored"])
+        elif engine.explores:  # a snapshot of a program that did not know these
+            engine.exploration.begin()
         return engine
 
     def hashes(self) -> dict[str, str]:
@@ -845,6 +940,8 @@ class Engine:
         self.learner.hash_learning(place, model)
         self.history.update_hash(model)
         model.update(_canonical(self.catalogue.canonical()))
+        if self.explores:
+            self.exploration.labels.update_hash(order, model)
         state = model.copy()
         self.clicks.update_hash(state)
         for ids in (self.history.items, self.history.users):
@@ -852,6 +949,9 @@ class Engine:
         state.update(self.admission.canonical() + self.window.canonical())
         state.update(self.growth.canonical())
         self.challenges.update_hash(order, place, state)
+        if self.explores:
+            self.exploration.update_hash(order, place, state)
+            self.ignored.update_hash(state)
         state.update(_canonical(self._canonical_rest()))
         return {"model_hash": model.hexdigest(), "state_hash": state.hexdigest()}
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
+from collections import OrderedDict
 
 from app.engine import Slate, is_chosen
-from app.errors import SluiceError
+from app.errors import SluiceError, StoreUnavailable, TooManyRequests
 from app.events import Impression
+from app.exploration import explored_places
 from app.ingest import Ingest
 from app.recommend import Request
 from app.settings import Settings
@@ -43,7 +44,8 @@ class Impressions:
         self._ingest = ingest
         self._share = settings.impression_share
         self._wait_ms = round(settings.impression_wait_s * 1_000)
-        self._buffer: deque[Impression] = deque()
+        # By slate and user, the oldest first.
+        self._buffer: OrderedDict[tuple[str, str], Impression] = OrderedDict()
 
     def note(self, request: Request, slate: Slate, slate_id: str, time_ms: int) -> None:
         """Keep a slate, if it is one that a known user was shown by one version as it would be."""
@@ -63,7 +65,24 @@ class Impressions:
             return
         shown = slate.items[:MAX_ITEMS]
         items, scores = [scored.item_id for scored in shown], [scored.score for scored in shown]
-        self._buffer.append(Impression(slate_id, user_id, items, scores, time_ms))
+        likely, explored = [scored.propensity for scored in shown], explored_places(shown)
+        self._buffer[slate_id, user_id] = Impression(
+            slate_id, user_id, items, scores, time_ms, likely, explored
+        )
+        self.n_buffered += 1
+
+    def declare(self, impression: Impression) -> None:
+        """Keep what a client says that it showed, in the place of what is kept of the slate so far.
+
+        Raises TooManyRequests where there is no room, and StoreUnavailable while nothing is logged.
+        """
+        if not self._ingest.is_store_up:
+            raise StoreUnavailable("the log cannot be written now: try again")
+        key = impression.recommendation_id, impression.user_id
+        if self._buffer.pop(key, None) is None and len(self._buffer) >= MAX_BUFFERED:
+            self.n_dropped += 1
+            raise TooManyRequests(f"{MAX_BUFFERED} slates wait to be logged, which is the most")
+        self._buffer[key] = impression
         self.n_buffered += 1
 
     async def run(self) -> None:
@@ -93,9 +112,10 @@ class Impressions:
         due: list[Impression] = []
         users = self._ingest.engine.history.users
         while self._buffer and len(due) < MAX_RECORDS:
-            if self._buffer[0].time_ms + self._wait_ms > now_ms:
+            key, impression = next(iter(self._buffer.items()))
+            if impression.time_ms + self._wait_ms > now_ms:
                 break
-            impression = self._buffer.popleft()
+            del self._buffer[key]
             if impression.user_id in users:
                 due.append(impression)
             else:  # forgotten meanwhile: not to be named again
@@ -104,6 +124,7 @@ class Impressions:
 
 
 def _is_plain(request: Request, slate: Slate) -> bool:
-    """Tell whether a slate is one user's own, of one version, and meant to be shown."""
+    """Tell whether a slate is one user's own, of one version, and taken for shown."""
     is_own = request.history is None and request.candidates is None
-    return is_own and not request.explain and slate.draft is None
+    is_shown = not (request.explain or request.is_declared)
+    return is_own and is_shown and slate.draft is None

@@ -13,7 +13,16 @@ from fastapi import FastAPI
 from starlette.types import Receive, Scope, Send
 
 from app import collector, snapshot, traces
-from app.api import catalogue, dashboard, feedback, health, operations, recommendations, replicas
+from app.api import (
+    catalogue,
+    dashboard,
+    feedback,
+    health,
+    impressions,
+    operations,
+    recommendations,
+    replicas,
+)
 from app.api.asgi import BodyLimit, Measure, PlainFailure, RawPath
 from app.api.errors import add_error_handlers
 from app.api.metrics import Metrics
@@ -27,7 +36,7 @@ from app.api.signing import Signing
 from app.api.stream import Stream
 from app.embedded import EmbeddedServer
 from app.engine import Engine, Outcome
-from app.events import Configure, Entry, Feedback
+from app.events import Configure, Entry, Feedback, Impression, ItemUpsert
 from app.impressions import Impressions
 from app.ingest import Ingest
 from app.peers import Peers
@@ -64,7 +73,17 @@ def create_app(settings: Settings, *, reconfigure: bool = False) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.stopping = stopping
-    for module in (recommendations, feedback, catalogue, operations, replicas, health, dashboard):
+    modules = (
+        recommendations,
+        feedback,
+        impressions,
+        catalogue,
+        operations,
+        replicas,
+        health,
+        dashboard,
+    )
+    for module in modules:
         app.include_router(module.router)
     add_error_handlers(app)
     # Last added, first run.
@@ -125,27 +144,29 @@ async def _service_on_store(
             async with (
                 _in_background(peers.run(), "this replica is no longer listed"),
                 _in_background(stream.run(), "the dashboard gets no news"),
-                signing_service(settings, ingest, metrics) as signing,
+                impression_service(settings, ingest, metrics) as shown,
             ):
+                signing = None
+                if settings.tokens != "off":
+                    signing = Signing(settings, shown, metrics)
                 with collector.calmed():
                     sessions = Sessions(settings)
-                    yield Service(settings, ingest, metrics, past, peers, stream, sessions, signing)
+                    yield Service(
+                        settings, ingest, metrics, past, peers, stream, sessions, shown, signing
+                    )
         finally:
             await ingest.stop()
 
 
 @asynccontextmanager
-async def signing_service(
+async def impression_service(
     settings: Settings, ingest: Ingest, metrics: Metrics
-) -> AsyncIterator[Signing | None]:
-    """Sign and verify recommendation ids, and log impressions meanwhile, where tokens are on."""
-    if settings.tokens == "off":
-        yield None
-        return
-    impressions = Impressions(ingest, settings)
-    metrics.watch(impressions)
-    async with _in_background(impressions.run(), "impressions are no longer logged"):
-        yield Signing(settings, impressions, metrics)
+) -> AsyncIterator[Impressions]:
+    """Log impressions meanwhile: with tokens on all that is served, else what clients declare."""
+    shown = Impressions(ingest, settings)
+    metrics.watch(shown)
+    async with _in_background(shown.run(), "impressions are no longer logged"):
+        yield shown
 
 
 @asynccontextmanager
@@ -203,7 +224,12 @@ async def opened_store(
 def warm_up() -> None:
     """Compile every kernel before the first request (or load it from Numba's cache)."""
     settings = EngineSettings(
-        max_items=100, max_users=100, had_length=20, warmup_events=20, promote_events=5
+        max_items=100,
+        max_users=100,
+        had_length=20,
+        warmup_events=20,
+        promote_events=5,
+        explore_share=1.0,
     )
     engine = Engine(settings)
     engine.apply(Entry([Configure(SEMANTICS, settings.model_dump())]), "0-1")
@@ -211,8 +237,13 @@ def warm_up() -> None:
         Feedback(f"e{n}", f"u{n % 7}", f"i{n * n % 13}", "click", None, n * 1_000)
         for n in range(200)
     ]
-    engine.apply(Entry(list(events)), "0-2")
+    engine.apply(Entry([ItemUpsert(f"i{n}", ["c"]) for n in range(20)]), "0-2")
+    engine.apply(Entry(list(events)), "0-3")
+    shown = [f"i{n}" for n in range(20)]
+    engine.apply(Entry([Impression("s", "u1", shown, [1.0] * 20, 0)]), "0-4")
+    engine.apply(Entry([Feedback("e", "u1", "i5", "click", None, 200_000)]), "0-5")
     for user_id in ("u1", "nobody"):
         engine.recommend(Request(user_id, explain=True, categories=["none"]))
+        engine.recommend(Request(user_id, k=5), "s")
     engine.history.evict_item("i1")
-    Engine.from_state(snapshot.load([snapshot.dump(engine.state(), "0-2")]))
+    Engine.from_state(snapshot.load([snapshot.dump(engine.state(), "0-5")]))

@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 
 from app.catalogue import Catalogue
 from app.conditions import Condition, of_categories
+from app.ignored import Ignored
 from learners import kernels
 from learners.blend import PARTS, Blend
+from learners.candidates import Candidates
 from learners.history import History, Profile
 from learners.kernels import I32, I64, MISS
 
@@ -35,6 +37,7 @@ class Request(NamedTuple):
 
     `history_ms` says when each of its items was had (Unix ms; None: just now), if it says anything.
     `in_haste`: what is trending, without whatever must be left out; in less than half the time.
+    `is_declared`: the client will say what of it was shown.
     """
 
     user_id: str | None = None
@@ -47,6 +50,7 @@ class Request(NamedTuple):
     filter: Condition = ()
     history_ms: Sequence[int | None] = ()
     in_haste: bool = False
+    is_declared: bool = False
 
 
 class Scored(NamedTuple):
@@ -57,6 +61,20 @@ class Scored(NamedTuple):
     sources: list[str]
     why: list[dict[str, Any]] | None
     propensity: float = 1.0
+
+
+class Lowered(NamedTuple):
+    """What users ignored, and what a score loses for each time."""
+
+    ignored: Ignored
+    weight: float
+
+
+class Asked(NamedTuple):
+    """What the last slate was made from: until the next one it tells what was eligible."""
+
+    pool: Candidates
+    profile: Profile
 
 
 class Recommender:
@@ -81,10 +99,18 @@ class Recommender:
 
     # -- slates -------------------------------------------------------------------------------
 
-    def slate(self, request: Request, version: int, now_ms: int) -> list[Scored]:
+    @property
+    def last(self) -> Asked:
+        """What the last slate was made from."""
+        return Asked(self._pool, self._profile)
+
+    def slate(
+        self, request: Request, version: int, now_ms: int, lowered: Lowered | None = None
+    ) -> list[Scored]:
         """Return at most k distinct eligible items, best first; `now_ms` is event time."""
         user = MISS if request.user_id is None else self.history.users.get(request.user_id)
         profile, pool = self._request_profile(request, user, now_ms), self._pool
+        lowered = None if request.history is not None else lowered
         self._begin(request, user, profile, now_ms)
         if request.in_haste:
             profile.clear()
@@ -97,13 +123,20 @@ class Recommender:
                     self.blend.pool_candidates(
                         version, profile, pool, now_ms, most=request.k, given=found
                     )
+            self._lower(user, lowered)
             items, totals, named = self.blend.read_best(pool, self._best, request.k)
             places = self._best[: len(items)]
         else:
-            places = self._rank_given(request, request.candidates, version, profile, now_ms)
+            places = self._rank_given(
+                request, request.candidates, version, profile, now_ms, lowered
+            )
             items, totals, named = self.blend.read(pool, places)
         ids = self.history.items.ids
-        whys = self._whys(places, profile, version) if request.explain else [None] * len(items)
+        whys = (
+            self._whys(places, profile, version, lowered)
+            if request.explain
+            else [None] * len(items)
+        )
         return list(map(Scored, [str(ids[item]) for item in items], totals, named, whys))
 
     def _rank_given(
@@ -113,14 +146,20 @@ class Recommender:
         version: int,
         profile: Profile,
         now_ms: int,
+        lowered: Lowered | None,
     ) -> I32:
         """Return the places of the best of some items; the others only give scores a scale."""
         pool = self._pool
         given = {self.history.items.get(item_id) for item_id in candidates} - {MISS}
         allowed = np.array([item for item in given if pool.is_eligible(item)], np.int32)
         self.blend.pool_candidates(version, profile, pool, now_ms, given=allowed)
+        self._lower(profile.user, lowered)
         places = self._best_places(pool.n)
         return places[np.isin(pool.item[places], allowed)][: request.k]
+
+    def _lower(self, user: int, lowered: Lowered | None) -> None:
+        if lowered is not None:
+            lowered.ignored.lower(user, self._pool, lowered.weight)
 
     def _request_profile(self, request: Request, user: int, now_ms: int) -> Profile:
         if request.history is None:
@@ -209,15 +248,19 @@ class Recommender:
         return self._searched[:found]
 
     def _whys(
-        self, places: I32, profile: Profile, version: int
+        self, places: I32, profile: Profile, version: int, lowered: Lowered | None
     ) -> list[list[dict[str, Any]] | None]:
         """Return for each place of the pool what its score is made of."""
         items = self._pool.item[places].tolist()
         parts = self.blend.contributions(self._pool, places).tolist()
-        return [
-            self._why(item, profile, version, dict(zip(PARTS, own)))
-            for item, own in zip(items, parts)
-        ]
+        whys: list[list[dict[str, Any]] | None] = []
+        for item, own in zip(items, parts):
+            shares = dict(zip(PARTS, own))
+            times = lowered.ignored.times(profile.user, item) if lowered else 0
+            if lowered and times:
+                shares["ignored"] = -lowered.weight * times
+            whys.append(self._why(item, profile, version, shares))
+        return whys
 
     def _why(
         self, item: int, profile: Profile, version: int, parts: dict[str, float]

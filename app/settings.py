@@ -37,7 +37,7 @@ SEMANTICS = 8
 """Version of what the engine computes from a log; hashes compare only within one.
 
 A new log begins with it. 7: a user who is forgotten leaves the shares of traffic, too. 8: the
-catalogue has typed columns.
+catalogue has typed columns; slots explore, and what was ignored counts for less.
 """
 
 KNOWN_SEMANTICS = (6, 7, 8)
@@ -64,7 +64,7 @@ LEARNER_SETTINGS = (
 )
 """What a challenger may have otherwise: what shapes the shared state, and nothing else."""
 
-SINCE_8 = ("max_columns", "max_strings", "had_return")
+SINCE_8 = ("max_columns", "max_strings", "had_return", "explore_share", "ignored_weight")
 """What came with semantics version 8: programs of before do not know these settings."""
 
 DEFAULT_REWARDS = {
@@ -278,6 +278,13 @@ class EngineSettings(BaseModel):
         ge=0,
         le=1,
         description="share of trusted users' slates that champion and challenger fill by turns",
+    )
+
+    explore_share: float = Field(
+        0.05, ge=0, le=1, description="share of the slots below the third that show new items"
+    )
+    ignored_weight: float = Field(
+        0.05, ge=0, le=10, description="what a score loses each time that its item was ignored"
     )
 
     @model_validator(mode="after")

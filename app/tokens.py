@@ -86,25 +86,44 @@ class Tokens:
 
         Total: any text gets a verdict. A slate that was made for nobody answers for anybody.
         """
+        reading, [place] = self._read(token, user_id, [handle], now_ms)
+        return reading if place is None else reading._replace(place=place)
+
+    def verify_shown(
+        self, token: str, *, user_id: str, handles: Sequence[int | None], now_ms: int
+    ) -> tuple[Reading, list[int | None]]:
+        """Read a token for items of which a client says that it showed them; and their places.
+
+        The verdict is `item` unless all of them are of the slate. `draft` is the last item's.
+        """
+        return self._read(token, user_id, handles, now_ms)
+
+    def _read(
+        self, token: str, user_id: str, handles: Sequence[int | None], now_ms: int
+    ) -> tuple[Reading, list[int | None]]:
+        nowhere: list[int | None] = [None] * len(handles)
         raw = _raw(token)
         if raw is None:
-            return Reading("malformed")
+            return Reading("malformed"), nowhere
         body, mac = raw[:-_MAC_BYTES], raw[-_MAC_BYTES:]
         _, key_id, slate, user, time_ms, width, n_items, n_name = _HEAD.unpack_from(body)
         mine = [key for id_, key in self._keys if id_ == key_id]
         if not any(hmac.compare_digest(self._mac(key, body), mac) for key in mine):
-            return Reading("signature")
+            return Reading("signature"), nowhere
         slate_id = _written(slate)
         if not -FUTURE_MS <= now_ms - time_ms <= self._max_age_ms:
-            return Reading("expired", slate_id)
+            return Reading("expired", slate_id), nowhere
         if user not in (_NO_USER, _user(user_id)):
-            return Reading("user", slate_id)
+            return Reading("user", slate_id), nowhere
         end = _HEAD.size + n_items * width
-        place = None if handle is None else _place(body[_HEAD.size : end], width, _packed(handle))
-        if place is None:
-            return Reading("item", slate_id)
-        draft = _draft(body[end:], n_name, place) if n_name else None
-        return Reading(VALID, slate_id, place, draft)
+        items = body[_HEAD.size : end]
+        places = [None if h is None else _place(items, width, _packed(h)) for h in handles]
+        last = places[-1] if places else None
+        if last is None or None in places:
+            return Reading("item", slate_id), nowhere
+        return Reading(
+            VALID, slate_id, None, _draft(body[end:], n_name, last) if n_name else None
+        ), places
 
     def _mac(self, key: bytes, body: bytes) -> bytes:
         return hmac.digest(key, self._prefix + body, "sha256")[:_MAC_BYTES]

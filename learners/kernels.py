@@ -43,6 +43,7 @@ FACTOR_SPREAD = 0.2
 FACTOR_BOUND = 4.0
 BURST_MS, VISIT_MS, DAY_MS = 20_000, 1_800_000, 86_400_000
 LOG2_E = 1.4426950408889634
+SHOWN_PER_EVENT = 10  # where showings are not logged
 
 _DECIMALS = Context(prec=30)
 _FRACTIONS = 1024
@@ -2436,9 +2437,11 @@ def clicks_expected(weights: F64, scores: F64, expected: F64) -> None:
 
 @njit(cache=True)
 def clicks_learn(weights: F64, scores: F64, clicked: F64, rate: float) -> None:
-    """Take a step on the log-likelihood of each place's outcome."""
+    """Take a step on the log-likelihood of each place's outcome; NaN teaches nothing."""
     for place in range(len(scores)):
         score = scores[place]
+        if np.isnan(clicked[place]):
+            continue
         error = clicked[place] - sigmoid(_click_odds(weights, place, score))
         weights[0] += rate * error
         weights[1] += rate * error * _squashed(score)
@@ -2504,3 +2507,249 @@ def baselines(n_shown: I64, surplus: F64, baseline: F64, armed: int, most: int) 
             if n_shown[row] > most:
                 n_shown[row] //= 2
                 surplus[row] *= 0.5
+
+
+# -- exploration ------------------------------------------------------------------------------
+
+
+@njit(cache=True)
+def label_profile(
+    of_item: I32, items: I32, weights: F64, n_items: int, labels: I32, strengths: F64
+) -> int:
+    """Write the labels of a history, each once, with the weight of the latest item that has it.
+
+    `of_item` holds labels from 1 on, 0 after the last; here they count from 0.
+    """
+    n = 0
+    for r in range(n_items):
+        for number in of_item[items[r]]:
+            if number == 0:
+                break
+            if n < len(labels) and place_of(labels, n, number - 1) == MISS:
+                labels[n] = number - 1
+                strengths[n] = weights[r]
+                n += 1
+    return n
+
+
+@njit(cache=True)
+def labels_learn(
+    pool: Pool,
+    rows: Neighbours,
+    slots: I32,
+    generation: I32,
+    key: U64,
+    sketch: U16,
+    place: I64,
+    own_labels: I32,
+    reward: float,
+    labels: I32,
+    strengths: F64,
+    n: int,
+    shrink: float,
+) -> None:
+    """Count an item's labels together with those of a history, also each with itself.
+
+    Like `covisit_learn`, for every one of the item's labels. A pair of two gets its other half when
+    they come in the other order; one with itself cannot, and so counts twice.
+    """
+    empty = inverse_norm(0.0, shrink)
+    for number in own_labels:
+        if number == 0:
+            break
+        label = number - 1
+        own = _own_neighbours(pool, rows, slots, label, empty)
+        handle = (np.int64(generation[label]) << 32) | label
+        for r in range(n):
+            other = labels[r]
+            amount = reward * np.sqrt(strengths[r])
+            theirs = (np.int64(generation[other]) << 32) | other
+            if other == label:
+                amount *= 2.0
+            _add_neighbour(rows, own, theirs, amount, generation, key, sketch, label)
+            if other != label:
+                slot = _own_neighbours(pool, rows, slots, other, empty)
+                _add_neighbour(rows, slot, handle, amount, generation, key, sketch, other)
+        rows.mass[own] += reward
+        rows.inv_norm[own] = inverse_norm(rows.mass[own], shrink)
+    sketch_age(sketch, place)
+
+
+@njit(cache=True)
+def drawn(seed: Any, number: int) -> float:
+    """Return the number-th of many numbers from 0 to below 1 that a seed stands for."""
+    step = np.uint64(0x9E3779B97F4A7C15) * np.uint64(number + 1)
+    return float(mix(np.uint64(seed) + step) >> np.uint64(11)) / 9007199254740992.0  # 2^53
+
+
+@njit(cache=True)
+def exploring(
+    seed: Any, share: float, cold: I32, allowed: Filter, tick: int, propensity: F64
+) -> int:
+    """Draw which slots explore, one coin each; write how likely what stands there is, if none did.
+
+    The n-th slot may explore if there are more than n eligible cold items. Return how many do.
+    """
+    n_cold, n = 0, 0
+    for item in cold:
+        if n_cold == len(propensity):
+            break
+        if is_eligible(allowed, tick, item):
+            n_cold += 1
+    for slot in range(len(propensity)):
+        propensity[slot] = 1.0 - share if slot < n_cold else 1.0
+        if slot < n_cold and drawn(seed, 2 * slot) < share:
+            n += 1
+    return n
+
+
+@njit(cache=True)
+def optimism(shown: int, taken: int) -> float:
+    """Return how often an item may be taken at best: two standard errors above the mean.
+
+    Once in twenty showings is believed beforehand. Where showings are not logged, each event stands
+    for `SHOWN_PER_EVENT` of them.
+    """
+    n = max(shown, SHOWN_PER_EVENT * taken)
+    mean = (taken + 1.0) / (n + 20.0)
+    return mean + 2.0 * np.sqrt(mean * (1.0 - mean) / (n + 1.0))
+
+
+@njit(cache=True)
+def rate_cold(
+    cold: I32,
+    allowed: Filter,
+    tick: int,
+    shown: I32,
+    taken: I32,
+    of_item: I32,
+    sums: Accumulator,
+    floor: float,
+    rated: I32,
+    value: F64,
+) -> int:
+    """Write the eligible cold items and what each is worth to a user; return how many.
+
+    `sums` has what the labels of the user's history say of other labels. An item's affinity is the
+    sum over its labels, over the root of their number and over the largest affinity; it is worth
+    its optimism times that, and `floor` times that if nothing speaks for it.
+    """
+    n, largest, first = 0, 0.0, sums.tick[0] << 32
+    for item in cold:
+        if not is_eligible(allowed, tick, item):
+            continue
+        affinity, n_labels = 0.0, 0
+        for number in of_item[item]:
+            if number == 0:
+                break
+            n_labels += 1
+            label = np.int64(number - 1)
+            place = _find_sum(sums.key, first, label)
+            if sums.key[place] == first | label:
+                affinity += sums.score[place]
+        rated[n], value[n] = item, affinity / np.sqrt(max(n_labels, 1))
+        largest = max(largest, value[n])
+        n += 1
+    for c in range(n):
+        affinity = value[c] / largest if largest > 0.0 else 0.0
+        value[c] = optimism(shown[rated[c]], taken[rated[c]]) * (floor + affinity)
+    return n
+
+
+@njit(cache=True)
+def explore(
+    seed: Any,
+    share: float,
+    rated: I32,
+    value: F64,
+    n: int,
+    per_slot: int,
+    key: U64,
+    salt: Any,
+    chosen: I32,
+    propensity: F64,
+) -> None:
+    """Write which item each slot shows, MISS where it does not explore, and how likely that was.
+
+    The best `per_slot` times the number of slots are dealt out, best first (ties by a hash of item
+    and user); a slot that explores draws one of its own, by what they are worth.
+    """
+    n_slots = len(chosen)
+    n_best = min(n, per_slot * n_slots)
+    for place in range(n_best):
+        best = place
+        for c in range(place + 1, n):
+            ours, theirs = mix(key[rated[c]] ^ salt), mix(key[rated[best]] ^ salt)
+            if value[c] > value[best] or (value[c] == value[best] and ours < theirs):
+                best = c
+        rated[place], rated[best] = rated[best], rated[place]
+        value[place], value[best] = value[best], value[place]
+    for slot in range(n_slots):
+        chosen[slot] = MISS
+        if slot >= n_best or drawn(seed, 2 * slot) >= share:
+            continue
+        whole = 0.0
+        for c in range(slot, n_best, n_slots):
+            whole += value[c]
+        rest = drawn(seed, 2 * slot + 1) * whole
+        for c in range(slot, n_best, n_slots):
+            chosen[slot], propensity[slot] = rated[c], share * value[c] / whole
+            rest -= value[c]
+            if rest < 0.0:
+                break
+
+
+# -- ignored ----------------------------------------------------------------------------------
+
+
+@njit(cache=True)
+def ignored_add(handles: I64, times: U8, n: int, handle: int) -> int:
+    """Count one more time that a handle was ignored and put it first; return how many there are.
+
+    The last one goes where there is no room.
+    """
+    place, count = 0, 1
+    while place < n and handles[place] != handle:
+        place += 1
+    if place < n:
+        count = min(times[place] + 1, 255)
+    else:
+        n = min(n + 1, len(handles))
+        place = n - 1
+    for later in range(place, 0, -1):
+        handles[later], times[later] = handles[later - 1], times[later - 1]
+    handles[0], times[0] = handle, count
+    return n
+
+
+@njit(cache=True)
+def ignored_drop(handles: I64, times: U8, n: int, handle: int) -> int:
+    """Take a handle out; return how many are left."""
+    kept = 0
+    for place in range(n):
+        if handles[place] != handle:
+            handles[kept], times[kept] = handles[place], times[place]
+            kept += 1
+    for place in range(kept, n):
+        handles[place], times[place] = 0, 0
+    return kept
+
+
+@njit(cache=True)
+def lower_ignored(
+    handles: I64,
+    times: U8,
+    n: int,
+    generation: I32,
+    weight: float,
+    pooled: I64,
+    tick: int,
+    pool: I32,
+    n_pool: int,
+    total: F64,
+) -> None:
+    """Take from the total of each pooled item that was ignored `weight` for each time."""
+    for i in range(n):
+        item = handles[i] & INDEX_MASK
+        if is_live(handles[i], generation) and pooled[item] == tick:
+            total[place_of(pool, n_pool, item)] -= weight * times[i]

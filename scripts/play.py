@@ -13,6 +13,7 @@ import numpy as np
 
 from app.engine import Engine
 from app.events import VALID, Configure, Entry, Feedback, Impression, Record, UserUpsert
+from app.exploration import explored_places
 from app.recommend import Request
 from app.settings import SEMANTICS, EngineSettings
 from scripts.faults import N_ATTACKED, N_FAKES, Fault
@@ -265,8 +266,15 @@ class ShopPlay(Play):
             self._count(view.shopper, item)
         is_known = user_id in self.engine.history.users
         if is_known and items and slate.draft is None:
-            ids, scores = zip(*[(s.item_id, s.score) for s in slate.items], strict=True)
-            shown = Impression(slate_id, user_id, list(ids), list(scores), self.now_ms)
+            shown = Impression(
+                slate_id,
+                user_id,
+                [scored.item_id for scored in slate.items],
+                [scored.score for scored in slate.items],
+                self.now_ms,
+                [scored.propensity for scored in slate.items],
+                explored_places(slate.items),
+            )
             heapq.heappush(self._shown, (self.now_ms + _CLICKS_SEEN_MS, shop.n_views, shown))
         if self.fault is not None:
             self._attack(self.fault)

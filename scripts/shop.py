@@ -29,7 +29,6 @@ _OWN = 0.2
 _ABOUT, _STAYS, _IS_NEW = 20, 0.8, 0.1
 # How far a taste moves from visit to visit.
 _DRIFT = 0.05
-_VIEWS_PER_NEW_ITEM = 400
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,8 @@ class ShopOptions:
 
     `beta` is the share of clicks that go to the first place whatever is there, `browsing` that of
     views after which somebody also picks an item by themselves, `trusted` that of users whose
-    feedback no fault touches; `view_ms` the mean time between two views.
+    feedback no fault touches; `view_ms` the mean time between two views, `views_per_item` their
+    number from one new item to the next, until there are twice as many as at first.
     """
 
     n_users: int = 1_000
@@ -50,6 +50,7 @@ class ShopOptions:
     browsing: float = 0.3
     trusted: float = 0.05
     view_ms: float = 1_500.0
+    views_per_item: int = 400
 
 
 class View(NamedTuple):
@@ -109,7 +110,7 @@ class Shop:
         """Move on to whoever looks at a slate next."""
         self.time_ms += max(1, int(self.rng.exponential(self.options.view_ms)))
         self.n_views += 1
-        if self.n_views % _VIEWS_PER_NEW_ITEM == 0 and self.n_items < len(self.appeal):
+        if self.n_views % self.options.views_per_item == 0 and self.n_items < len(self.appeal):
             self.n_items += 1
         if len(self._about) == _ABOUT and self.rng.random() < _STAYS:
             return View(self._about[int(self.rng.integers(_ABOUT))], self.time_ms)

@@ -42,6 +42,8 @@ SMALL: dict[str, Any] = {
     "ask_judged": 50,
     "probation_judged": 50,
     "relearn_events": 1_000,
+    # What a list has does not depend on its id, so that tests can compare lists.
+    "explore_share": 0.0,
 }
 
 EVICTING: dict[str, Any] = {"max_items": 100, "max_users": 100, "overlap_histories": 10}

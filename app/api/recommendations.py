@@ -106,7 +106,8 @@ async def _recommend(
 def slate_answer(service: Service, request: Request, degraded: str | None = None) -> Response:
     """Answer with a list, and in what way it is `degraded`, if it is known to be."""
     if service.signing is None:
-        slate, id_ = service.engine.recommend(request), os.urandom(12).hex()
+        id_ = os.urandom(12).hex()
+        slate = service.engine.recommend(request, id_, is_signed=False)
     else:
         slate, id_ = service.signing.recommend(service.engine, request, now_ms())
     about = {"recommendation_id": id_, "user_id": request.user_id}

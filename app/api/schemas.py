@@ -31,6 +31,7 @@ from app.conditions import (
 from app.events import check_id, parse_time
 from app.recommend import Request
 from app.settings import LEARNER_SETTINGS, SEMANTICS, EngineSettings
+from app.tokens import MAX_TOKEN_BYTES
 
 MAX_ATTRIBUTES = 64
 MAX_TEXT_CHARS = 1_024
@@ -178,6 +179,15 @@ class HistoryItem(Body):
 Names = Annotated[list[str], Field(max_length=100)]
 
 
+ImpressionMode = Annotated[
+    Literal["auto", "explicit"],
+    Field(
+        description="explicit: what of this is shown will be declared by POST /v1/impressions;"
+        " auto: with SLUICE_TOKENS on, all of it is taken for shown"
+    ),
+]
+
+
 class ListQuery(BaseModel):
     """How long a list may be, and what may be in it: query parameters of every GET of one."""
 
@@ -213,6 +223,7 @@ class RecommendationsQuery(ListQuery):
     min_cursor: Annotated[str, Field(pattern=CURSOR)] | None = Field(
         None, description="wait until this log position is applied here"
     )
+    impression: ImpressionMode = "auto"
     at: Annotated[str, Field(pattern=CURSOR)] | None = Field(
         None,
         description="as of this log position: rebuilt from snapshots and the log, which takes"
@@ -228,6 +239,7 @@ class RecommendationsQuery(ListQuery):
             self.category,
             explain=self.explain,
             filter=self.condition(),
+            is_declared=self.impression == "explicit",
         )
 
 
@@ -244,6 +256,7 @@ class RecommendationsBody(Body):
     explain: bool = False
     deadline_ms: DeadlineMs | None = None
     min_cursor: str | None = Field(None, pattern=CURSOR)
+    impression: ImpressionMode = "auto"
     history: list[Id | HistoryItem] | None = Field(
         None, max_length=1_000, description="oldest first; nothing of it is stored"
     )
@@ -268,6 +281,7 @@ class RecommendationsBody(Body):
             self.explain,
             checked(condition),
             times,
+            is_declared=self.impression == "explicit",
         )
 
 
@@ -287,7 +301,10 @@ class SlateItem(BaseModel):
     item_id: str
     position: int
     score: float
-    propensity: float
+    propensity: float = Field(
+        description="how likely it was that this item stood here: below 1 where a slot explores, or"
+        " two versions filled the list"
+    )
     sources: list[str]
     why: list[Why] | None = None
 
@@ -365,6 +382,36 @@ class FeedbackAnswer(BaseModel):
     counts: dict[str, int]
     cursor: str
     model: Versions | None
+
+
+class ShownItem(Body):
+    """An item that was shown, as it was answered; `position` and `why` play no part."""
+
+    item_id: Id
+    position: Annotated[int, _whole] | None = None
+    score: Exact = 0.0
+    propensity: Annotated[Number, Field(gt=0, le=1)] = 1.0
+    sources: list[Id] = Field([], max_length=64)
+    why: list[Any] | None = Field(None, max_length=2_000)
+
+
+class ImpressionBody(Body):
+    """What of a slate was really shown, in its order; of more than 20 items the first 20 count."""
+
+    recommendation_id: str = Field(min_length=1, max_length=MAX_TOKEN_BYTES)
+    user_id: Id = Field(examples=["u1"])
+    items: list[ShownItem] = Field(min_length=1, max_length=200)
+
+    @model_validator(mode="after")
+    def _printable(self) -> Self:
+        self.recommendation_id.encode()
+        return self
+
+
+class Accepted(BaseModel):
+    """It will be logged."""
+
+    status: Literal["accepted"]
 
 
 # -- catalogue --------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ from app.api.stream import Stream
 from app.engine import Engine, Outcome
 from app.errors import Conflict, Forbidden, SluiceError, Unauthorized
 from app.events import Record, check_id
+from app.impressions import Impressions
 from app.ingest import Ingest
 from app.peers import Peers
 from app.settings import Settings
@@ -45,6 +46,7 @@ class Service:
     peers: Peers
     stream: Stream
     sessions: Sessions
+    impressions: Impressions
     signing: Signing | None = None
     arrivals: Arrivals = field(default_factory=Arrivals)
     popular: Popular = field(default_factory=Popular)

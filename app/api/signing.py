@@ -11,13 +11,21 @@ import msgspec
 
 from app.api.metrics import Metrics
 from app.engine import Engine, Slate
-from app.events import Event, Feedback
+from app.errors import InvalidRequest
+from app.events import VALID, Event, Feedback
 from app.impressions import Impressions
 from app.recommend import Request
 from app.settings import Settings
 from app.tokens import SLATE_ID_BYTES, Tokens
 from learners.kernels import MISS
 
+_WRONG = {
+    "malformed": "it is none that this service made",
+    "signature": "it is not signed with a key of this service",
+    "expired": "it is too old",
+    "user": "it was made for another user",
+    "item": "its slate does not have all of these items",
+}
 # Verifying yields to other requests this often: one takes 15 to 25 us.
 _BATCH = 64
 
@@ -40,6 +48,24 @@ class Signing:
         token = self._tokens.mint(slate_id, request.user_id, handles, now_ms, slate.draft)
         self._impressions.note(request, slate, slate_id, now_ms)
         return slate, token
+
+    def verify_shown(
+        self, engine: Engine, token: str, user_id: str, items: list[str], now_ms: int
+    ) -> tuple[str, bool]:
+        """Return a slate's own id, and whether its clicks can be compared with expectations.
+
+        For that the items must be its first ones, as one version ranked them. Raises
+        InvalidRequest where the token is not ours, or not of this user and these items.
+        """
+        known = [engine.history.items.get(item) for item in items]
+        handles = [None if i == MISS else engine.history.items.handle(i) for i in known]
+        reading, places = self._tokens.verify_shown(
+            token, user_id=user_id, handles=handles, now_ms=now_ms
+        )
+        self._metrics.tokens.labels(reading.verdict).inc()
+        if reading.verdict != VALID or reading.slate_id is None:
+            raise InvalidRequest(f"recommendation_id: {_WRONG[reading.verdict]}")
+        return reading.slate_id, places == list(range(len(items))) and reading.draft is None
 
     async def verified(
         self, engine: Engine, events: Sequence[Event], arrival_ms: int

@@ -52,10 +52,14 @@ def test_all_go_on_from_one_place(replica: StartService, url: str) -> None:
     for batch in parts[:4]:
         one.learn(batch)
     assert (semantics(one), semantics(two)) == (OLD, OLD)
+    shown = {"recommendation_id": "r", "user_id": "u1", "items": [{"item_id": "i1"}]}
+    refused = error_of(one.client.post("/v1/impressions", json=shown), 409)
+    assert "/v1/upgrade" in refused["message"]
     one.client.delete("/v1/users/u1")
     answer = one.post("/v1/upgrade", {"reason": "all are new"})
     assert answer["semantics"] == SEMANTICS
     until(lambda: semantics(two) == SEMANTICS)
+    assert one.post("/v1/impressions", shown) == {"status": "accepted"}
     two.client.delete("/v1/users/u2")
     for batch in parts[4:]:
         cursor = two.learn(batch)["cursor"]

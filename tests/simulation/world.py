@@ -102,7 +102,7 @@ class Replica(Owner):
         # What no handler of this simulation touches is not there.
         nothing = cast(Any, None)
         arrivals = Arrivals(clock=world.loop.time, cpu_clock=lambda: 0.0)
-        self.service = Service(settings, self.ingest, *[nothing] * 5)
+        self.service = Service(settings, self.ingest, *[nothing] * 6)
         self.service.arrivals = arrivals
 
     def spawn(self, work: Any) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from app.engine import Draft, Engine
-from app.recommend import Request
+from app.recommend import Request, Scored
 from learners.base import ANCHOR, CHAMPION, SHADOW
 from tests.factories import START_MS, apply, click, command
 from tests.unit.clicking import Shop, held, opened, twin_of
@@ -63,7 +63,7 @@ def test_drafts_are_made_of_both_versions() -> None:
         if slate.draft is None:
             continue
         ranked = {
-            team: {s.item_id: s for s in engine.recommender.slate(request, version, now(engine))}
+            team: {s.item_id: s for s in as_served(engine, request, version)}
             for team, version in (("a", CHAMPION), ("b", SHADOW))
         }
         for scored, team in zip(slate.items, slate.draft.teams, strict=True):
@@ -77,6 +77,12 @@ def test_drafts_are_made_of_both_versions() -> None:
 def now(engine: Engine) -> int:
     """Return the engine's time."""
     return engine.admission.watermark_ms
+
+
+def as_served(engine: Engine, request: Request, version: int) -> list[Scored]:
+    """Return what a version alone would show now."""
+    now_ms = engine.admission.watermark_ms
+    return engine.recommender.slate(request, version, now_ms, engine.lowered)
 
 
 @pytest.mark.parametrize(

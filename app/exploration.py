@@ -1,0 +1,243 @@
+"""Exploration slots: a share of the slots below the third shows items that few have seen.
+
+Which slots explore, and what they show, is drawn by hashes of the seed and the recommendation id,
+so that a read stays a read, and it is known how likely everything was that was shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import chain, islice
+from typing import Any
+
+import numpy as np
+
+from app.catalogue import Catalogue
+from app.events import digest
+from app.recommend import Asked, Scored
+from learners import kernels
+from learners.history import History
+from learners.ids import State
+from learners.kernels import F64, I32, MISS
+from learners.labels import Labels
+
+N_SPARED = 3
+"""Slots that never explore: the first ones, which most people look at."""
+
+EXPLORATION = "exploration"
+"""The source that stands beside an item that explores."""
+
+MOST_SHOWN = 100
+"""Showings after which an item is not new any more ..."""
+MOST_TAKEN = MOST_SHOWN // kernels.SHOWN_PER_EVENT
+"""... or events: then the sources know it, however it was found."""
+
+# Cold items that a slate looks at: the newest, and as many of those that wait, by turns.
+_N_FRESH = _N_WAITING = 128
+# Events after which the turn goes on by one.
+_TURN_EVENTS = 20
+# Items that a slot draws from. More would show more that nobody is likely to want.
+_PER_SLOT = 3
+# What an item is worth that nothing speaks for, beside one whose labels fit best.
+_FLOOR = 0.1
+_MOST_SLOTS = 200
+
+
+class Exploration:
+    """Knows how often items were shown and clicked, which are cold, and what their labels say.
+
+    Counts and labels are what happened and what items are, and live; what was learned of labels
+    has versions (see `Labels`).
+    """
+
+    def __init__(self, history: History, catalogue: Catalogue) -> None:
+        self._history, self._items, self._catalogue = history, history.items, catalogue
+        self.labels = Labels(history.max_items)
+        self._reset()
+        history.on_item_evicted.append(self._forget)
+        self._rated: I32 = np.zeros(_N_FRESH + _N_WAITING, np.int32)
+        self._value: F64 = np.zeros(len(self._rated))
+        self._chosen: I32 = np.zeros(_MOST_SLOTS, np.int32)
+        self._propensity: F64 = np.zeros(_MOST_SLOTS)
+
+    def _reset(self) -> None:
+        size = self._history.max_items
+        self._is_known = np.zeros(size, np.uint8)
+        self._shown: I32 = np.zeros(size, np.int32)
+        self._taken: I32 = np.zeros(size, np.int32)
+        # Ordered sets of indices: the newest of the cold items, and all others.
+        self._fresh: dict[int, None] = {}
+        self._waiting: dict[int, None] = {}
+        self._cold: I32 | None = None
+
+    # -- what is known ------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Take all items that there are for old ones: what was shown before, nobody knows."""
+        for index in self._items.sorted_indices().tolist():
+            self._is_known[index] = 1
+            self.labels.put(index, self._catalogue.labels(index))
+
+    def meet(self, index: int) -> None:
+        """Take note of an item that is there: a new one is cold."""
+        if self._is_known[index]:
+            return
+        self._is_known[index] = 1
+        self._fresh[index] = None
+        if len(self._fresh) > _N_FRESH:
+            oldest = next(iter(self._fresh))
+            del self._fresh[oldest]
+            self._waiting[oldest] = None
+        self._cold = None
+
+    def describe(self, index: int) -> None:
+        """Take note that an item's categories or attributes may have changed."""
+        self.labels.put(index, self._catalogue.labels(index))
+
+    def show(self, index: int) -> None:
+        """Count that an item was shown."""
+        self._shown[index] += 1
+        self._warm(index)
+
+    def take(self, index: int) -> None:
+        """Count that an item was clicked, or had otherwise."""
+        self._taken[index] += 1
+        self._warm(index)
+
+    def _warm(self, index: int) -> None:
+        if self._shown[index] >= MOST_SHOWN or self._taken[index] >= MOST_TAKEN:
+            self._leave(index)
+
+    def turn(self, n_events: int) -> None:
+        """Let the next of the waiting items be looked at, now and then."""
+        if n_events % _TURN_EVENTS == 0 and len(self._waiting) > _N_WAITING:
+            first = next(iter(self._waiting))
+            del self._waiting[first]
+            self._waiting[first] = None
+            self._cold = None
+
+    def _leave(self, index: int) -> None:
+        if index in self._fresh or index in self._waiting:
+            self._fresh.pop(index, None)
+            self._waiting.pop(index, None)
+            self._cold = None
+
+    def _forget(self, index: int, handle: int) -> None:
+        self._leave(index)
+        self._is_known[index] = self._shown[index] = self._taken[index] = 0
+        self.labels.put(index, [])
+
+    @property
+    def cold(self) -> I32:
+        """The cold items that slates look at now."""
+        if self._cold is None:
+            looked_at = chain(reversed(self._fresh), islice(self._waiting, _N_WAITING))
+            self._cold = np.fromiter(looked_at, np.int32)
+        return self._cold
+
+    # -- slates -------------------------------------------------------------------------------
+
+    def explore(
+        self,
+        slate: list[Scored],
+        asked: Asked,
+        version: int,
+        *,
+        share: float,
+        seed: int,
+        recommendation_id: str,
+    ) -> list[Scored]:
+        """Return a slate in which some slots show cold items, and how likely each was to do so.
+
+        `asked` is what the slate was made from: it knows what is eligible. What explores takes the
+        score of whose place it has, so that the order of scores is that of the slate.
+        """
+        pool = asked.pool
+        n_slots = len(slate) - N_SPARED
+        cold = self.cold
+        if n_slots <= 0 or not len(cold):
+            return slate
+        get = self._items.get
+        for scored in slate:
+            pool.exclude(get(scored.item_id))
+        hashed = digest(("explore", str(seed), recommendation_id))
+        chance = np.uint64(int.from_bytes(hashed[:8], "little"))
+        propensity, chosen = self._propensity[:n_slots], None
+        if kernels.exploring(chance, share, cold, pool.allowed, pool.tick, propensity):
+            chosen = self._chosen[:n_slots]
+            self._choose(chance, share, asked, version, chosen, propensity)
+        return slate[:N_SPARED] + self._placed(slate[N_SPARED:], propensity, chosen)
+
+    def _choose(
+        self,
+        chance: Any,
+        share: float,
+        asked: Asked,
+        version: int,
+        chosen: I32,
+        propensity: F64,
+    ) -> None:
+        pool, profile = asked
+        rated, value, users = self._rated, self._value, self._history.users
+        n = kernels.rate_cold(
+            self.cold,
+            pool.allowed,
+            pool.tick,
+            self._shown,
+            self._taken,
+            self.labels.of_item,
+            self.labels.sums_for(profile, version),
+            _FLOOR,
+            rated,
+            value,
+        )
+        salt = users.key[profile.user] if profile.user != MISS else np.uint64(0)
+        keys = self._items.key
+        kernels.explore(chance, share, rated, value, n, _PER_SLOT, keys, salt, chosen, propensity)
+
+    def _placed(self, slots: list[Scored], propensity: F64, chosen: I32 | None) -> list[Scored]:
+        placed = [
+            Scored(item_id, score, sources, why, likely)
+            for (item_id, score, sources, why, _), likely in zip(slots, propensity.tolist())
+        ]
+        if chosen is not None:
+            for slot in np.flatnonzero(chosen != MISS).tolist():
+                item_id = str(self._items.ids[chosen[slot]])
+                placed[slot] = placed[slot]._replace(item_id=item_id, sources=[EXPLORATION])
+        return placed
+
+    # -- state --------------------------------------------------------------------------------
+
+    def state(self) -> State:
+        """Return what `load_state` continues from."""
+        n = self._items.n_indices
+        return {
+            "known": self._is_known[:n],
+            "shown": self._shown[:n],
+            "taken": self._taken[:n],
+            "fresh": list(self._fresh),
+            "waiting": list(self._waiting),
+            "labels": self.labels.state(n),
+        }
+
+    def load_state(self, state: State) -> None:
+        """Become what `state` was taken from."""
+        self._reset()
+        n = len(state["known"])
+        self._is_known[:n] = state["known"]
+        self._shown[:n], self._taken[:n] = state["shown"], state["taken"]
+        self._fresh = dict.fromkeys(int(index) for index in state["fresh"])
+        self._waiting = dict.fromkeys(int(index) for index in state["waiting"])
+        self.labels.load_state(state["labels"])
+
+    def update_hash(self, order: I32, place: Any, sha: Any) -> None:
+        """Feed all but the labels to a hashlib object: items in `order`, an index i as place[i]."""
+        for array in (self._is_known, self._shown, self._taken):
+            sha.update(array[order].tobytes())
+        for queue in (self._fresh, self._waiting):
+            sha.update(place[np.fromiter(queue, np.int64, len(queue))].tobytes() + b"|")
+
+
+def explored_places(slate: Iterable[Scored]) -> list[int]:
+    """Return the places (from 0) of a slate that explored."""
+    return [place for place, scored in enumerate(slate) if scored.sources == [EXPLORATION]]

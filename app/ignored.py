@@ -1,0 +1,106 @@
+"""What users were shown and did not take: personal, live at once, and forgotten with the user."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Any
+
+import numpy as np
+
+from learners import kernels
+from learners.candidates import Candidates
+from learners.history import History
+from learners.ids import PackedRows, State
+from learners.kernels import I64, MISS, U8
+
+N_IGNORED = 32
+"""Items per user that are remembered as ignored: those shown last, more than a slate has."""
+
+
+class Ignored:
+    """Per user, the items ignored last, the latest first, and how often each was, up to 255."""
+
+    def __init__(self, history: History) -> None:
+        self._history = history
+        self._reset()
+        history.on_user_forgotten.append(self._forget)
+
+    def _reset(self) -> None:
+        shape = self._history.max_users, N_IGNORED
+        self._handle: I64 = np.zeros(shape, np.int64)
+        self._times: U8 = np.zeros(shape, np.uint8)
+        self._n = np.zeros(self._history.max_users, np.int32)
+
+    def add(self, user: int, item: int) -> None:
+        """Count that a user was shown an item and did not take it (both by index)."""
+        handle = self._history.items.handle(item)
+        self._n[user] = kernels.ignored_add(
+            self._handle[user], self._times[user], self._n[user], handle
+        )
+
+    def drop(self, user: int, item: int) -> None:
+        """Forget that a user ignored an item: they had it after all."""
+        if self._n[user]:
+            self._n[user] = kernels.ignored_drop(
+                self._handle[user],
+                self._times[user],
+                self._n[user],
+                self._history.items.handle(item),
+            )
+
+    def lower(self, user: int, pool: Candidates, weight: float) -> bool:
+        """Lower the totals of what a user ignored by `weight` a time; tell whether any may be."""
+        if user == MISS or not weight or not self._n[user]:
+            return False
+        kernels.lower_ignored(
+            self._handle[user],
+            self._times[user],
+            self._n[user],
+            self._history.items.generation,
+            weight,
+            pool.pooled,
+            pool.tick,
+            pool.item,
+            pool.n,
+            pool.total,
+        )
+        return True
+
+    def times(self, user: int, item: int) -> int:
+        """Return how often in a row a user ignored an item (both by index)."""
+        if MISS in (user, item):
+            return 0
+        found = np.flatnonzero(
+            self._handle[user, : self._n[user]] == self._history.items.handle(item)
+        )
+        return int(self._times[user, found[0]]) if len(found) else 0
+
+    def _forget(self, user_id: Hashable) -> None:
+        user = self._history.users.get(user_id)
+        self._handle[user] = 0
+        self._times[user] = 0
+        self._n[user] = 0
+
+    # -- state --------------------------------------------------------------------------------
+
+    def state(self) -> State:
+        """Return what `load_state` continues from."""
+        n = self._n[: self._history.users.n_indices]
+        return {"n": n, "handle": PackedRows(self._handle, n), "times": PackedRows(self._times, n)}
+
+    def load_state(self, state: State) -> None:
+        """Become what `state` was taken from."""
+        self._reset()
+        n = np.asarray(state["n"])
+        self._n[: len(n)] = n
+        kernels.unpack_rows(np.asarray(state["handle"]), n, self._handle)
+        kernels.unpack_rows(np.asarray(state["times"]), n, self._times)
+
+    def update_hash(self, sha: Any) -> None:
+        """Feed the content to a hashlib object, users and items by their ids' order and keys."""
+        for user in self._history.users.sorted_indices().tolist():
+            n = int(self._n[user])
+            if n:
+                keys = self._history.items.keys_of(self._handle[user, :n])
+                sha.update(keys.tobytes() + self._times[user, :n].tobytes())
+            sha.update(n.to_bytes(1, "little"))
