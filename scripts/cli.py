@@ -8,6 +8,7 @@ from scripts.demo import demo
 from scripts.drill import drill
 from scripts.evaluate import evaluate
 from scripts.forget import forget
+from scripts.freshness import freshness
 from scripts.recommend import recommend
 from scripts.replay import replay
 from scripts.requeue import requeue
@@ -30,6 +31,7 @@ def sluice() -> None:
 app.command("serve")(serve)
 app.command("replay")(replay)
 app.command("evaluate")(evaluate)
+app.command("freshness")(freshness)
 app.command("recommend")(recommend)
 app.command("demo")(demo)
 app.command("drill")(drill)
