@@ -30,13 +30,13 @@ TOKEN_FLAWS = {
 }
 
 
-GROWTH, REPEAT = "growth", "repeat"
+GROWTH, REPEAT, FROZEN = "growth", "repeat", "frozen"
 
 
 class Verdict(NamedTuple):
     """What became of an event; `time_ms` and `reward` count only where it was learned.
 
-    Learned with a reason (GROWTH, REPEAT), it counts for its user alone.
+    Learned with a reason (GROWTH, REPEAT, FROZEN), it counts for its user alone.
     """
 
     status: Status

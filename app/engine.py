@@ -17,8 +17,9 @@ import numpy as np
 import orjson
 
 from app import commands, events
-from app.admission import GROWTH, REPEAT, Admission, Verdict
+from app.admission import FROZEN, GROWTH, REPEAT, Admission, Verdict
 from app.answers import Answers
+from app.calibration import Calibration
 from app.catalogue import Catalogue
 from app.challenger import Case, make_learner
 from app.challenges import Challenges, differing
@@ -27,6 +28,7 @@ from app.drafts import Team, team_draft
 from app.errors import LogStopped, SettingsError
 from app.events import VALID, Entry, Feedback, Malformed
 from app.exploration import Exploration
+from app.freshness import is_over
 from app.gate import Gate
 from app.gate_data import Clock, Decision, Losses, Refusal, Relearn, Rival, Version
 from app.growth import Growth
@@ -40,7 +42,7 @@ from learners.base import ANCHOR, CHAMPION, N_VERSIONS, SHADOW
 from learners.clicks import MOST_PLACES, ClickModel
 from learners.history import History, Profile
 from learners.ids import State
-from learners.kernels import MISS
+from learners.kernels import F64, I64, MISS
 
 TOP_10_DOUBLED = 20
 
@@ -52,6 +54,8 @@ ENOUGH_ALIKE, ALIKE = 10, 0.8
 
 # What is ranked, in this order, for a judgement and for a promotion.
 _ALL_THREE, _SHADOW_ALONE = np.array([CHAMPION, ANCHOR, SHADOW]), np.array([SHADOW])
+_CHAMPION_ALONE = np.array([CHAMPION])
+_VERSIONS = ("champion", "shadow", "anchor")
 _COMPARED = np.array([CHAMPION, SHADOW])
 
 T = TypeVar("T")
@@ -76,6 +80,7 @@ TUNABLE = frozenset(
             "challenger",
             "arbiter_",
             "hold_",
+            "freshness",
         )
     )
 ) | {
@@ -180,11 +185,13 @@ class Engine:
         self.growth = Growth(self.history)
         self.clicks = ClickModel()
         self.answers = Answers()
+        self.calibration = {name: Calibration() for name in _VERSIONS}
         self.window = Window(settings.relearn_events, self.history)
         self.gate = Gate(settings, self._assign, self.clicks)
         self.challenges = Challenges(self.history, self.catalogue, self.gate, adopted or {})
-        self.prequential = {name: Prequential() for name in ("champion", "shadow", "anchor")}
+        self.prequential = {name: Prequential() for name in _VERSIONS}
         self._profile = Profile(settings.history_length)
+        self._seen = Profile(settings.history_length)
         # Had-sets name types by their place here, so it only ever grows.
         self.types: list[str] = []
         self._know_types(settings)
@@ -216,7 +223,11 @@ class Engine:
         n_decisions = self.gate.data.n_decisions
         for index, record in enumerate(entry.records):
             if isinstance(record, Feedback | Malformed):
-                is_learned = self._feedback(record, entry.arrival_ms, index, outcome)
+                verdict = self._admit(record, entry.arrival_ms)
+                is_learned = verdict.status == "learned"
+                if is_learned and any(self.gate.freshness):
+                    yield from self._begin_batches()
+                self._take(record, verdict, index, outcome)
                 if is_learned and self._is_unsettled:
                     yield from self._settle()
             else:
@@ -265,23 +276,26 @@ class Engine:
         if not self.is_configured:
             raise LogStopped("the log does not begin with its settings (Configure)")
 
-    def _feedback(
-        self, event: Feedback | Malformed, arrival_ms: int | None, index: int, outcome: Outcome
-    ) -> bool:
-        """Admit an event or not, learn it, and note what became of it; tell if it was learned."""
+    def _admit(self, event: Feedback | Malformed, arrival_ms: int | None) -> Verdict:
+        """Decide whether an event may be learned."""
         self._require_settings()
         barred = None if isinstance(event, Malformed) else self._barred(event)
         verdict = self.admission.decide(event, arrival_ms, barred=barred)
+        if verdict.status != "duplicate":
+            self.gate.after_admission(is_quarantined=verdict.status == "quarantined")
+        return verdict
+
+    def _take(
+        self, event: Feedback | Malformed, verdict: Verdict, index: int, outcome: Outcome
+    ) -> None:
+        """Learn what was admitted, and note what became of an event."""
         status, reason = verdict.status, verdict.reason
-        if status != "duplicate":
-            self.gate.after_admission(is_quarantined=status == "quarantined")
         if isinstance(event, Feedback) and status == "learned":
             reason = self._learn(event, verdict)
         elif status != "duplicate":
             outcome.quarantined.append((index, record_of(event, verdict)))
         self.admission.count(status, reason)
         outcome.results.append(Result(event.event_id, status, reason))
-        return status == "learned"
 
     def _barred(self, event: Feedback) -> tuple[str, str] | None:
         """Return why nothing may be learned about an event's item, if it may not."""
@@ -300,6 +314,32 @@ class Engine:
             or self.challenges.running is not None
         )
 
+    def _limit(self, event: Feedback, item: int) -> str | None:
+        """Return why an event counts for its user alone, if that is known before it is judged."""
+        if self.is_static:
+            return FROZEN
+        now_ms, least = self.admission.watermark_ms, self.settings.growth_least
+        is_past_growth = not event.released and self.growth.is_past(item, now_ms, least)
+        return GROWTH if is_past_growth else None
+
+    @property
+    def is_static(self) -> bool:
+        """Tell whether shared state stays as it is: nothing is taught, and nothing compared."""
+        return self.gate.data.has_anchor and self.gate.freshness.is_static
+
+    def _begin_batches(self) -> Steps[None]:
+        """Serve what has waited for the end of a batch, if the event that comes is in another one.
+
+        That is all that came before it, in the order of the log: also what came late.
+        """
+        gate, as_of, now_ms = self.gate, self.history.as_of, self.admission.watermark_ms
+        length_ms = gate.freshness.personal_ms if gate.data.has_anchor else 0
+        if length_ms and not (as_of.is_on and not is_over(gate.now.time_ms, now_ms, length_ms)):
+            as_of.begin()
+        if gate.is_batch_over(now_ms):
+            gate.now = Clock(gate.now.event, gate.now.learned, now_ms)
+            yield from self._promote()
+
     def _settle(self) -> Steps[None]:
         """Do what has been found to be due: learn again, adopt a challenger, promote."""
         job = self.gate.take_relearn()
@@ -309,10 +349,13 @@ class Engine:
         if self.challenges.is_adoption_due(self.settings):
             self._adopt("the challenger is proven better", "gate", force=False)
         if self.gate.is_promotion_due:
-            is_asked = self.settings.overlap_min > 0
-            overlap = (yield from self._overlap()) if is_asked else None
-            self.gate.promote_if_alike(overlap)
-            self.promoted_tick = self.tick
+            yield from self._promote()
+
+    def _promote(self) -> Steps[None]:
+        is_asked = self.settings.overlap_min > 0 and self.settings.gate != "off"
+        overlap = (yield from self._overlap()) if is_asked else None
+        self.gate.promote_if_alike(overlap)
+        self.promoted_tick = self.tick
 
     def _relearn(self, job: Relearn) -> Steps[None]:
         """Teach the shadow again what it learned since the anchor, but for what is left out."""
@@ -346,6 +389,8 @@ class Engine:
         expected = self.clicks.expected(CHAMPION, shown.scores)
         n_learned = int(self.clicks.n_learned[CHAMPION])
         self.n_impressions += 1
+        if self.semantics >= 8:
+            self._calibrate(shown.scores, clicked)
         # A long history shows that a user is no fake, not that what we hear of them is right.
         is_marked = self.settings.trusted == "marked" and self.is_trusted(shown.user_id)
         self.gate.after_slate(
@@ -379,6 +424,14 @@ class Engine:
             self.exploration.take(item)
             self.exploration.labels.learn(profile, item, reward)
 
+    def _calibrate(self, scores: list[float], clicked: F64) -> None:
+        """Compare what each version expected of a slate with what came of it."""
+        versions = {"shadow": SHADOW, "champion": self.gate.served}
+        if self.gate.data.has_anchor:
+            versions["anchor"] = ANCHOR
+        for name, version in versions.items():
+            self.calibration[name].add(self.clicks.expected(version, scores), clicked)
+
     def _learn(self, event: Feedback, verdict: Verdict) -> str | None:
         """Judge, teach the shadow, update personal state, tell the gate: in this order.
 
@@ -390,13 +443,10 @@ class Engine:
         profile, type_index = self._profile, self._type_index[event.type]
         profile.user = history.users.get(event.user_id)
         gate.before_event(event.item_id, watermark_ms, is_known=item != MISS)
-        is_past_growth = not event.released and self.growth.is_past(
-            item, watermark_ms, self.settings.growth_least
-        )
+        reason = self._limit(event, item)
         case = Case(profile, profile.user, item, reward, time_ms)
-        losses, is_repeat = self._judge(case, event, type_index, is_taught=not is_past_growth)
-        reason = GROWTH if is_past_growth else None
-        if is_repeat and not self.settings.teach_repeats:
+        losses, is_repeat = self._judge(case, event, type_index, is_taught=reason is None)
+        if is_repeat and not self.settings.teach_repeats and reason != FROZEN:
             reason = REPEAT
         self.n_events += 1
         self.tick += 1
@@ -464,10 +514,10 @@ class Engine:
         refusal, which has no loss, too. Return what the gate is told, and whether it is a repeat.
         """
         profile, _, item, reward, time_ms = case
-        is_following = self.gate.is_following
-        is_alone = reward <= 0 or is_following
+        is_alone = reward <= 0 or self.gate.is_following
+        versions = self._versions_to_rank(is_alone=is_alone)
         ranks, is_repeat = self.recommender.judge(
-            _SHADOW_ALONE if is_alone else _ALL_THREE,
+            versions,
             profile,
             item,
             type_index=type_index,
@@ -479,21 +529,34 @@ class Engine:
         if ranks is None:
             return None, is_repeat
         if is_taught:
+            if self.history.as_of.is_on:
+                case = case._replace(profile=self.history.seen(case.user, self._seen))
             self.challenges.judge(case, None if is_alone else ranks[0])
         return (None if reward <= 0 else self._losses(ranks, reward)), is_repeat
 
     def _losses(self, ranks: list[int], reward: float) -> Losses | None:
         """Add ranks to the figures of the versions, and return what the gate is told of them."""
-        prequential, shadow = self.prequential, ranks[-1]
-        prequential["shadow"].add(shadow, reward)
-        if len(ranks) == 1:
-            prequential["champion"].add(shadow, reward)
-            return None
-        champion, anchor, _ = ranks
+        prequential, champion, shadow = self.prequential, ranks[0], ranks[-1]
         prequential["champion"].add(champion, reward)
+        if not self.is_static:
+            prequential["shadow"].add(shadow, reward)
+        if len(ranks) < len(_ALL_THREE):
+            return None
+        anchor = ranks[1]
         prequential["anchor"].add(anchor, reward)
         in_top10 = 0 <= champion < TOP_10_DOUBLED or 0 <= anchor < TOP_10_DOUBLED
         return Losses(loss_of(champion), loss_of(shadow), loss_of(anchor), in_top10)
+
+    def _versions_to_rank(self, *, is_alone: bool) -> I64:
+        """Return which versions rank an event's item: what is served first, the shadow last.
+
+        It is alone where nothing is to be compared.
+        """
+        if self.is_static:
+            return _CHAMPION_ALONE
+        if is_alone:
+            return _SHADOW_ALONE
+        return _COMPARED if self.settings.gate == "off" else _ALL_THREE
 
     def _change_catalogue(
         self,
@@ -602,6 +665,8 @@ class Engine:
         self.settings = self.admission.settings = settings
         self.gate.use(settings)
         self.catalogue.columns.most_strings = settings.max_strings
+        if not self.gate.freshness.personal_ms:
+            self.history.as_of.end()
 
     def _know_types(self, settings: EngineSettings) -> None:
         self.types += [name for name in sorted(settings.rewards) if name not in self.types]
@@ -851,7 +916,9 @@ class Engine:
                 "weights": self.learner.combiner.view(self.gate.served),
                 "adopted": self.challenges.adopted,
             },
+            "calibration": {name: c.view() for name, c in self.calibration.items()},
             "challenger": self.challenges.view(),
+            "freshness": {"tier": self.settings.freshness, **self.gate.freshness.view()},
             "events": {
                 "admitted": self.n_events,
                 "learned": self.n_learned,
@@ -890,6 +957,7 @@ class Engine:
             "admission": self.admission.state(),
             "clicks": self.clicks.state(),
             "answers": self.answers.state(),
+            **self._calibration_state(),
             "window": self.window.state(),
             "growth": self.growth.state(),
             "gate": self.gate.state(),
@@ -900,6 +968,12 @@ class Engine:
             state["exploration"] = self.exploration.state()
             state["ignored"] = self.ignored.state()
         return state
+
+    def _calibration_state(self) -> State:
+        """Return what is kept from semantics version 8 on: programs before it compare snapshots."""
+        if self.semantics < 8:
+            return {}
+        return {"calibration": {name: c.state() for name, c in self.calibration.items()}}
 
     @classmethod
     def from_state(cls, state: State) -> Engine:
@@ -916,6 +990,8 @@ class Engine:
         engine.admission.load_state(state["admission"])
         engine.clicks.load_state(state["clicks"])
         engine.answers.load_state(state["answers"])
+        for name, saved in state.get("calibration", {}).items():
+            engine.calibration[name].load_state(saved)
         engine.window.load_state(state["window"])
         engine.growth.load_state(state["growth"])
         engine.gate.load_state(state["gate"])
@@ -944,6 +1020,9 @@ class Engine:
             self.exploration.labels.update_hash(order, model)
         state = model.copy()
         self.clicks.update_hash(state)
+        if self.semantics >= 8:
+            for calibration in self.calibration.values():
+                calibration.update_hash(state)
         for ids in (self.history.items, self.history.users):
             state.update(ids.touched[ids.sorted_indices()].tobytes())
         state.update(self.admission.canonical() + self.window.canonical())

@@ -14,6 +14,7 @@ from typing import Any
 
 from app.detectors import EDetector
 from app.events import DAY_MS
+from app.freshness import freshness_of, is_over
 from app.gate_data import (
     Clock,
     Decision,
@@ -67,6 +68,7 @@ class Gate:
         clicks: ClickModel | None = None,
     ) -> None:
         self.settings = settings
+        self.freshness = freshness_of(settings)
         self._assign_rows = assign
         self._clicks = ClickModel() if clicks is None else clicks
         self.data = GateData()
@@ -81,6 +83,7 @@ class Gate:
     def use(self, settings: EngineSettings) -> None:
         """Go on under other settings; a drift detector of another significance starts anew."""
         self.settings = settings
+        self.freshness = freshness_of(settings)
         self.watch.use(settings)
 
     def _assign(self, target: int, source: int) -> int:
@@ -92,7 +95,8 @@ class Gate:
     @property
     def is_following(self) -> bool:
         """Tell whether the champion follows the shadow event by event."""
-        return self.settings.gate == "off" or not self.data.has_anchor
+        is_unguarded = self.settings.gate == "off" and not self.freshness.shared_ms
+        return is_unguarded or not self.data.has_anchor
 
     @property
     def served(self) -> int:
@@ -119,7 +123,8 @@ class Gate:
     @property
     def is_open(self) -> bool:
         """Tell whether nothing is in question: open, with an anchor."""
-        return not self.is_following and self.data.state == "open"
+        is_guarded = self.settings.gate != "off" and not self.is_following
+        return is_guarded and self.data.state == "open"
 
     def is_suspect(self, item_id: str) -> bool:
         """Tell whether an item may not teach for now."""
@@ -137,11 +142,11 @@ class Gate:
         All but a promotion: see `is_promotion_due`.
         """
         self.now = now
-        if self.settings.gate == "off":
-            return
-        if not self.data.has_anchor:
+        if not self.data.has_anchor and self._has_versions:
             if now.learned >= self.settings.warmup_events:
                 self._make_first_anchor()
+            return
+        if self.settings.gate == "off":
             return
         if losses is not None and self._watch(losses):
             return
@@ -150,6 +155,11 @@ class Gate:
         self._try_to_leave_hold()
         if self.data.state == "open" and self.data.mode == "normal":
             self._put_candidate_aside_if_due()
+
+    @property
+    def _has_versions(self) -> bool:
+        """Tell whether anything else than the shadow is ever served."""
+        return self.settings.gate != "off" or self.freshness != (0, 0)
 
     def _make_first_anchor(self) -> None:
         self._assign(CHAMPION, SHADOW)
@@ -196,7 +206,8 @@ class Gate:
         `n_learned` slates have taught the champion what to expect; `is_marked` where an operator
         vouches for what is heard of the user.
         """
-        if self.is_following or n_learned < ARMED_SLATES:
+        is_watched = self.settings.gate != "off" and not self.is_following
+        if not is_watched or n_learned < ARMED_SLATES:
             return
         alarm = self.watch.slate(items, expected, clicked, self.now.event)
         if self.data.state == "hold":
@@ -228,13 +239,31 @@ class Gate:
 
     @property
     def is_promotion_due(self) -> bool:
-        """Tell whether `promote_if_alike` is to be called before the next event."""
-        if self.is_following or self.data.state != "open" or self.data.mode != "normal":
+        """Tell whether `promote_if_alike` is to be called before the next event.
+
+        Where shared state waits for the end of a batch, see `is_batch_over`.
+        """
+        if self.freshness.shared_ms or not self._may_promote:
             return False
         settings, last = self.settings, self.data.promoted
         n = self.now.event - last.event
         elapsed_ms = self.now.time_ms - last.time_ms
         return n >= settings.promote_events or (n >= 1 and elapsed_ms >= settings.promote_s * 1_000)
+
+    @property
+    def _may_promote(self) -> bool:
+        is_in_question = self.data.state != "open" or self.data.mode != "normal"
+        return not (self.is_following or is_in_question)
+
+    def is_batch_over(self, now_ms: int) -> bool:
+        """Tell whether what the shadow has learned is due, as an event of `now_ms` comes.
+
+        Also when its batch ended while nothing could be promoted.
+        """
+        last, length_ms = self.data.promoted, self.freshness.shared_ms
+        if not length_ms or self.now.event == last.event or not self._may_promote:
+            return False
+        return is_over(last.time_ms, now_ms, length_ms)
 
     def promote_if_alike(self, overlap: float | None) -> None:
         """Promote, unless the slates of champion and shadow overlap too little (None: unasked)."""

@@ -163,7 +163,7 @@ class Recommender:
 
     def _request_profile(self, request: Request, user: int, now_ms: int) -> Profile:
         if request.history is None:
-            return self.history.profile(user, self._profile)
+            return self.history.seen(user, self._profile)
         profile = self._profile
         profile.clear()
         times = request.history_ms or [None] * len(request.history)
@@ -216,11 +216,11 @@ class Recommender:
         """
         if user == MISS:
             return
-        mark, tick = self._pool.allowed.mark, self._pool.tick
+        mark, tick, is_past = self._pool.allowed.mark, self._pool.tick, profile.is_past
         if self.exclude_had and now_ms is not None:
-            self.history.mark_kept(user, mark, tick, now_ms)
+            self.history.mark_kept(user, mark, tick, now_ms, is_past=is_past)
         elif self.exclude_had:
-            self.history.mark_had(user, mark, tick)
+            self.history.mark_had(user, mark, tick, is_past=is_past)
         for place in range(profile.n_refused):
             self._pool.exclude(profile.refused[place])
 
@@ -308,7 +308,7 @@ class Recommender:
         """Return twice the rank (ties half) that each version gives an item, or MISS."""
         if item == MISS:
             return [MISS] * len(versions)
-        if self.blend.is_linear:
+        if self.blend.is_linear and not profile.is_past:
             return self.blend.doubled_ranks(
                 versions, profile, self._pool, item, now_ms, exclude_had=self.exclude_had
             )
@@ -333,10 +333,12 @@ class Recommender:
     ) -> tuple[list[int] | None, bool]:
         """Do what comes before an event of `profile.user` is learned, and write their profile.
 
+        It is ranked with what requests know of the user, which may be less than the profile.
         Return `doubled_ranks`, None where it is not judged or the user had the item; the last
         version has learned the choice then, if it may. And whether the event is a repeat.
         """
-        if self.blend.is_linear:
+        history, user = self.history, profile.user
+        if self.blend.is_linear and not history.as_of.holds(user):
             return self.blend.judge(
                 versions,
                 profile,
@@ -349,15 +351,15 @@ class Recommender:
                 is_taught=is_taught,
                 exclude_had=self.exclude_had,
             )
-        history, user = self.history, profile.user
         history.profile(user, profile)
         if MISS not in (user, item) and history.has_had(user, item):
             return None, history.is_repeat(user, item, type_index=type_index, reward=reward)
         if not is_judged:
             return None, False
-        ranks = self.doubled_ranks(versions, profile, item, time_ms)
+        seen = history.seen(user, self._profile)
+        ranks = self.doubled_ranks(versions, seen, item, time_ms)
         if is_taught:
-            self.learn_choice(profile, item, reward)
+            self.learn_choice(seen, item, reward)
         return ranks, False
 
     def learn_choice(self, profile: Profile, item: int, reward: float) -> None:

@@ -37,7 +37,8 @@ SEMANTICS = 8
 """Version of what the engine computes from a log; hashes compare only within one.
 
 A new log begins with it. 7: a user who is forgotten leaves the shares of traffic, too. 8: the
-catalogue has typed columns; slots explore, and what was ignored counts for less.
+catalogue has typed columns; slots explore, and what was ignored counts for less; slates are
+calibrated.
 """
 
 KNOWN_SEMANTICS = (6, 7, 8)
@@ -53,6 +54,7 @@ MAX_TOKEN_KEYS = 2
 MIN_TOKEN_KEY_BYTES = 16
 
 Positive = Annotated[int, Field(ge=1)]
+Delay = Annotated[int, Field(ge=0, le=10**9)] | Literal["never"]
 
 LEARNER_SETTINGS = (
     "learner",
@@ -64,7 +66,10 @@ LEARNER_SETTINGS = (
 )
 """What a challenger may have otherwise: what shapes the shared state, and nothing else."""
 
-SINCE_8 = ("max_columns", "max_strings", "had_return", "explore_share", "ignored_weight")
+SINCE_8 = (
+    *("max_columns", "max_strings", "had_return", "explore_share", "ignored_weight"),
+    *("freshness", "freshness_personal_s", "freshness_shared_s"),
+)
 """What came with semantics version 8: programs of before do not know these settings."""
 
 DEFAULT_REWARDS = {
@@ -180,6 +185,21 @@ class EngineSettings(BaseModel):
         le=10**9,
         description="events that an item may teach in a day, or as many as on all days before it,"
         " if these are more; 0: no limit",
+    )
+
+    freshness: Literal["per_event", "micro_batch", "two_tier", "batch", "frozen"] = Field(
+        "per_event",
+        description="when state is served: as it comes; in batches; personal state as it comes, and"
+        " shared state in batches; once a day; never again",
+    )
+    freshness_personal_s: Delay | None = Field(
+        None,
+        description="micro_batch: seconds of event time in a batch of personal state; none: 10",
+    )
+    freshness_shared_s: Delay | None = Field(
+        None,
+        description="micro_batch, two_tier: seconds of event time between promotions; none: 10 and"
+        " 600",
     )
 
     gate: Literal["on", "off"] = Field("on", description="off: the shadow serves, unguarded")
@@ -302,6 +322,7 @@ class EngineSettings(BaseModel):
                 raise ValueError(f"had_return: {name} is no event type of rewards")
             if not 0 <= days <= 36_500:
                 raise ValueError(f"had_return: {name}={days} is outside 0..36500 days")
+        self._check_freshness()
         if self.learner != "blend" and not self.learner.startswith(river_adapter.PREFIX):
             raise ValueError(f"learner must be blend, or begin with river:, not {self.learner!r}")
         try:
@@ -327,6 +348,16 @@ class EngineSettings(BaseModel):
             or name not in SINCE_8
             or value != type(self).model_fields[name].get_default(call_default_factory=True)
         }
+
+    def _check_freshness(self) -> None:
+        """Raise ValueError where a delay is set that the tier does not have."""
+        for name in ("freshness_personal_s", "freshness_shared_s"):
+            tiers = ("micro_batch", "two_tier") if name.endswith("shared_s") else ("micro_batch",)
+            if getattr(self, name) is not None and self.freshness not in tiers:
+                raise ValueError(
+                    f"{name}: freshness={self.freshness} has its own delay; only"
+                    f" {' and '.join(tiers)} can be given one"
+                )
 
     def with_learner(self, changes: dict[str, Any]) -> EngineSettings:
         """Return these settings, with some of the learner's changed and no challenger.

@@ -263,6 +263,8 @@ class Blend(Learner):
                 personal.append(user, item, time_ms=time_ms, reward=reward, type_index=type_index)
                 return True
             return False
+        if personal.as_of.is_on:
+            personal.as_of.keep(personal, user)
         done = kernels.blend_take(
             personal.arrays,
             self.shared,

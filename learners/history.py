@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from learners import kernels
+from learners.as_of import AsOf
 from learners.categories import Categories
 from learners.ids import Ids, PackedRows, State
 from learners.kernels import BLOCK, F64, I32, I64, MISS, NO_EVENT
@@ -52,7 +53,8 @@ class Profile:
     """A history as scores see it. Reused, never kept.
 
     Items that were liked, newest first, with weights and times; and those refused: a dislike, a
-    skip, a low rating. `user` is their index, MISS for nobody.
+    skip, a low rating. `user` is their index, MISS for nobody; `is_past` where it is as of the
+    beginning of the present batch, and more has come since.
     """
 
     def __init__(self, length: int) -> None:
@@ -63,10 +65,12 @@ class Profile:
         self.n = 0
         self.refused: I32 = np.zeros(length, np.int32)
         self.n_refused = 0
+        self.is_past = False
 
     def clear(self) -> None:
         """Become the profile of nobody."""
         self.user = MISS
+        self.is_past = False
         self.n = self.n_refused = 0
 
 
@@ -121,6 +125,7 @@ class History:
         self.block_type = np.zeros((blocks, BLOCK), np.uint16)
         self.free_blocks: list[int] = []
         self.n_blocks = 1
+        self.as_of = AsOf(users, length)
         self._arrays: Any = None
 
     @property
@@ -187,6 +192,7 @@ class History:
         index = self.users.remove(user_id)
         self.n_events[index] = self.user_since[index] = 0
         self._clear_had(index)
+        self.as_of.forget(index)
 
     def _clear_had(self, user: int) -> None:
         block = int(self.had_first[user])
@@ -215,6 +221,7 @@ class History:
         from_handle = self.users.handle(source)
         self.forget_user(from_id)
         target = self.touch_user(user_id, tick)
+        self.as_of.forget(target)  # requests know the merged user at once
         self._write_ring(target, rings[-self.history_length :], n_events)
         self.user_since[target] = since
         self._write_had(target, had)
@@ -270,6 +277,8 @@ class History:
         self, user: int, item: int, *, time_ms: int, reward: float, type_index: int = 0
     ) -> None:
         """Add an event to a user's ring and had-set (both by index)."""
+        if self.as_of.is_on:
+            self.as_of.keep(self, user)
         if not kernels.append_event(
             self.arrays, user, item, time_ms, reward, type_index, self.had_length
         ):
@@ -302,6 +311,7 @@ class History:
     def _drop_oldest_had(self, user: int) -> None:
         self.had_start[user] += 1
         self.had_count[user] -= 1
+        self.as_of.drop_had(user)
         if self.had_start[user] == BLOCK or self.had_count[user] == 0:
             block = int(self.had_first[user])
             self.had_first[user] = self.next_block[block]
@@ -340,12 +350,15 @@ class History:
         """
         return bool(kernels.is_repeat(self.arrays, user, item, type_index, reward))
 
-    def mark_had(self, user: int, mark: kernels.I64, tick: int) -> None:
-        """Write `tick` into mark[item] for every item that a user had."""
+    def mark_had(self, user: int, mark: kernels.I64, tick: int, *, is_past: bool = False) -> None:
+        """Write `tick` into mark[item] for every item that a user had.
+
+        With `is_past`, had when the batch began (see `seen`).
+        """
         kernels.mark_had(
             self.had_first,
             self.had_start,
-            self.had_count,
+            self.as_of.n_had if is_past else self.had_count,
             user,
             self.next_block,
             self.block_handle,
@@ -360,12 +373,15 @@ class History:
         for type_index, n_days in days.items():
             self._returns_ms[type_index] = int(n_days * kernels.DAY_MS)
 
-    def mark_kept(self, user: int, mark: kernels.I64, tick: int, now_ms: int) -> None:
+    def mark_kept(
+        self, user: int, mark: kernels.I64, tick: int, now_ms: int, *, is_past: bool = False
+    ) -> None:
         """Do as `mark_had`, but for what may be shown again at a time: see `let_return`."""
         if not len(self._returns_ms):
-            self.mark_had(user, mark, tick)
+            self.mark_had(user, mark, tick, is_past=is_past)
             return
-        kernels.mark_kept(self.arrays, user, mark, tick, self._returns_ms, now_ms)
+        n_had = (self.as_of.n_had if is_past else self.had_count)[user]
+        kernels.mark_kept(self.arrays, user, n_had, mark, tick, self._returns_ms, now_ms)
 
     def profile(self, user: int, into: Profile) -> Profile:
         """Fill `into` with a user's last items; a user of MISS has none."""
@@ -382,16 +398,40 @@ class History:
             )
         return into
 
+    def seen(self, user: int, into: Profile) -> Profile:
+        """Fill `into` with what requests know of a user: less than `profile`, in batches."""
+        as_of = self.as_of
+        if not as_of.holds(user):
+            return self.profile(user, into)
+        into.clear()
+        into.user, into.is_past = user, True
+        into.n, into.n_refused = kernels.profile_of(
+            as_of.ring_handle,
+            as_of.ring_reward,
+            as_of.ring_time,
+            as_of.n_events,
+            user,
+            self.items.generation,
+            into.items,
+            into.weights,
+            into.times,
+            into.refused,
+        )
+        return into
+
     def events(self, user: int) -> list[tuple[Hashable, int, float]]:
         """Return (item id, time in ms, reward) of a user's ring, newest first, live items only."""
+        return self._events(self, user)
+
+    def _events(self, rings: History | AsOf, user: int) -> list[tuple[Hashable, int, float]]:
         found = []
-        total = int(self.n_events[user])
+        total = int(rings.n_events[user])
         for back in range(min(total, self.history_length)):
             place = (total - 1 - back) % self.history_length
-            item_id = self.item_id(int(self.ring_handle[user, place]))
+            item_id = self.item_id(int(rings.ring_handle[user, place]))
             if item_id is not None:
-                time_ms = int(self.ring_time[user, place])
-                found.append((item_id, time_ms, float(self.ring_reward[user, place])))
+                time_ms = int(rings.ring_time[user, place])
+                found.append((item_id, time_ms, float(rings.ring_reward[user, place])))
         return found
 
     def had(self, user: int) -> list[Had]:
@@ -434,6 +474,8 @@ class History:
         state["categories"] = self.categories.state(self.items.n_indices)
         state["item_since"] = self.item_since[: self.items.n_indices]
         state |= {"free_blocks": self.free_blocks, "n_blocks": self.n_blocks}
+        as_of = self.as_of.state(n)
+        state |= {"as_of": as_of} if as_of else {}
         return state | {"items": self.items.state(), "users": self.users.state()}
 
     def load_state(self, state: State) -> None:
@@ -455,6 +497,7 @@ class History:
         used = np.minimum(self.n_events[:n], self.history_length)
         for name in self._RINGS:
             kernels.unpack_rows(np.asarray(state[name]), used, getattr(self, name))
+        self.as_of.load_state(state.get("as_of", {}), n)
 
     def update_hash(self, sha: Any) -> None:
         """Feed the canonical content, sorted by external id, to a hashlib object."""
@@ -464,6 +507,10 @@ class History:
                 sha.update(_text(item_id) + _numbers(time_ms, reward))
             for had in self.had(int(user)):
                 sha.update(_text(had.item_id) + _numbers(had.time_ms, had.type_index))
+            if self.as_of.holds(int(user)):
+                sha.update(_numbers(self.as_of.batch, float(self.as_of.n_had[user])))
+                for item_id, time_ms, reward in self._events(self.as_of, int(user)):
+                    sha.update(_text(item_id) + _numbers(time_ms, reward))
         for item in self.items.sorted_indices():
             sha.update(_text(self.items.ids[item]) + self.item_since[item].tobytes())
 

@@ -575,13 +575,15 @@ def mark_had(
 
 
 @njit(cache=True)
-def mark_kept(personal: Any, user: int, mark: I64, tick: int, returns_ms: I64, now_ms: int) -> None:
-    """Exclude a user's had-set like `mark_had`, but for what may be shown again.
+def mark_kept(
+    personal: Any, user: int, n_had: int, mark: I64, tick: int, returns_ms: I64, now_ms: int
+) -> None:
+    """Exclude the first items of a user's had-set like `mark_had`, but for what may be shown again.
 
     That is what lies back over `returns_ms` of its type; never, for a type that has none.
     """
     block, offset = personal.had_first[user], personal.had_start[user]
-    for _ in range(personal.had_count[user]):
+    for _ in range(n_had):
         handle, kind = personal.block_handle[block, offset], personal.block_type[block, offset]
         wait_ms = returns_ms[kind] if kind < len(returns_ms) else MISS
         age_ms = now_ms - personal.block_time[block, offset]
@@ -2446,6 +2448,18 @@ def clicks_learn(weights: F64, scores: F64, clicked: F64, rate: float) -> None:
         weights[0] += rate * error
         weights[1] += rate * error * _squashed(score)
         weights[2 + place] += rate * error
+
+
+@njit(cache=True)
+def count_outcomes(edges: F64, expected: F64, clicked: F64, sums: F64) -> None:
+    """Add places, clicks expected and clicks that came to the bins of what was expected."""
+    for place in range(len(expected)):
+        bin_ = 0
+        while bin_ < len(edges) and expected[place] >= edges[bin_]:
+            bin_ += 1
+        sums[bin_, 0] += 1.0
+        sums[bin_, 1] += expected[place]
+        sums[bin_, 2] += clicked[place]
 
 
 @njit(cache=True)

@@ -9,7 +9,9 @@ from scripts.drill import drill
 from scripts.evaluate import evaluate
 from scripts.export_items import export_items
 from scripts.forget import forget
+from scripts.freshness import freshness
 from scripts.import_items import import_items
+
 from scripts.recommend import recommend
 from scripts.replay import replay
 from scripts.requeue import requeue
@@ -32,6 +34,7 @@ def sluice() -> None:
 app.command("serve")(serve)
 app.command("replay")(replay)
 app.command("evaluate")(evaluate)
+app.command("freshness")(freshness)
 app.command("recommend")(recommend)
 app.command("import-items")(import_items)
 app.command("export-items")(export_items)

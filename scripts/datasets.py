@@ -7,6 +7,7 @@ for. A bad line is reported and skipped. Nothing here knows the engine or the se
 from __future__ import annotations
 
 import csv
+import hashlib
 import math
 from array import array
 from collections.abc import Callable, Iterator
@@ -49,6 +50,19 @@ class DataSet:
         for start in range(0, len(self), BATCH_ROWS):
             for index in self._order[start : start + BATCH_ROWS].tolist():
                 yield self._rows.feedback(index)
+
+    def as_filed(self) -> Iterator[Feedback]:
+        """Yield all events in the order of the file: a log's is that in which they came."""
+        for index in range(len(self._rows.times)):
+            yield self._rows.feedback(index)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the events in the order of time, as hexadecimal digits."""
+        sha = hashlib.sha256()
+        for event in self:
+            sha.update(repr((event.event_id, event.value, event.time_ms)).encode())
+        return sha.hexdigest()
 
     @property
     def start_ms(self) -> int | None:

@@ -86,7 +86,7 @@ def replay(
                 "name a data set; or the service's own log, with --from-log, to which --until and"
                 " --from-beginning belong"
             )
-        stream = _read(data, Columns(**named) if named else None, min_rating, limit)
+        stream = read_stream(data, Columns(**named) if named else None, min_rating, limit)
         if http is not None:
             result = _send(stream, http.rstrip("/"), batch, retry_s)
         else:
@@ -103,9 +103,10 @@ def _finish(result: dict[str, Any], json: Path | None) -> None:
         json.write_bytes(orjson.dumps(result, option=orjson.OPT_INDENT_2))
 
 
-def _read(
+def read_stream(
     path: Path, columns: Columns | None, min_rating: float | None, limit: int | None
 ) -> DataSet:
+    """Read a data set with a progress bar, and say what could not be read."""
     with progress_bar("{task.percentage:>3.0f} %") as progress:
         task = progress.add_task("reading", total=total_bytes(path))
         stream = read(

@@ -6,7 +6,10 @@ seasons, clicks depend on the place, and some arrive late. Nothing of it is fitt
 
 from __future__ import annotations
 
+import csv
 import math
+import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -20,13 +23,13 @@ START_MS = 1_760_000_000_000
 WEEK_MS = 7 * 86_400_000
 N_CATEGORIES = 8
 # How much a shopper looks at the places of a slate: the fifth gets 70 % of the first one's looks.
-_LOOKS = 1.0 / (1.0 + 0.1 * np.arange(50))
+LOOKS = 1.0 / (1.0 + 0.1 * np.arange(50))
 # The log-odds of a click on an item that is liked as any other, and how far tastes move them.
-_BASE, _APPEAL, _TASTE, _SEASON = -3.0, 0.3, 1.2, 0.3
+_BASE, _APPEAL, _SEASON = -3.0, 0.3, 0.3
 # Share of an item's taste that is its own, not its kind's.
 _OWN = 0.2
-# Of a visit: people who are about at once, the chance that one looks on, and that one is new here.
-_ABOUT, _STAYS, _IS_NEW = 20, 0.8, 0.1
+# Of a visit: people who are about at once, and the chance that one is new here.
+_ABOUT, _IS_NEW = 20, 0.1
 # How far a taste moves from visit to visit.
 _DRIFT = 0.05
 
@@ -38,7 +41,8 @@ class ShopOptions:
     `beta` is the share of clicks that go to the first place whatever is there, `browsing` that of
     views after which somebody also picks an item by themselves, `trusted` that of users whose
     feedback no fault touches; `view_ms` the mean time between two views, `views_per_item` their
-    number from one new item to the next, until there are twice as many as at first.
+    number from one new item to the next, until there are twice as many as at first. `taste` is how
+    far tastes move the log-odds of a click, `stays` the chance that whoever is about looks on.
     """
 
     n_users: int = 1_000
@@ -51,6 +55,8 @@ class ShopOptions:
     trusted: float = 0.05
     view_ms: float = 1_500.0
     views_per_item: int = 400
+    taste: float = 1.2
+    stays: float = 0.8
 
 
 class View(NamedTuple):
@@ -112,7 +118,7 @@ class Shop:
         self.n_views += 1
         if self.n_views % self.options.views_per_item == 0 and self.n_items < len(self.appeal):
             self.n_items += 1
-        if len(self._about) == _ABOUT and self.rng.random() < _STAYS:
+        if len(self._about) == _ABOUT and self.rng.random() < self.options.stays:
             return View(self._about[int(self.rng.integers(_ABOUT))], self.time_ms)
         is_new = self.rng.random() < _IS_NEW
         somebody = self._regulars[int(self.rng.integers(len(self._regulars)))]
@@ -135,7 +141,10 @@ class Shop:
         phases = 2 * math.pi * (self.time_ms / WEEK_MS + np.arange(N_CATEGORIES) / N_CATEGORIES)
         season = _SEASON * np.sin(phases)[self.category[:n]]
         odds = (
-            self.base + self.appeal[:n] + season + _TASTE * (self.tastes[:n] @ self.people[shopper])
+            self.base
+            + self.appeal[:n]
+            + season
+            + self.options.taste * (self.tastes[:n] @ self.people[shopper])
         )
         chances: Floats = 1.0 / (1.0 + np.exp(-odds))
         chances[list(self.had[shopper])] = 0.0
@@ -144,18 +153,18 @@ class Shop:
     def best(self, liking: Floats, k: int) -> float:
         """Return how many clicks the best slate would get."""
         top = np.sort(np.partition(liking, len(liking) - k)[-k:])[::-1]
-        return float(top @ _LOOKS[:k])
+        return float(top @ LOOKS[:k])
 
     def expected(self, liking: Floats, items: list[int]) -> float:
         """Return how many clicks a slate would get."""
-        return float(liking[items] @ _LOOKS[: len(items)])
+        return float(liking[items] @ LOOKS[: len(items)])
 
     def clicks(self, liking: Floats, items: list[int]) -> Bools:
         """Return which places of a slate are clicked."""
         if self.rng.random() < self.options.beta:
             first: Bools = np.arange(len(items)) == 0
             return first
-        clicked: Bools = self.rng.random(len(items)) < liking[items] * _LOOKS[: len(items)]
+        clicked: Bools = self.rng.random(len(items)) < liking[items] * LOOKS[: len(items)]
         return clicked
 
     def browse(self, liking: Floats) -> int:
@@ -183,3 +192,33 @@ class Shop:
 def shop_with(seed: int, **options: Any) -> Shop:
     """Return a shop with some options that are not the usual ones."""
     return Shop(seed, ShopOptions(**options))
+
+
+# A shop in which nothing of what somebody did says what they will do: all like the same, each looks
+# at one thing and is gone for days.
+POPULARITY_ONLY: dict[str, Any] = {"taste": 0.0, "stays": 0.0, "n_users": 20_000}
+# One in which visits are going on side by side for two weeks.
+_VIEW_MS = 60_000.0
+
+
+def stream_of(seed: int, n_events: int, **options: Any) -> Iterator[tuple[str, str, int]]:
+    """Yield (user, item, time in ms) of what people find by themselves, without any list."""
+    shop = shop_with(seed, **({"view_ms": _VIEW_MS} | options))
+    for _ in range(n_events):
+        view = shop.next_view()
+        item = shop.browse(shop.liking(view.shopper))
+        shop.take(view.shopper, item)
+        yield view.user_id, f"i{item}", view.time_ms
+
+
+def main() -> None:
+    """Write such a stream as CSV: `python -m scripts.shop N_EVENTS [popularity]`."""
+    n_events, popularity = int(sys.argv[1]), sys.argv[2:] == ["popularity"]
+    out = csv.writer(sys.stdout)
+    out.writerow(["user_id", "item_id", "timestamp"])
+    for user, item, time_ms in stream_of(1, n_events, **(POPULARITY_ONLY if popularity else {})):
+        out.writerow([user, item, time_ms / 1_000])
+
+
+if __name__ == "__main__":
+    main()

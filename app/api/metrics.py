@@ -230,6 +230,7 @@ class _EngineCollector(Collector):
         yield detectors
         yield thresholds
         yield _challenger(engine)
+        yield _calibration(engine)
         states = GaugeMetricFamily("sluice_gate_state", "1 for the present state", labels=["state"])
         for state in ("open", "ask", "hold"):
             states.add_metric([state], engine.gate.data.state == state)
@@ -274,6 +275,19 @@ class _ImpressionCollector(Collector):
             "Slates shown to users without any event",
             value=self._impressions.n_strangers,
         )
+
+
+def _calibration(engine: Engine) -> Metric:
+    """Return how far off each version is about clicks; nothing before the first impression."""
+    family = GaugeMetricFamily(
+        "sluice_calibration_error",
+        "Expected calibration error of clicks over the last slates",
+        labels=["version"],
+    )
+    for version, calibration in engine.calibration.items():
+        if calibration.error is not None:
+            family.add_metric([version], calibration.error)
+    return family
 
 
 def _challenger(engine: Engine) -> Metric:

@@ -4,6 +4,7 @@ import copy
 from collections import OrderedDict
 from typing import Any
 
+import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,6 +17,9 @@ class ModelUser:
     def __init__(self) -> None:
         self.ring: list[tuple[list[str], int, float]] = []
         self.had: list[tuple[list[str], int, int]] = []
+        # What requests know, while personal state comes in batches.
+        self.seen_ring: list[tuple[list[str], int, float]] = []
+        self.seen_had: list[list[str]] = []
 
 
 class Model:
@@ -24,6 +28,7 @@ class Model:
     def __init__(self) -> None:
         self.items: OrderedDict[str, list[str]] = OrderedDict()
         self.users: OrderedDict[str, ModelUser] = OrderedDict()
+        self.in_batches = False
 
     def item(self, id_: str) -> list[str]:
         """Return an item, made if need be, as the last to go."""
@@ -45,7 +50,17 @@ class Model:
         if places:
             user.had[places[0]] = (item, time_ms, type_)
         else:
+            if len(user.had) == HAD:
+                user.seen_had = [had for had in user.seen_had if had is not user.had[0][0]]
             user.had = [*user.had, (item, time_ms, type_)][-HAD:]
+        if not self.in_batches:
+            self.begin()
+
+    def begin(self) -> None:
+        """Let requests know all there is."""
+        for user in self.users.values():
+            user.seen_ring = list(user.ring)
+            user.seen_had = [had[0] for had in user.had]
 
     def lives(self, item: list[str]) -> bool:
         """Tell whether an item is still this one."""
@@ -64,6 +79,15 @@ def agree(model: Model, history: History) -> None:
         profile = history.profile(index, Profile(SCORED))
         positive = [item for item, _, reward in ring if reward > 0][:SCORED]
         assert [history.items.ids[i] for i in profile.items[: profile.n]] == positive
+        seen = history.seen(index, Profile(SCORED))
+        positive = [
+            i[0] for i, _, reward in reversed(user.seen_ring) if reward > 0 and model.lives(i)
+        ]
+        assert [history.items.ids[i] for i in seen.items[: seen.n]] == positive[:SCORED]
+        mark = np.zeros(MAX_ITEMS, np.int64)
+        history.mark_had(index, mark, 1, is_past=seen.is_past)
+        known = [had[0] for had in user.seen_had if model.lives(had)]
+        assert {history.items.ids[i] for i in np.flatnonzero(mark).tolist()} == set(known)
         for item_id, item in model.items.items():
             expected = any(had[0] is item for had in user.had)
             assert history.has_had(index, history.items.get(item_id)) == expected
@@ -77,13 +101,18 @@ operations = st.one_of(
     st.tuples(st.just("forget"), users),
     st.tuples(st.just("evict"), items),
     st.tuples(st.just("reload")),
+    st.tuples(st.just("begin")),
+    st.tuples(st.just("end")),
 )
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(st.lists(operations, max_size=120))
 def test_history_is_its_model(script: list[tuple[Any, ...]]) -> None:
-    """Whatever happens, the arrays hold what plain lists would, also after a reload."""
+    """Whatever happens, the arrays hold what plain lists would, also after a reload.
+
+    And where personal state comes in batches, requests know what there was when this one began.
+    """
     history, model = make(), Model()
     for tick, (name, *what) in enumerate(script, start=1):
         if name == "append":
@@ -98,6 +127,10 @@ def test_history_is_its_model(script: list[tuple[Any, ...]]) -> None:
         elif name == "evict" and what[0] in model.items:
             history.evict_item(what[0])
             del model.items[what[0]]
+        elif name in ("begin", "end"):
+            getattr(history.as_of, name)()
+            model.in_batches = name == "begin"
+            model.begin()
         elif name == "reload":
             state = copy.deepcopy(history.state())
             history = make()
