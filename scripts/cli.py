@@ -11,7 +11,6 @@ from scripts.export_items import export_items
 from scripts.forget import forget
 from scripts.freshness import freshness
 from scripts.import_items import import_items
-
 from scripts.recommend import recommend
 from scripts.replay import replay
 from scripts.requeue import requeue

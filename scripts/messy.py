@@ -158,7 +158,7 @@ def _admission(events: list[Feedback], settings: EngineSettings) -> dict[str, An
     examples: dict[str, str] = {}
     for event in events:
         verdict = admission.decide(event, None)
-        admission.count(verdict)
+        admission.count(verdict.status, verdict.reason)
         if verdict.status in ("late", "quarantined") and verdict.reason:
             examples.setdefault(verdict.reason, f"{event.event_id}: {verdict.message}")
     return {"counts": admission.counts, "examples": examples}

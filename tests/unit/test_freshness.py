@@ -45,7 +45,7 @@ def test_a_tier_has_its_delays(changes: dict[str, Any], personal: Any, shared: A
 def test_a_delay_that_a_tier_does_not_have_is_refused(tier: str) -> None:
     """A delay set for a tier that has its own is an error that says which tiers take it."""
     if tier != "micro_batch":
-        with pytest.raises(ValidationError, match="freshness_personal_s.*only micro_batch can"):
+        with pytest.raises(ValidationError, match=r"freshness_personal_s.*only micro_batch can"):
             make_settings(freshness=tier, freshness_personal_s=5)
     if tier not in ("micro_batch", "two_tier"):
         with pytest.raises(ValidationError, match="only micro_batch and two_tier can"):
