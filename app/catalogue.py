@@ -12,8 +12,10 @@ import numpy as np
 from app.columns import Columns, Plain
 from app.conditions import TIMES
 from app.events import MAX_TIME_MS, MIN_TIME_MS, ItemUpsert
+from app.first_seen import FirstSeen
 from learners.history import History
 from learners.ids import State
+from learners.kernels import MISS
 
 MAX_ATTRIBUTES = 64
 """Attributes an item, or a user, may have."""
@@ -39,6 +41,7 @@ class Catalogue:
     ) -> None:
         self.history = history
         self.columns = Columns(history, max_columns, max_strings)
+        self.first_seen = FirstSeen(history)
         # Before version 8 attributes had no types: what does not fit its column is only shown.
         self.is_typed = True
         self.hidden = np.zeros(history.max_items, np.uint8)
@@ -114,6 +117,8 @@ class Catalogue:
     def _put_time(self, index: int, name: str, time_ms: int) -> None:
         is_limit = self.is_typed and time_ms not in (MIN_TIME_MS, MAX_TIME_MS)
         self.columns.put_time(index, name, time_ms if is_limit else None)
+        if name == "available_from":
+            self.first_seen.publish(index, time_ms if is_limit else None)
 
     def _evict(self, index: int, handle: int) -> None:
         for name in self.attributes.get(index, {}):
@@ -127,6 +132,7 @@ class Catalogue:
         self.updated_ms.pop(index, None)
         for name in TIMES:
             self.columns.put_time(index, name, None)
+        self.first_seen.publish(index, None)
 
     def follow(self, semantics: int) -> None:
         """Go on as a semantics version has it: from the first typed one on, attributes have types.
@@ -186,7 +192,9 @@ class Catalogue:
             # Pairs: names that a client chose are never keys, which mean something to a snapshot.
             "users": [[user, dict(a)] for user, a in self.user_attributes.items()],
         }
-        return state | {"columns": self.columns.state()} if self.is_typed else state
+        if self.is_typed:
+            state |= {"columns": self.columns.state(), "first_seen": self.first_seen.state()}
+        return state
 
     def load_state(self, state: State, semantics: int = TYPED_SINCE) -> None:
         """Become the catalogue that `state` was taken from, under a semantics version."""
@@ -204,6 +212,9 @@ class Catalogue:
             self.columns.load_state(state["columns"])
         else:
             self._find_types()
+        row = self.columns.row("available_from")
+        published = None if row == MISS else self.columns.values[row]
+        self.first_seen.load_state(state.get("first_seen", {}), published)
 
     def canonical(self) -> list[Any]:
         """Return the content sorted by external id, for hashing."""

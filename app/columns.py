@@ -18,7 +18,7 @@ from learners import kernels
 from learners.candidates import ALWAYS, Program
 from learners.history import History
 from learners.ids import State
-from learners.kernels import F64, I32, U8
+from learners.kernels import F64, I32, MISS, U8
 
 MOST_COLUMNS, MOST_STRINGS = 64, 1_000_000
 _MAX_SHOWN = 80
@@ -249,9 +249,19 @@ class Columns:
             return program
         return program._replace(clauses=np.concatenate([program.clauses, bounds]))
 
+    @property
+    def names(self) -> tuple[int, int, int]:
+        """Return what is another as soon as a name has got a column, code or label, or lost it."""
+        return self._n_changed, self._strings.n_changed, self.history.categories.n_renamed
+
+    def row(self, name: str) -> int:
+        """Return in which row of `values` an attribute is, MISS for one that no item has."""
+        column = self._named.get(name)
+        return MISS if column is None else column.row
+
     def program(self, condition: Condition) -> Program:
         """Return a condition as kernels test it. It holds until the catalogue changes."""
-        now = (self._n_changed, self._strings.n_changed, self.history.categories.n_renamed)
+        now = self.names
         if now != self._made_for or len(self._programs) >= _MOST_PROGRAMS:
             self._programs.clear()
             self._made_for = now

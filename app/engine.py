@@ -25,7 +25,7 @@ from app.challenger import Case, make_learner
 from app.challenges import Challenges, differing
 from app.conditions import Condition
 from app.drafts import Team, team_draft
-from app.errors import LogStopped, SettingsError
+from app.errors import InvalidRequest, LogStopped, SettingsError
 from app.events import VALID, Entry, Feedback, Malformed
 from app.exploration import Exploration
 from app.freshness import is_over
@@ -36,6 +36,9 @@ from app.ignored import Ignored
 from app.judge import Prequential, loss_of
 from app.quarantine import record_of
 from app.recommend import Lowered, Recommender, Request, Scored, mean_overlap, mean_share
+from app.rulebook import Rulebook, Ruling
+from app.ruled import Ruled, arranged, ruling_on
+from app.rules import Rule, canonical, read_rules
 from app.settings import KNOWN_SEMANTICS, SEMANTICS, EngineSettings
 from app.window import Window
 from learners.base import ANCHOR, CHAMPION, N_VERSIONS, SHADOW
@@ -195,6 +198,8 @@ class Engine:
         # Had-sets name types by their place here, so it only ever grows.
         self.types: list[str] = []
         self._know_types(settings)
+        # None where there are no rules.
+        self.rulebook: Rulebook | None = None
 
     @property
     def is_blank(self) -> bool:
@@ -268,6 +273,9 @@ class Engine:
             refused = yield from self._command(record, snapshot)
             if record.name == "restore" and record.snapshot_id and refused is None:
                 self.restored[record.snapshot_id] = outcome.cursor
+        elif isinstance(record, events.Rules):
+            refused = None
+            self._put_rules(record)
         else:
             refused = self._change_catalogue(record)
         outcome.results.append(Result(None, "refused" if refused else "applied", refused))
@@ -454,7 +462,10 @@ class Engine:
         user = history.touch_user(event.user_id, self.tick)
         if not history.n_events[user]:
             history.user_since[user] = self.n_events
+        is_new = item == MISS
         item = history.touch_item(event.item_id, self.tick)
+        if is_new:
+            self._arrive(item)
         profile.user = user  # who may be new
         is_taught = reason is None
         self.window.add(
@@ -565,7 +576,10 @@ class Engine:
         """Change an item or a user; return why not, if it is refused."""
         self.tick += 1
         if isinstance(record, events.ItemUpsert):
+            is_new = record.item_id not in self.history.items
             index = self.history.touch_item(record.item_id, self.tick)
+            if is_new:
+                self._arrive(index)
             refused = self.catalogue.upsert(index, record)
             if self.explores:
                 self.exploration.meet(index)
@@ -604,6 +618,42 @@ class Engine:
     def explores(self) -> bool:
         """Tell whether the log is of a version that knows exploration and what was ignored."""
         return self.semantics >= EXPLORES
+
+    def _arrive(self, item: int) -> None:
+        if self.catalogue.is_typed:  # since version 8, too
+            self.catalogue.first_seen.note(item, self.admission.watermark_ms)
+
+    # -- rules --------------------------------------------------------------------------------
+
+    def _put_rules(self, record: events.Rules) -> None:
+        """Put rules in the place of those in force."""
+        before = {rule.name: rule for rule in self.rules}
+        self._use_rules(record.rules)
+        after = {rule.name: rule for rule in self.rules}
+        changed = [name for name in after if before.get(name, after[name]) != after[name]]
+        evidence = {
+            "rules": len(after),
+            "added": [name for name in after if name not in before],
+            "changed": changed,
+            "removed": [name for name in before if name not in after],
+        }
+        self.gate.record("rules", f"{len(after)} rules in force", evidence, record.asked_by)
+
+    def _use_rules(self, declared: list[dict[str, Any]]) -> None:
+        try:
+            rules = read_rules({"rules": declared})
+        except InvalidRequest as error:
+            raise LogStopped(f"the log has rules that this program cannot read: {error}") from None
+        self.rulebook = self.make_rulebook(rules) if rules else None
+
+    def make_rulebook(self, rules: list[Rule]) -> Rulebook:
+        """Return rules as requests need them; they are not in force."""
+        return Rulebook(rules, self.history, self.catalogue, self.types)
+
+    @property
+    def rules(self) -> list[Rule]:
+        """Return the rules in force."""
+        return [] if self.rulebook is None else self.rulebook.rules
 
     # -- settings and commands ----------------------------------------------------------------
 
@@ -801,24 +851,46 @@ class Engine:
         """
         rival = self._rival() if recommendation_id and is_signed else None
         if rival is not None and self._may_draft(request, rival, recommendation_id):
-            return self._drafted(request, rival, recommendation_id)
-        slate = self._slate(request, self.gate.served)
-        if recommendation_id and self._may_explore(request):
-            slate = self.exploration.explore(
-                slate,
-                self.recommender.last,
-                self.gate.served,
-                share=self.settings.explore_share,
-                seed=self.settings.seed,
-                recommendation_id=recommendation_id,
-            )
-        return Slate(slate, self.model_info())
+            slate = self._drafted(request, rival, recommendation_id)
+        else:
+            slate = Slate(self._explored(request, recommendation_id), self.model_info())
+        if self.rulebook is not None:
+            self.rulebook.count()
+        return slate
 
-    def _slate(self, request: Request, version: int) -> list[Scored]:
-        return self._by(self.recommender, request, version)
+    def _explored(self, request: Request, recommendation_id: str) -> list[Scored]:
+        ruled = self._ruled(self.rulebook, request)
+        slate = self._slate(request) if ruled is None else ruled.slate()
+        if not recommendation_id or not self._may_explore(request):
+            return slate
+        if ruled is not None:
+            ruled.leave_room(slate)
+        explored = self.exploration.explore(
+            slate,
+            self.recommender.last,
+            self.gate.served,
+            share=self.settings.explore_share,
+            seed=self.settings.seed,
+            recommendation_id=recommendation_id,
+        )
+        return explored if ruled is None else ruled.allowed(slate, explored)
 
-    def _by(self, ranker: Recommender, request: Request, version: int) -> list[Scored]:
-        return ranker.slate(request, version, self.admission.watermark_ms, self.lowered)
+    def slate_under(self, rules: Rulebook | None, request: Request) -> list[Scored]:
+        """Return what the served version would show under some rules, in force or not."""
+        ruled = self._ruled(rules, request)
+        return self._slate(request) if ruled is None else ruled.slate()
+
+    def _slate(self, request: Request) -> list[Scored]:
+        return self._ranked(self.recommender, request, self.gate.served, None)
+
+    def _ruled(self, rules: Rulebook | None, request: Request) -> Ruled | None:
+        """Return the request under some rules, None where none of them acts on it."""
+        now_ms = self.admission.watermark_ms
+        ruling = ruling_on(request, rules, now_ms)
+        if ruling is None:
+            return None
+        version = self.gate.served
+        return Ruled(self.recommender, request, version, now_ms, ruling, self.lowered)
 
     @property
     def lowered(self) -> Lowered | None:
@@ -856,25 +928,45 @@ class Engine:
         return is_old and bool(self.history.had_count[user] >= self.settings.trusted_history)
 
     def _drafted(self, request: Request, rival: Rival, recommendation_id: str) -> Slate:
-        ours = self._slate(request, self.gate.served)
         ranker = self.challenges.recommender if rival.is_challenger else self.recommender
-        theirs = self._by(ranker, request, rival.version)
+        ruling = ruling_on(request, self.rulebook, self.admission.watermark_ms)
+        ours = self._ranked(self.recommender, request, self.gate.served, ruling)
+        theirs = self._ranked(ranker, request, rival.version, ruling)
         coins = int.from_bytes(events.digest(("coins", recommendation_id)), "little")
         ranked = {"a": ours, "b": theirs}
         ids = {team: [scored.item_id for scored in slate] for team, slate in ranked.items()}
-        picks = team_draft(ids["a"], ids["b"], request.k, coins)
+        k = request.k if ruling is None else len(ours) + len(theirs)
+        picks = team_draft(ids["a"], ids["b"], k, coins)
         slate = [
             ranked[pick.team][pick.place]._replace(propensity=pick.propensity) for pick in picks
         ]
-        return Slate(slate, self.model_info(), Draft(rival.name, [pick.team for pick in picks]))
+        teams = [pick.team for pick in picks]
+        if ruling is not None:
+            found = arranged(slate, teams, ruling, self.history.items, request.k)
+            if found is None:  # more is to be looked for than the two have named
+                return Slate(self.slate_under(self.rulebook, request), self.model_info())
+            slate, teams = found
+        return Slate(slate, self.model_info(), Draft(rival.name, teams))
+
+    def _ranked(
+        self, ranker: Recommender, request: Request, version: int, ruling: Ruling | None
+    ) -> list[Scored]:
+        """Return what a version would show; under rules, all that it ranks."""
+        now_ms = self.admission.watermark_ms
+        if ruling is None:
+            return ranker.slate(request, version, now_ms, self.lowered)
+        return Ruled(ranker, request, version, now_ms, ruling, self.lowered).ranked()
 
     def similar(
         self, item_id: str, k: int, *, exclude: Sequence[str] = (), condition: Condition = ()
     ) -> Slate:
-        """Return what goes with an item, from the served version."""
+        """Return what goes with an item, from the served version; of rules, those that hide."""
         request = Request(k=k, exclude=[*exclude, item_id], history=[item_id], filter=condition)
-        now_ms = self.admission.watermark_ms
-        return Slate(self.recommender.similar(request, self.gate.served, now_ms), self.model_info())
+        version, now_ms = self.gate.served, self.admission.watermark_ms
+        ruling = ruling_on(request, self.rulebook, now_ms)
+        restrict = None if ruling is None else ruling.barred
+        items = self.recommender.similar(request, version, now_ms, restrict)
+        return Slate(items, self.model_info())
 
     def model_info(self) -> dict[str, Any]:
         """Return which model answers: what every slate carries."""
@@ -963,6 +1055,8 @@ class Engine:
             "gate": self.gate.state(),
             "challenges": self.challenges.state(),
             "prequential": {name: p.state() for name, p in self.prequential.items()},
+            # Text: names that a client chose are never keys, which mean something to a snapshot.
+            "rules": canonical(self.rules).decode(),
         }
         if self.explores:
             state["exploration"] = self.exploration.state()
@@ -1003,6 +1097,7 @@ class Engine:
             engine.ignored.load_state(state["ignored"])
         elif engine.explores:  # a snapshot of a program that did not know these
             engine.exploration.begin()
+        engine._use_rules(orjson.loads(state.get("rules", "[]")))
         return engine
 
     def hashes(self) -> dict[str, str]:
@@ -1025,6 +1120,8 @@ class Engine:
                 calibration.update_hash(state)
         for ids in (self.history.items, self.history.users):
             state.update(ids.touched[ids.sorted_indices()].tobytes())
+        if self.catalogue.is_typed:
+            state.update(self.catalogue.first_seen.first_ms[order].tobytes())
         state.update(self.admission.canonical() + self.window.canonical())
         state.update(self.growth.canonical())
         self.challenges.update_hash(order, place, state)
@@ -1052,6 +1149,7 @@ class Engine:
             "counts": counts,
             "gate": gate,
             "prequential": {name: p.state() for name, p in self.prequential.items()},
+            **({"rules": canonical(self.rules).decode()} if self.rules else {}),
         }
 
 

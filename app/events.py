@@ -121,6 +121,16 @@ class UserMerge(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", 
     from_id: str
 
 
+class Rules(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", tag="rules"):
+    """The owner's rules about slates, all of them: what was there before is no more.
+
+    `rules` are declarations as `app.rules` reads them.
+    """
+
+    rules: list[dict[str, Any]]
+    asked_by: str
+
+
 class Command(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", tag="command"):
     """An operator's act on the gate, or on the challenger.
 
@@ -174,6 +184,7 @@ Record = (
     | UserUpsert
     | UserDelete
     | UserMerge
+    | Rules
     | Command
     | Configure
     | Upgrade

@@ -22,13 +22,14 @@ from app.api import (
     operations,
     recommendations,
     replicas,
+    rules,
 )
 from app.api.asgi import BodyLimit, Measure, PlainFailure, RawPath
 from app.api.errors import add_error_handlers
 from app.api.metrics import Metrics
 from app.api.past import PastAnswers
 from app.api.samples import Samples
-from app.api.schemas import FeedbackEvent
+from app.api.schemas import FeedbackEvent, rule_schemas
 from app.api.service import Service
 from app.api.sessions import Sessions
 from app.api.shortcut import take_shortcut
@@ -41,6 +42,7 @@ from app.impressions import Impressions
 from app.ingest import Ingest
 from app.peers import Peers
 from app.recommend import Request
+from app.rule_watch import RuleWatch
 from app.settings import SEMANTICS, EngineSettings, Settings
 from app.store import Store
 
@@ -78,6 +80,7 @@ def create_app(settings: Settings, *, reconfigure: bool = False) -> FastAPI:
         feedback,
         impressions,
         catalogue,
+        rules,
         operations,
         replicas,
         health,
@@ -91,7 +94,7 @@ def create_app(settings: Settings, *, reconfigure: bool = False) -> FastAPI:
     app.add_middleware(Measure)
     app.add_middleware(RawPath)
     app.add_middleware(PlainFailure)
-    _describe_feedback(app)
+    _describe_bodies(app)
     return app
 
 
@@ -104,14 +107,15 @@ class _App(FastAPI):
             await super().__call__(scope, receive, send)
 
 
-def _describe_feedback(app: FastAPI) -> None:
-    """Put the feedback event into /openapi.json: its route reads bodies by itself."""
+def _describe_bodies(app: FastAPI) -> None:
+    """Put the feedback event and rules into /openapi.json: their routes read bodies by hand."""
     original = app.openapi
 
     def openapi() -> dict[str, object]:
         schema = original()
         schemas = schema["components"]["schemas"]
         schemas["FeedbackEvent"] = FeedbackEvent.model_json_schema()
+        schemas |= rule_schemas()
         return schema
 
     app.openapi = openapi  # type: ignore[method-assign]
@@ -141,7 +145,10 @@ async def _service_on_store(
             stream = Stream(ingest, Samples(ingest, metrics), stopping or asyncio.Event())
             metrics.watch_stream(lambda: stream.n_listeners)
             ingest.on_outcome = lambda outcome, entry: _tell(metrics, stream, outcome, entry)
+            rule_watch = RuleWatch(ingest)
+            metrics.watch_rules(rule_watch)
             async with (
+                _in_background(rule_watch.run(), "nobody looks for rules that fight"),
                 _in_background(peers.run(), "this replica is no longer listed"),
                 _in_background(stream.run(), "the dashboard gets no news"),
                 impression_service(settings, ingest, metrics) as shown,
@@ -151,9 +158,8 @@ async def _service_on_store(
                     signing = Signing(settings, shown, metrics)
                 with collector.calmed():
                     sessions = Sessions(settings)
-                    yield Service(
-                        settings, ingest, metrics, past, peers, stream, sessions, shown, signing
-                    )
+                    watching = (peers, stream, sessions, shown, rule_watch)
+                    yield Service(settings, ingest, metrics, past, *watching, signing)
         finally:
             await ingest.stop()
 

@@ -6,8 +6,8 @@ versions (overlap). Reads only; the buffers it writes are no state.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from itertools import islice
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice, repeat
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +18,7 @@ from app.conditions import Condition, of_categories
 from app.ignored import Ignored
 from learners import kernels
 from learners.blend import PARTS, Blend
-from learners.candidates import Candidates
+from learners.candidates import Candidates, Program
 from learners.history import History, Profile
 from learners.kernels import I32, I64, MISS
 
@@ -30,6 +30,9 @@ MOST_POOLED = 2_000
 MOST_SEARCHED = 1_000
 # A label that no item has: what an unknown category asks for.
 _NOTHING = np.array([-1], np.int32)
+
+Restrict = Callable[[Program], Program]
+"""Returns what an item has to meet, if it had to meet another program before."""
 
 
 class Request(NamedTuple):
@@ -177,10 +180,19 @@ class Recommender:
                 profile.n += 1
         return profile
 
-    def _begin(self, request: Request, user: int, profile: Profile, now_ms: int) -> None:
+    def _begin(
+        self,
+        request: Request,
+        user: int,
+        profile: Profile,
+        now_ms: int,
+        restrict: Restrict | None = None,
+    ) -> None:
         """Begin a pool from which all is excluded that the request must not be answered with."""
         pool = self._pool
         program = self.catalogue.columns.eligible(request.filter, now_ms)
+        if restrict is not None:
+            program = restrict(program)
         if request.categories:
             wanted = self.history.categories.wanted(request.categories)
             pool.begin(wanted if len(wanted) else _NOTHING, program)
@@ -248,14 +260,19 @@ class Recommender:
         return self._searched[:found]
 
     def _whys(
-        self, places: I32, profile: Profile, version: int, lowered: Lowered | None
+        self,
+        places: I32,
+        profile: Profile,
+        version: int,
+        lowered: Lowered | None,
+        moved: Sequence[dict[str, float]] | None = None,
     ) -> list[list[dict[str, Any]] | None]:
-        """Return for each place of the pool what its score is made of."""
+        """Return for each place of the pool what its score is made of; `moved`: what rules add."""
         items = self._pool.item[places].tolist()
         parts = self.blend.contributions(self._pool, places).tolist()
         whys: list[list[dict[str, Any]] | None] = []
-        for item, own in zip(items, parts):
-            shares = dict(zip(PARTS, own))
+        for item, own, by_rules in zip(items, parts, moved or repeat({})):
+            shares = dict(zip(PARTS, own)) | by_rules
             times = lowered.ignored.times(profile.user, item) if lowered else 0
             if lowered and times:
                 shares["ignored"] = -lowered.weight * times
@@ -290,11 +307,13 @@ class Recommender:
                 reasons.append({"because": name, "weight": part})
         return sorted(reasons, key=lambda reason: -float(reason["weight"]))
 
-    def similar(self, request: Request, version: int, now_ms: int) -> list[Scored]:
+    def similar(
+        self, request: Request, version: int, now_ms: int, restrict: Restrict | None = None
+    ) -> list[Scored]:
         """Return the items most often had together with a history: so many as go with it."""
         k, pool = request.k, self._pool
         profile = self._request_profile(request, MISS, 0)
-        self._begin(request, MISS, profile, now_ms)
+        self._begin(request, MISS, profile, now_ms, restrict)
         self.blend.covisit.pool_candidates(version, profile, pool, 0, most=k)
         ids = self.history.items.ids
         return [

@@ -10,8 +10,9 @@ import numpy as np
 from learners import kernels
 from learners.kernels import F64, I32, MISS, Filter
 
-MOST_CLAUSES, MOST_VALUES = 130, 2_000
-"""What a program may have: two for each clause of a condition, and two on when it is available."""
+FEW_CLAUSES, FEW_VALUES = 130, 2_000
+"""What there is room for from the beginning: two for each clause of a condition, and two on when an
+item is available. Rules that hide may need more."""
 
 _NO_LABELS = np.zeros(0, np.int32)
 
@@ -53,18 +54,25 @@ class Candidates:
         self.pooled = np.zeros(n_items, np.int64)
         self.tick = 0
         self.n = 0
-        # The program of the request, where kernels look for it.
+        self._mark = np.zeros(n_items, np.int64)
+        self._hidden = np.zeros(n_items, np.uint8) if hidden is None else hidden
+        self._labels = np.zeros((1, 1), np.int32) if labels is None else labels
+        self._columns = np.zeros((1, 1)) if columns is None else columns
+        self._reserve(FEW_CLAUSES, FEW_VALUES)
+
+    def _reserve(self, n_clauses: int, n_values: int) -> None:
+        """Make room for the program of a request, where kernels look for it."""
         self._program = ALWAYS
         self._n_clauses = np.zeros(1, np.int64)
-        self._clauses, self._values = np.zeros((MOST_CLAUSES, 4)), np.zeros(MOST_VALUES)
+        self._clauses, self._values = np.zeros((n_clauses, 4)), np.zeros(n_values)
         self.allowed = Filter(
-            mark=np.zeros(n_items, np.int64),
-            hidden=np.zeros(n_items, np.uint8) if hidden is None else hidden,
-            labels=np.zeros((1, 1), np.int32) if labels is None else labels,
+            mark=self._mark,
+            hidden=self._hidden,
+            labels=self._labels,
             wanted=_NO_LABELS,
             clauses=self._clauses[:0],
             values=self._values,
-            columns=np.zeros((1, 1)) if columns is None else columns,
+            columns=self._columns,
         )
         self.buffers = kernels.new_buffers(
             self.item,
@@ -73,12 +81,12 @@ class Candidates:
             self.total,
             self.share,
             self.pooled,
-            self.allowed.mark,
-            self.allowed.hidden,
-            self.allowed.labels,
+            self._mark,
+            self._hidden,
+            self._labels,
             self._clauses,
             self._values,
-            self.allowed.columns,
+            self._columns,
             self._n_clauses,
         )
 
@@ -94,10 +102,21 @@ class Candidates:
 
     def _allow(self, wanted: I32, program: Program) -> None:
         n, n_values = len(program.clauses), len(program.values)
+        if n > len(self._clauses) or n_values > len(self._values):
+            self._reserve(max(2 * n, FEW_CLAUSES), max(2 * n_values, FEW_VALUES))
         self._program = program
         self._n_clauses[0] = n
         self._clauses[:n], self._values[:n_values] = program
         self.allowed = self.allowed._replace(wanted=wanted, clauses=self._clauses[:n])
+
+    def restrict(self, program: Program) -> None:
+        """Let nothing be pooled from now on but what meets a program."""
+        self._allow(self.allowed.wanted, program)
+
+    @property
+    def program(self) -> Program:
+        """Return what an item has to meet."""
+        return self._program
 
     def begin_many(self, n: int) -> int:
         """Start n requests that a kernel answers one after the other; return the first's tick."""
@@ -114,6 +133,11 @@ class Candidates:
     def is_eligible(self, item: int) -> bool:
         """Tell whether an item may be pooled."""
         return bool(kernels.is_eligible(self.allowed, self.tick, item))
+
+    def eligible_of(self, items: I32) -> I32:
+        """Return those of some items that may be pooled."""
+        found: I32 = kernels.eligible_of(self.allowed, self.tick, items)
+        return found
 
     def holds(self, item: int) -> bool:
         """Tell whether an item is pooled."""

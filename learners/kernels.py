@@ -131,6 +131,7 @@ BETWEEN = 0  # low <= x <= high
 UNLESS_UNDER, UNLESS_FROM = 1, 2  # not x > low; not x <= low: a missing value passes
 ONE_OF, NONE_OF = 3, 4  # x is, or is not, in values[low:high], which are in order
 HAS_ANY, HAS_ALL, HAS_NONE = 5, 6, 7  # of the labels values[low:high]
+BARRED = 8  # the next `column` clauses do not all hold
 
 
 # A call takes some 50 ns for each array that it is given, and a microsecond for each named tuple.
@@ -600,7 +601,26 @@ def mark_kept(
 @njit(cache=True)
 def meets(clauses: F64, values: F64, columns: F64, labels: I32, item: int) -> bool:
     """Tell whether all clauses hold of an item."""
-    for c in range(len(clauses)):
+    c = 0
+    while c < len(clauses):
+        if clauses[c, 0] == BARRED:
+            n = int(clauses[c, 1])
+            if _all_hold(clauses, c + 1, n, values, columns, labels, item):
+                return False
+            c += n + 1
+        elif _holds(clauses, c, values, columns, labels, item):
+            c += 1
+        else:
+            return False
+    return True
+
+
+@njit(cache=True)
+def _all_hold(
+    clauses: F64, first: int, n: int, values: F64, columns: F64, labels: I32, item: int
+) -> bool:
+    """Tell whether n clauses, none of them BARRED, hold of an item."""
+    for c in range(first, first + n):
         if not _holds(clauses, c, values, columns, labels, item):
             return False
     return True
@@ -667,6 +687,29 @@ def follow_links(after: I32, first: int, found: I32) -> None:
         following = after[following - 1]
 
 
+@njit(cache=True)
+def meet_each(clauses: F64, values: F64, ends: I64, columns: F64, labels: I32, items: I32) -> U8:
+    """Return for several conditions ([conditions, items]) whether all their clauses hold.
+
+    Those of condition i are clauses[ends[i - 1]:ends[i]], none of them BARRED.
+    """
+    n = len(items)
+    met, first = np.ones((len(ends), n), np.uint8), 0
+    for i in range(len(ends)):
+        for c in range(first, ends[i]):
+            if clauses[c, 0] == BETWEEN:  # the most common, and compared fastest by itself
+                row, low, high = int(clauses[c, 1]), clauses[c, 2], clauses[c, 3]
+                for at in range(n):
+                    x = columns[row, items[at]]
+                    met[i, at] &= (low <= x) & (x <= high)
+            else:
+                for at in range(n):
+                    if met[i, at]:
+                        met[i, at] = _holds(clauses, c, values, columns, labels, items[at])
+        first = ends[i]
+    return met
+
+
 SIEVED = 4_096  # items that are looked at together: their marks stay in the processor's caches
 
 
@@ -687,14 +730,25 @@ def sieve(
     A clause at a time, so that the most common kind is compared many items at once.
     """
     mask[:n] = 1
-    for c in range(len(clauses)):
+    c = 0
+    while c < len(clauses):
+        if clauses[c, 0] == BARRED:
+            barring = int(clauses[c, 1])
+            for i in range(n):
+                if mask[i]:
+                    mask[i] = not _all_hold(
+                        clauses, c + 1, barring, values, columns, labels, first + i
+                    )
+            c += barring + 1
+            continue
         if clauses[c, 0] == BETWEEN:
             column, low, high = columns[int(clauses[c, 1])], clauses[c, 2], clauses[c, 3]
             _compare(column[first : first + n], low, high, mask)
-            continue
-        for i in range(n):
-            if mask[i]:
-                mask[i] = _holds(clauses, c, values, columns, labels, first + i)
+        else:
+            for i in range(n):
+                if mask[i]:
+                    mask[i] = _holds(clauses, c, values, columns, labels, first + i)
+        c += 1
 
 
 @njit(cache=True)
@@ -733,6 +787,17 @@ def is_eligible(allowed: Filter, tick: int, item: int) -> bool:
             if allowed.labels[item, j] == allowed.wanted[w]:
                 return True
     return False
+
+
+@njit(cache=True)
+def eligible_of(allowed: Filter, tick: int, items: I32) -> I32:
+    """Return those of some items that may be candidates of the request `tick`."""
+    found, n = np.empty(len(items), np.int32), 0
+    for item in items:
+        if is_eligible(allowed, tick, item):
+            found[n] = item
+            n += 1
+    return found[:n]
 
 
 @njit(cache=True)

@@ -15,6 +15,7 @@ from scripts.recommend import recommend
 from scripts.replay import replay
 from scripts.requeue import requeue
 from scripts.restore_snapshot import app as restore_snapshot
+from scripts.rules import rules
 from scripts.serve import serve
 
 app = typer.Typer(
@@ -41,6 +42,7 @@ app.command("demo")(demo)
 app.command("drill")(drill)
 app.command("requeue")(requeue)
 app.command("forget")(forget)
+app.command("rules")(rules)
 app.add_typer(restore_snapshot, name="restore-snapshot")
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from app.engine import Engine
     from app.impressions import Impressions
     from app.ingest import Ingest
+    from app.rule_watch import RuleWatch
 
 BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 # They are there from the start: Prometheus takes no series' first value for an increase.
@@ -31,6 +32,7 @@ class Metrics:
     """One registry a service, so that two services in a process do not mix."""
 
     def __init__(self, ingest: Callable[[], Ingest]) -> None:
+        self._ingest = ingest
         self.registry = CollectorRegistry()
         self.decisions = Counter(
             "sluice_gate_decisions", "Decisions of the gate", ["kind"], registry=self.registry
@@ -100,6 +102,10 @@ class Metrics:
     def watch(self, impressions: Impressions) -> None:
         """Show what becomes of impressions, too."""
         self.registry.register(_ImpressionCollector(impressions))
+
+    def watch_rules(self, watch: RuleWatch) -> None:
+        """Show what rules do, too."""
+        self.registry.register(_RuleCollector(self._ingest, watch))
 
     def render(self) -> bytes:
         """Return the text that Prometheus reads."""
@@ -253,6 +259,29 @@ class _EngineCollector(Collector):
             ("sluice_log_stopped", "1 if an entry stopped the log", ingest.stopped is not None),
         ):
             yield GaugeMetricFamily(name, text, value=float(value))
+
+
+class _RuleCollector(Collector):
+    """Reads the counts of the rules in force: at most a hundred, by the names that they have."""
+
+    def __init__(self, ingest: Callable[[], Ingest], watch: RuleWatch) -> None:
+        self._ingest = ingest
+        self._watch = watch
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the counts of now."""
+        acted = CounterMetricFamily(
+            "sluice_rule_slates", "Slates in which a rule acted", labels=["rule", "kind"]
+        )
+        book = self._ingest().engine.rulebook
+        for rule, n in zip(book.rules, book.n_acted.tolist()) if book is not None else ():
+            acted.add_metric([rule.name, rule.kind], n)
+        yield acted
+        yield GaugeMetricFamily(
+            "sluice_rule_warnings",
+            "Rules in force that match nothing or fight: GET /v1/rules says which",
+            value=self._watch.n_warnings,
+        )
 
 
 class _ImpressionCollector(Collector):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
+import msgspec
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -30,6 +31,7 @@ from app.conditions import (
 )
 from app.events import check_id, parse_time
 from app.recommend import Request
+from app.rules import MAX_RULES, Rule
 from app.settings import LEARNER_SETTINGS, SEMANTICS, EngineSettings
 from app.tokens import MAX_TOKEN_BYTES
 
@@ -602,6 +604,84 @@ class ChallengerBody(Reasoned):
         """Return the changes that were given."""
         given: dict[str, Any] = self.changes.model_dump(mode="json", exclude_unset=True)
         return given
+
+
+# -- rules ------------------------------------------------------------------------------------
+
+
+RULE_SET = "RuleSet"
+"""What a set of rules is called in /openapi.json; its body is read by hand."""
+
+
+def rule_schemas() -> dict[str, Any]:
+    """Return the schema of a set of rules, and of what is in it, by name."""
+    (rule,), found = msgspec.json.schema_components(
+        [Rule], ref_template="#/components/schemas/{name}"
+    )
+    rules = {"type": "array", "items": rule, "maxItems": MAX_RULES}
+    return found | {
+        RULE_SET: {
+            "title": RULE_SET,
+            "type": "object",
+            "properties": {"rules": rules},
+            "required": ["rules"],
+            "additionalProperties": False,
+        }
+    }
+
+
+class RuleView(BaseModel):
+    """A rule as it is declared, how many items it is about, and the slates in which it acted."""
+
+    rule: dict[str, Any]
+    items: int
+    slates: int = Field(description="since this process read the rules")
+
+
+class RuleWarning(BaseModel):
+    """Rules that match nothing, or fight: their names, and what is the matter."""
+
+    rules: list[str]
+    message: str
+
+
+class RulesView(BaseModel):
+    """The rules in force."""
+
+    rules: list[RuleView]
+    warnings: list[RuleWarning]
+    cursor: str
+
+
+class RuledItem(BaseModel):
+    """One place of a slate under rules; `was` is its place without these."""
+
+    item_id: str
+    position: int
+    was: int | None
+    score: float
+    sources: list[str]
+
+
+class RuledSlate(BaseModel):
+    """A slate as it is and as it would be; `did` counts what each rule moved, placed, kept out."""
+
+    user_id: str
+    before: list[str]
+    after: list[RuledItem]
+    gone: list[str]
+    did: dict[str, int]
+
+
+class DryRun(BaseModel):
+    """What rules would do."""
+
+    rules: list[RuleView]
+    slates: list[RuledSlate]
+    warnings: list[RuleWarning]
+
+
+# -- decisions and what else operators see ----------------------------------------------------
 
 
 class DecisionView(BaseModel):

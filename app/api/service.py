@@ -32,6 +32,7 @@ from app.events import Record, check_id
 from app.impressions import Impressions
 from app.ingest import Ingest
 from app.peers import Peers
+from app.rule_watch import RuleWatch
 from app.settings import Settings
 
 
@@ -47,6 +48,7 @@ class Service:
     stream: Stream
     sessions: Sessions
     impressions: Impressions
+    rule_watch: RuleWatch
     signing: Signing | None = None
     arrivals: Arrivals = field(default_factory=Arrivals)
     popular: Popular = field(default_factory=Popular)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from app.engine import Engine
-from app.events import Configure, Entry, Feedback
+from app.events import Configure, Entry, Feedback, ItemUpsert
 from app.settings import SEMANTICS, EngineSettings
 from learners.base import N_VERSIONS, RowPool
 
@@ -104,3 +104,39 @@ def hold_all(rows: RowPool, n_items: int) -> None:
         slots[:n_items] = np.arange(1, n_items + 1)
     rows.pool.refs[1 : n_items + 1] = N_VERSIONS
     rows.pool.marks[1] = n_items + 1
+
+
+def twenty_rules() -> list[dict[str, Any]]:
+    """Return rules of every kind, about the items that `describe` has described."""
+    rules: list[dict[str, Any]] = [
+        *({"kind": "boost", "by": 0.1, "where": {"brand": f"b{n}"}} for n in range(6)),
+        *({"kind": "bury", "by": 0.2, "where": {"price": {"min": 90 + n}}} for n in range(4)),
+        {"kind": "boost", "by": 0.3, "where": {"categories": "c3"}, "users": {"segment": "vip"}},
+        {"kind": "bury", "by": 0.5, "after": {"type": "purchase", "days": 7}},
+        {"kind": "hide", "where": {"stock": 0}},
+        {"kind": "hide", "where": {"brand": "b7", "price": {"max": 5}}},
+        {"kind": "pin", "item": "i17", "position": 2},
+        {"kind": "pin", "item": "i18", "position": 5},
+        {"kind": "cap", "per": "categories", "most": 3},
+        {"kind": "cap", "per": "brand", "most": 4},
+        {"kind": "cap", "where": {"price": {"min": 80}}, "most": 2},
+        {"kind": "quota", "least": 1, "younger_than_h": 48},
+    ]
+    return [rule | {"name": f"r{n}"} for n, rule in enumerate(rules)]
+
+
+def describe(engine: Engine, n_items: int) -> None:
+    """Give items categories and attributes, and let a thousandth of them be new."""
+    engine.history.categories.labels[:] = 0  # those of `filled_engine` are nobody's names
+    upserts = [
+        ItemUpsert(
+            f"i{n}",
+            [f"c{n % 50}", f"c{n * 7 % 90}"],
+            {"brand": f"b{n * 13 % 40}", "price": float(n * 31 % 100), "stock": n % 20},
+        )
+        for n in range(n_items)
+    ]
+    engine.apply(Entry(list(upserts)), "9-1")
+    first_seen, now_ms = engine.catalogue.first_seen, engine.admission.watermark_ms
+    for item in range(1, n_items, 1_000):
+        first_seen.note(item, now_ms)
