@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from app.engine import Engine
-from app.events import Configure, Entry, Feedback
+from app.events import Configure, Entry, Feedback, ItemUpsert
 from app.settings import SEMANTICS, EngineSettings
 from learners.base import N_VERSIONS, RowPool
 
@@ -96,6 +96,21 @@ def filled_engine(n_items: int) -> Engine:
     for source in learner.sources.values():
         hold_all(source.rows, n_items)
     return engine
+
+
+def shelved_engine(n_items: int, n_rare: int) -> tuple[Engine, set[str]]:
+    """Return `filled_engine` with prices and brands, and the items that are dear and of a rare one.
+
+    These lie anywhere in the catalogue; no source names many of them.
+    """
+    engine = filled_engine(n_items)
+    rare = set(random.Random(1).sample(range(n_items), n_rare))
+    for item in range(n_items):
+        price = 5_000.0 + item if item in rare else float(item % 1_000)
+        brand = "rare" if item in rare else f"brand {item % 500}"
+        change = ItemUpsert(f"i{item}", attributes={"price": price, "brand": brand})
+        engine.catalogue.upsert(item, change)
+    return engine, {f"i{item}" for item in rare}
 
 
 def hold_all(rows: RowPool, n_items: int) -> None:
