@@ -170,7 +170,9 @@ def busy_log(n_events: int, seed: int = 1) -> list[Record]:
         records.append(event)
         item, user, draw = f"i{chance.randrange(150)}", f"u{chance.randrange(60)}", chance.random()
         if draw < 0.02:
-            records.append(upsert(item, f"c{number % 3}", hidden=chance.random() < 0.3))
+            attributes = {"price": number % 50, "brand": f"b{number % 7}", f"a{number % 4}": True}
+            is_hidden = chance.random() < 0.3
+            records.append(upsert(item, f"c{number % 3}", attributes=attributes, hidden=is_hidden))
         elif draw < 0.04:
             records.append(UserUpsert(user, {"n": number}))
         elif draw < 0.05:

@@ -147,7 +147,12 @@ def _object(properties: Any) -> Any:
 
 
 _NAME = {"type": "string"}
-_TIME = {"anyOf": [_NAME | {"format": "date-time"}, {"type": "number", "minimum": 0}]}
+_TIME = {
+    "anyOf": [
+        {"type": "string", "format": "date-time"},
+        {"type": "number", "minimum": 0, "maximum": 253_402_300_799},
+    ]
+}
 _FILTER = {
     "type": "object",
     "description": "what must hold of an item: any attribute with a value, a list, `min` and `max`,"

@@ -98,6 +98,21 @@ def filled_engine(n_items: int) -> Engine:
     return engine
 
 
+def shelved_engine(n_items: int, n_rare: int) -> tuple[Engine, set[str]]:
+    """Return `filled_engine` with prices and brands, and the items that are dear and of a rare one.
+
+    These lie anywhere in the catalogue; no source names many of them.
+    """
+    engine = filled_engine(n_items)
+    rare = set(random.Random(1).sample(range(n_items), n_rare))
+    for item in range(n_items):
+        price = 5_000.0 + item if item in rare else float(item % 1_000)
+        brand = "rare" if item in rare else f"brand {item % 500}"
+        change = ItemUpsert(f"i{item}", attributes={"price": price, "brand": brand})
+        engine.catalogue.upsert(item, change)
+    return engine, {f"i{item}" for item in rare}
+
+
 def hold_all(rows: RowPool, n_items: int) -> None:
     """Give every item a row of its own, held by all versions."""
     for slots in rows.slots:

@@ -3,11 +3,20 @@ from __future__ import annotations
 import pytest
 from river.reco import BiasedMF
 
+from app.conditions import parse
+from app.engine import Engine
 from app.events import Command, Entry
 from app.recommend import Request
 from learners.base import CHAMPION, SHADOW, RowPool
 from learners.kernels import own_slot
-from tests.benchmarks.made import Benchmark, entries, filled_engine, new_engine, stream
+from tests.benchmarks.made import (
+    Benchmark,
+    entries,
+    filled_engine,
+    new_engine,
+    shelved_engine,
+    stream,
+)
 
 pytestmark = pytest.mark.benchmark
 
@@ -20,6 +29,36 @@ def test_recommend(benchmark: Benchmark, n_items: int) -> None:
     engine = filled_engine(n_items)
     slate = benchmark(engine.recommend, Request("u0"))
     assert len(slate.items) == 10
+
+
+N_RARE = 20
+
+
+@pytest.fixture(scope="module")
+def shelved() -> tuple[Engine, set[str]]:
+    """A million items, every row full, and the 20 that filters leave."""
+    return shelved_engine(1_000_000, N_RARE)
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        {"brand": "rare"},
+        {"price": {"min": 5_000}},
+        {"price": {"min": 5_000}, "brand": {"not": ["brand 1"]}},
+    ],
+    ids=["string", "number", "number-and-not"],
+)
+def test_a_filter_that_leaves_20(
+    benchmark: Benchmark, shelved: tuple[Engine, set[str]], condition: dict[str, object]
+) -> None:
+    """Exactly the 20 of a million items that meet a condition; see p99_ms."""
+    engine, rare = shelved
+    request = Request("u0", N_RARE, filter=parse(condition))
+    slate = benchmark.pedantic(engine.recommend, (request,), rounds=1_000, warmup_rounds=20)
+    assert {scored.item_id for scored in slate.items} == rare
+    times = sorted(benchmark.stats.stats.data)
+    benchmark.extra_info["p99_ms"] = 1_000 * times[len(times) * 99 // 100]
 
 
 def test_recommend_after_a_stream(benchmark: Benchmark) -> None:

@@ -108,6 +108,50 @@ def test_categories_are_any_of(api: Service) -> None:
     assert names(api.post("/v1/recommendations", body)) == ["cat-1"]
 
 
+def test_lists_are_held_to_conditions(api: Service) -> None:
+    """In a query or a body, in every list: what an attribute, a category or a time does not let
+    through is not there, and what is wrong with a condition is said.
+    """
+    items = [
+        {"item_id": f"f-{n}", "categories": ["f-all", f"f-{n % 2}"], "attributes": {"f_price": n}}
+        for n in range(6)
+    ]
+    api.post("/v1/items", [*items, {"item_id": "f-5", "available_until": "1990-01-01T00:00:00Z"}])
+    click(api, "f-user", "f-0")
+    for n in range(3):
+        click(api, f"f-{n}", "f-0", "f-1", "f-2", "f-4", "f-5")
+    asked = {"where": ["f_price>=1", "f_price!=2"], "category_none": "f-none"}
+    for path in ("/v1/recommendations/f-user", "/v1/trending"):
+        assert sorted(names(api.get(path, k=50, **asked))) == ["f-1", "f-3", "f-4"]
+        assert names(api.get(path, category_all=["f-all", "f-1"], exclude="f-1")) == ["f-3"]
+    assert sorted(names(api.get("/v1/items/f-0/similar", **asked))) == ["f-1", "f-4"]
+    body = {"user_id": "f-user", "filter": {"f_price": {"min": 1, "not": [2]}}, "k": 50}
+    assert sorted(names(api.post("/v1/recommendations", body))) == ["f-1", "f-3", "f-4"]
+    body["candidates"] = ["f-1", "f-2", "f-5"]
+    assert names(api.post("/v1/recommendations", body)) == ["f-1"]
+    error = error_of(api.client.get("/v1/trending", params={"where": "f_price<=cheap"}), 422)
+    assert "f_price is compared with 'cheap'" in error["message"]
+    body["filter"] = {"f_price": {"least": 1}}
+    error = error_of(api.client.post("/v1/recommendations", json=body), 422)
+    assert "f_price={'least': 1}" in error["message"]
+    api.client.patch("/v1/items/f-5", json={"available_until": None})
+    assert "f-5" in names(api.get("/v1/recommendations/f-user", **asked))
+
+
+def test_an_attribute_of_another_type_is_refused(api: Service) -> None:
+    """Alone it is a conflict; in a list it is named, and the others are upserted."""
+    api.post("/v1/items", [{"item_id": "type-1", "attributes": {"type_x": 1}}])
+    for method in ("PUT", "PATCH"):
+        body = {"attributes": {"type_x": "one"}}
+        error = error_of(api.client.request(method, "/v1/items/type-1", json=body), 409)
+        assert "item 'type-1': type_x='one' is a string" in error["message"]
+    items = [{"item_id": f"type-{n}", "attributes": {"type_x": x}} for n, x in enumerate([5, "x"])]
+    answer = api.post("/v1/items", items)
+    assert answer["upserted"] == 1
+    assert [refused["item_id"] for refused in answer["refused"]] == ["type-1"]
+    assert api.get("/v1/items/type-1")["attributes"] == {"type_x": 1}
+
+
 def test_hidden_items_are_never_shown(api: Service) -> None:
     """A hidden item is in no list, and there again once it is not hidden."""
     for n in range(3):

@@ -153,7 +153,7 @@ def test_recommendations_of_then_are_those_that_were_given(lived: Lived) -> None
 
 
 def test_over_http_it_is_the_same(lived: Lived) -> None:
-    """GET with `at` answers what GET answered then, from the archive, too."""
+    """GET with `at` answers what GET answered then, from the archive, too, held to its filters."""
     service = lived.service
     moment = lived.moments[2]
     then = moment.lists["u1"]
@@ -163,6 +163,11 @@ def test_over_http_it_is_the_same(lived: Lived) -> None:
     found = service.get("/v1/recommendations/--at", at=lived.moments[-2].cursor, **options)
     assert found["user_id"] == "--at"
     assert [item["item_id"] for item in found["items"]] == ["g00i1"]
+    more = options | {"where": ["brand!=--x,1"], "category_none": ["hats"]}
+    assert service.get("/v1/recommendations/--at", at=lived.moments[-2].cursor, **more) == found
+    more["where"].append("price>=1")
+    emptied = service.get("/v1/recommendations/--at", at=lived.moments[-2].cursor, **more)
+    assert emptied["items"] == []
 
 
 def test_for_people_there_is_a_table(lived: Lived) -> None:

@@ -125,8 +125,14 @@ def guarded(runner: asyncio.Runner, tmp_path_factory: pytest.TempPathFactory) ->
     yield from start(runner, tmp_path_factory.mktemp("guarded"), **keys)
 
 
-VALUES = ["", "0", "1", "7", "200", "201", "1.0", " 5", "true", "maybe", "1-1", "0-0", "é", "i1"]
-NAMES = ["k", "exclude", "category", "explain", "deadline_ms", "min_cursor", "other"]
+VALUES = [
+    *("", "0", "1", "7", "200", "201", "1.0", " 5", "true", "maybe", "1-1", "0-0", "é", "i1"),
+    *("n<=5", "n=i1,x"),
+]
+NAMES = [
+    *("k", "exclude", "category", "category_all", "where"),
+    *("explain", "deadline_ms", "min_cursor", "other"),
+]
 parameters = st.lists(st.tuples(st.sampled_from(NAMES), st.sampled_from(VALUES)), max_size=5)
 segments = st.one_of(st.just("u"), st.text(max_size=6)).map(lambda text: quote(text, safe=""))
 
