@@ -7,13 +7,13 @@ so that a read stays a read, and it is known how likely everything was that was 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from hashlib import blake2b
 from itertools import chain, islice
 from typing import Any
 
 import numpy as np
 
 from app.catalogue import Catalogue
-from app.events import digest
 from app.recommend import Asked, Scored
 from learners import kernels
 from learners.history import History
@@ -33,7 +33,7 @@ MOST_TAKEN = MOST_SHOWN // kernels.SHOWN_PER_EVENT
 """... or events: then the sources know it, however it was found."""
 
 # Cold items that a slate looks at: the newest, and as many of those that wait, by turns.
-_N_FRESH = _N_WAITING = 128
+_N_FRESH = _N_WAITING = 64
 # Events after which the turn goes on by one.
 _TURN_EVENTS = 20
 # Items that a slot draws from. More would show more that nobody is likely to want.
@@ -57,6 +57,7 @@ class Exploration:
         history.on_item_evicted.append(self._forget)
         self._rated: I32 = np.zeros(_N_FRESH + _N_WAITING, np.int32)
         self._value: F64 = np.zeros(len(self._rated))
+        self._tie = np.zeros(len(self._rated), np.uint64)
         self._chosen: I32 = np.zeros(_MOST_SLOTS, np.int32)
         self._propensity: F64 = np.zeros(_MOST_SLOTS)
 
@@ -152,25 +153,33 @@ class Exploration:
         `asked` is what the slate was made from: it knows what is eligible. What explores takes the
         score of whose place it has, so that the order of scores is that of the slate.
         """
-        pool = asked.pool
-        n_slots = len(slate) - N_SPARED
-        cold = self.cold
+        n_slots, cold = len(slate) - N_SPARED, self.cold
         if n_slots <= 0 or not len(cold):
             return slate
-        get = self._items.get
+        pool, index = asked.pool, self._items.index
+        mark, tick = pool.allowed.mark, pool.tick
         for scored in slate:
-            pool.exclude(get(scored.item_id))
-        hashed = digest(("explore", str(seed), recommendation_id))
-        chance = np.uint64(int.from_bytes(hashed[:8], "little"))
-        propensity, chosen = self._propensity[:n_slots], None
-        if kernels.exploring(chance, share, cold, pool.allowed, pool.tick, propensity):
-            chosen = self._chosen[:n_slots]
+            mark[index[scored.item_id]] = tick
+        text = f"explore {seed} {recommendation_id}".encode()
+        chance = int.from_bytes(blake2b(text, digest_size=7).digest(), "little")
+        propensity, chosen = self._propensity[:n_slots], self._chosen[:n_slots]
+        buffers, wanted = pool.buffers, pool.allowed.wanted
+        if kernels.exploring(chance, share, cold, buffers, wanted, tick, propensity):
             self._choose(chance, share, asked, version, chosen, propensity)
-        return slate[:N_SPARED] + self._placed(slate[N_SPARED:], propensity, chosen)
+            shown = zip(slate[N_SPARED:], propensity.tolist(), chosen.tolist())
+            rest = [self._placed(*here) for here in shown]
+        else:
+            rest = [
+                Scored(item_id, score, sources, why, likely)
+                for (item_id, score, sources, why, _), likely in zip(
+                    slate[N_SPARED:], propensity.tolist()
+                )
+            ]
+        return slate[:N_SPARED] + rest
 
     def _choose(
         self,
-        chance: Any,
+        chance: int,
         share: float,
         asked: Asked,
         version: int,
@@ -181,7 +190,8 @@ class Exploration:
         rated, value, users = self._rated, self._value, self._history.users
         n = kernels.rate_cold(
             self.cold,
-            pool.allowed,
+            pool.buffers,
+            pool.allowed.wanted,
             pool.tick,
             self._shown,
             self._taken,
@@ -193,18 +203,15 @@ class Exploration:
         )
         salt = users.key[profile.user] if profile.user != MISS else np.uint64(0)
         keys = self._items.key
-        kernels.explore(chance, share, rated, value, n, _PER_SLOT, keys, salt, chosen, propensity)
+        kernels.explore(
+            chance, share, rated, value, self._tie, n, _PER_SLOT, keys, salt, chosen, propensity
+        )
 
-    def _placed(self, slots: list[Scored], propensity: F64, chosen: I32 | None) -> list[Scored]:
-        placed = [
-            Scored(item_id, score, sources, why, likely)
-            for (item_id, score, sources, why, _), likely in zip(slots, propensity.tolist())
-        ]
-        if chosen is not None:
-            for slot in np.flatnonzero(chosen != MISS).tolist():
-                item_id = str(self._items.ids[chosen[slot]])
-                placed[slot] = placed[slot]._replace(item_id=item_id, sources=[EXPLORATION])
-        return placed
+    def _placed(self, there: Scored, likely: float, chosen: int) -> Scored:
+        if chosen == MISS:
+            return Scored(there.item_id, there.score, there.sources, there.why, likely)
+        item_id = str(self._items.ids[chosen])
+        return Scored(item_id, there.score, [EXPLORATION], there.why, likely)
 
     # -- state --------------------------------------------------------------------------------
 

@@ -2663,13 +2663,13 @@ def drawn(seed: Any, number: int) -> float:
 
 @njit(cache=True)
 def exploring(
-    seed: Any, share: float, cold: I32, allowed: Filter, tick: int, propensity: F64
+    seed: Any, share: float, cold: I32, buffers: Any, wanted: I32, tick: int, propensity: F64
 ) -> int:
     """Draw which slots explore, one coin each; write how likely what stands there is, if none did.
 
     The n-th slot may explore if there are more than n eligible cold items. Return how many do.
     """
-    n_cold, n = 0, 0
+    n_cold, n, allowed = 0, 0, _filter_of(buffers, wanted)
     for item in cold:
         if n_cold == len(propensity):
             break
@@ -2697,7 +2697,8 @@ def optimism(shown: int, taken: int) -> float:
 @njit(cache=True)
 def rate_cold(
     cold: I32,
-    allowed: Filter,
+    buffers: Any,
+    wanted: I32,
     tick: int,
     shown: I32,
     taken: I32,
@@ -2713,7 +2714,7 @@ def rate_cold(
     sum over its labels, over the root of their number and over the largest affinity; it is worth
     its optimism times that, and `floor` times that if nothing speaks for it.
     """
-    n, largest, first = 0, 0.0, sums.tick[0] << 32
+    n, largest, first, allowed = 0, 0.0, sums.tick[0] << 32, _filter_of(buffers, wanted)
     for item in cold:
         if not is_eligible(allowed, tick, item):
             continue
@@ -2729,9 +2730,9 @@ def rate_cold(
         rated[n], value[n] = item, affinity / np.sqrt(max(n_labels, 1))
         largest = max(largest, value[n])
         n += 1
+    scale = 1.0 / largest if largest > 0.0 else 0.0
     for c in range(n):
-        affinity = value[c] / largest if largest > 0.0 else 0.0
-        value[c] = optimism(shown[rated[c]], taken[rated[c]]) * (floor + affinity)
+        value[c] = optimism(shown[rated[c]], taken[rated[c]]) * (floor + value[c] * scale)
     return n
 
 
@@ -2741,6 +2742,7 @@ def explore(
     share: float,
     rated: I32,
     value: F64,
+    tie: U64,
     n: int,
     per_slot: int,
     key: U64,
@@ -2755,14 +2757,16 @@ def explore(
     """
     n_slots = len(chosen)
     n_best = min(n, per_slot * n_slots)
+    for c in range(n):
+        tie[c] = mix(key[rated[c]] ^ salt)
     for place in range(n_best):
         best = place
         for c in range(place + 1, n):
-            ours, theirs = mix(key[rated[c]] ^ salt), mix(key[rated[best]] ^ salt)
-            if value[c] > value[best] or (value[c] == value[best] and ours < theirs):
+            if value[c] > value[best] or (value[c] == value[best] and tie[c] < tie[best]):
                 best = c
         rated[place], rated[best] = rated[best], rated[place]
         value[place], value[best] = value[best], value[place]
+        tie[place], tie[best] = tie[best], tie[place]
     for slot in range(n_slots):
         chosen[slot] = MISS
         if slot >= n_best or drawn(seed, 2 * slot) >= share:

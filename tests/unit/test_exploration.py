@@ -184,7 +184,7 @@ def test_of_many_new_items_all_get_their_turn() -> None:
         feed(engine, sessions(25, n_groups=2, start=25 * n), group=25)
         seen |= set(engine.exploration.cold.tolist())
         assert newest <= set(engine.exploration.cold.tolist())
-        assert len(engine.exploration.cold) <= 256
+        assert len(engine.exploration.cold) <= 128
     assert {items.get(f"i{n}") for n in range(600)} <= seen
 
 
