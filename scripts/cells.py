@@ -155,6 +155,7 @@ class Lab:
         context = multiprocessing.get_context("fork")
         _Stage.lab, _Stage.steps = self, context.Value("q", 0)
         _Stage.engines = {}
+        _load_kernels(self.base["on"], self.stream)
         for gate in gates:
             _Stage.engines[gate] = self._begun(gate, lambda: on_progress(_Stage.steps.value, total))
         _Stage.work = missing
@@ -191,6 +192,16 @@ class _Stage:
     engines: dict[str, Engine]
     work: list[Cell]
     steps: Any
+
+
+def _load_kernels(settings: EngineSettings, stream: list[Feedback]) -> None:
+    """Do once here what takes seconds the first time, so that no run's cost has it."""
+    small = settings.model_copy(update={"warmup_events": 1, "freshness": "batch"})
+    engine = Engine(small)
+    engine.apply(Entry([Configure(SEMANTICS, small.model_dump())]), "0-1")
+    play = _Judged(engine)
+    play.play(stream[: min(_STEP, len(stream))], 0)
+    engine.gate.promote("to load what promotes", "nobody", None)
 
 
 def _count(n: int) -> None:

@@ -184,24 +184,24 @@ class Verdict(NamedTuple):
 
 
 RULE = (
-    "The longest delay that, like all shorter ones, loses less than {worth:.1%} of HR@20 against"
-    " live: the upper end of the 95 % interval of its loss is under that."
+    "The longest delay that loses less than {worth:.1%} of HR@20 against live: the upper end of the"
+    " 95 % interval of its loss is under that."
 )
 
 
 def decide(losses: Sequence[tuple[Delay, Estimate]], threshold: float) -> Verdict:
     """Return how late state may be, from the losses of delays, the shortest first.
 
-    The first delay that is not shown to be good enough ends the search: there it is sure if that
-    one is shown to be too much, and not where the data do not tell.
+    It is sure of that if the next longer one is shown to be too much.
     """
     best: tuple[Delay, Estimate] = 0, Estimate(0.0, 0.0, 0.0)
-    is_sure = True
+    follower: Estimate | None = None
     for delay, loss in losses:
-        if loss.high >= threshold:
-            is_sure = loss.low > threshold
-            break
-        best = delay, loss
+        if loss.high < threshold:
+            best, follower = (delay, loss), None
+        elif follower is None:
+            follower = loss
+    is_sure = follower is None or follower.low > threshold
     over, lost = _compared(losses, best[0])
     return Verdict(*best, is_sure, worth=lost / (1.0 - lost) if lost < 1.0 else 0.0, over=over)
 
