@@ -27,6 +27,7 @@ from app.conditions import Condition
 from app.drafts import Team, team_draft
 from app.errors import InvalidRequest, LogStopped, SettingsError
 from app.events import VALID, Entry, Feedback, Malformed
+from app.explain import Explaining
 from app.exploration import Exploration
 from app.freshness import is_over
 from app.gate import Gate
@@ -901,6 +902,26 @@ class Engine:
         """Tell whether a list is meant to be shown, and whole: no given items, no explanation."""
         is_shown = request.candidates is None and not (request.explain or request.in_haste)
         return self.explores and is_shown and self.settings.explore_share > 0
+
+    def explain(self, request: Request, item_id: str) -> dict[str, Any]:
+        """Return why an item is, or is not, in the slate of the served version; see `explain`.
+
+        What explores, or is drafted by two versions, is left to chance, and plays no part.
+        """
+        explaining = Explaining(
+            self.recommender,
+            request,
+            self.gate.served,
+            self.admission.watermark_ms,
+            self.lowered,
+            self.types,
+        )
+        return explaining.explain(item_id) | {"model": self.model_info()}
+
+    def list_of(self, version: int, request: Request, *, challenger: bool = False) -> list[Scored]:
+        """Return what a version would show, the challenger's if so, with nothing left to chance."""
+        ranker = self.challenges.recommender if challenger else self.recommender
+        return self._by(ranker, request, version)
 
     def _rival(self) -> Rival | None:
         """Return who fills slates by turns with what is served: in HOLD the branch alone."""

@@ -142,6 +142,39 @@ class Recommender:
         )
         return list(map(Scored, [str(ids[item]) for item in items], totals, named, whys))
 
+    def ranked(self) -> I32:
+        """Return the places in the pool of all that was rated last, best first."""
+        return self._best_places(self._pool.n).copy()
+
+    def ranked_with(
+        self, request: Request, version: int, now_ms: int, item: int, lowered: Lowered | None
+    ) -> I32:
+        """Return the same where an item is rated, too, whether it is named or not."""
+        user = MISS if request.user_id is None else self.history.users.get(request.user_id)
+        profile, given = self._request_profile(request, user, now_ms), np.array([item], np.int32)
+        self._begin(request, user, profile, now_ms)
+        self.blend.pool_candidates(version, profile, self._pool, now_ms, request.k, given)
+        self._lower(user, lowered)
+        return self.ranked()
+
+    def items_at(self, places: I32) -> I32:
+        """Return the items at some places of the pool."""
+        items: I32 = self._pool.item[places]
+        return items
+
+    def explained(self, places: I32, version: int, lowered: Lowered | None) -> list[Scored]:
+        """Return what is at places of the pool, as this version rated it last, with reasons."""
+        items, totals, named = self.blend.read(self._pool, places)
+        ids = [str(self.history.items.ids[item]) for item in items]
+        whys = self._whys(places, self._profile, version, lowered)
+        return list(map(Scored, ids, totals, named, whys))
+
+    def ratings(self, item: int) -> dict[str, float]:
+        """Return what each source gave an item that was rated for the last slate, at its best."""
+        raw = self._pool.raw[:, self._pool.place(item)].tolist()
+        columns = self.blend.columns
+        return {name: max(v for v, n in zip(raw, columns) if n == name) for name in columns}
+
     def _rank_given(
         self,
         request: Request,
@@ -236,6 +269,15 @@ class Recommender:
         for place in range(profile.n_refused):
             self._pool.exclude(profile.refused[place])
 
+    def is_kept_had(self, user: int, item: int, now_ms: int) -> bool:
+        """Tell whether a user had an item, and may not be shown it again at a time."""
+        if not self.exclude_had or user == MISS:
+            return False
+        pool = self._pool
+        pool.begin()
+        self.history.mark_kept(user, pool.allowed.mark, pool.tick, now_ms)
+        return bool(pool.allowed.mark[item] == pool.tick)
+
     def _best_places(self, k: int) -> I32:
         """Return the places in the pool of the k best, best first."""
         best, pool = self._best, self._pool
@@ -276,6 +318,8 @@ class Recommender:
             times = lowered.ignored.times(profile.user, item) if lowered else 0
             if lowered and times:
                 shares["ignored"] = -lowered.weight * times
+                if not self.blend.is_linear:  # then the model's part is the total, all of it
+                    shares["model"] += lowered.weight * times
             whys.append(self._why(item, profile, version, shares))
         return whys
 
@@ -286,26 +330,28 @@ class Recommender:
 
         What co-visitation and sequence gave is split among the items of the history.
         """
-        because: dict[str, float] = {}
-        for name in ("covisit", "sequence") if not parts["model"] else ():
-            source = getattr(self.blend, name)
-            shares: dict[str, float] = {}
-            for other, weight in zip(profile.items[: source.n_used(profile)], profile.weights):
-                share = source.contribution(version, int(other), float(weight), item)
-                other_id = str(self.history.items.ids[other])
-                shares[other_id] = shares.get(other_id, 0.0) + share
+        of_items: dict[str, float] = {}
+        others = dict(parts)
+        for name in ("covisit", "sequence"):
+            shares = self._shares(name, item, profile, version)
             whole = sum(shares.values())
-            for other_id, share in shares.items():
-                if share > 0:
-                    part = parts[name] * share / whole
-                    because[other_id] = because.get(other_id, 0.0) + part
-        reasons: list[dict[str, Any]] = [
-            {"because": name, "weight": part} for name, part in because.items()
-        ]
-        for name, part in parts.items():
-            if part and not (because and name in ("covisit", "sequence")):
-                reasons.append({"because": name, "weight": part})
-        return sorted(reasons, key=lambda reason: -float(reason["weight"]))
+            if parts[name] and whole > 0:
+                del others[name]
+                for other_id, share in shares.items():
+                    of_items[other_id] = of_items.get(other_id, 0.0) + parts[name] * share / whole
+        reasons = [*of_items.items(), *others.items()]
+        shown = [{"because": name, "weight": weight} for name, weight in reasons if weight]
+        return sorted(shown, key=lambda reason: -float(reason["weight"]))
+
+    def _shares(self, name: str, item: int, profile: Profile, version: int) -> dict[str, float]:
+        """Return by id what the items of a history add to what a source gave an item."""
+        source = getattr(self.blend, name)
+        shares: dict[str, float] = {}
+        for other, weight in zip(profile.items[: source.n_used(profile)], profile.weights):
+            other_id = str(self.history.items.ids[other])
+            share = source.contribution(version, int(other), float(weight), item)
+            shares[other_id] = shares.get(other_id, 0.0) + share
+        return shares
 
     def similar(
         self, request: Request, version: int, now_ms: int, restrict: Restrict | None = None

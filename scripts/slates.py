@@ -261,12 +261,13 @@ class Asked:
 
 def ranked(engine: Engine, policy: str, user_id: str, k: int) -> list[str] | None:
     """Return what a policy would show a user now; None if there is no such policy now."""
-    recommender, version = engine.recommender, VERSIONS.get(policy, engine.gate.served)
-    if policy == "challenger":
-        if engine.challenges.running is None or not engine.challenges.running.is_warm:
-            return None
-        recommender, version = engine.challenges.recommender, CHAMPION
-    slate = recommender.slate(Request(user_id, k), version, engine.admission.watermark_ms)
+    version, is_challenger = VERSIONS.get(policy, engine.gate.served), policy == "challenger"
+    running = engine.challenges.running
+    if is_challenger and (running is None or not running.is_warm):
+        return None
+    if is_challenger:
+        version = CHAMPION
+    slate = engine.list_of(version, Request(user_id, k), challenger=is_challenger)
     return [scored.item_id for scored in slate]
 
 

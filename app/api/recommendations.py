@@ -160,6 +160,34 @@ def slate_content(slate: Slate, degraded: str | None) -> dict[str, Any]:
 
 
 @router.get(
+    "/v1/explain/{user_id}/{item_id}",
+    response_model=schemas.Explanation,
+    responses=schemas.errors(404),
+)
+async def get_explanation(
+    service: Running,
+    user_id: UserId,
+    item_id: ItemId,
+    query: Annotated[schemas.ExplanationQuery, Query()],
+) -> Response:
+    """Return why an item is in a user's list, or why it is not; an unknown user is a stranger.
+
+    The list is that of `GET /v1/recommendations/{user_id}` with the same parameters, with nothing
+    left to chance: no place explores, and no challenger fills any.
+    """
+    until = service.arrivals.now() + (query.deadline_ms or service.settings.deadline_ms) / 1_000
+    degraded = why_stale(service)
+    if query.min_cursor is not None and not await has_applied(service, query.min_cursor, until):
+        degraded = "replica_behind"
+    if item_id not in service.engine.history.items:
+        raise NotFound(f"there is no item {item_id!r}")
+    about = {"user_id": user_id, "item_id": item_id}
+    content = about | service.engine.explain(query.request_for(user_id), item_id)
+    headers = {"X-Degraded": degraded} if degraded else None
+    return answer(content | {"degraded": degraded}, headers=headers)
+
+
+@router.get(
     "/v1/items/{item_id}/similar", response_model=schemas.ItemList, responses=schemas.errors(404)
 )
 async def get_similar(

@@ -220,16 +220,25 @@ class ListQuery(BaseModel):
         return checked(sum(map(parse_where, self.where), condition))
 
 
-class RecommendationsQuery(ListQuery):
-    """The query parameters of a GET of recommendations."""
+class ExplanationQuery(ListQuery):
+    """The query parameters of a GET of an explanation: those of the list that it is about."""
 
-    explain: bool = False
     deadline_ms: Annotated[int, Field(ge=1, le=60_000)] | None = Field(
         None, description="from arrival; what is not ready by then is left out (`degraded`)"
     )
     min_cursor: Annotated[str, Field(pattern=CURSOR)] | None = Field(
         None, description="wait until this log position is applied here"
     )
+
+    def request_for(self, user_id: str) -> Request:
+        """Return what the engine is asked for."""
+        return Request(user_id, self.k, self.exclude, self.category, filter=self.condition())
+
+
+class RecommendationsQuery(ExplanationQuery):
+    """The query parameters of a GET of recommendations."""
+
+    explain: bool = False
     impression: ImpressionMode = "auto"
     at: Annotated[str, Field(pattern=CURSOR)] | None = Field(
         None,
@@ -239,15 +248,9 @@ class RecommendationsQuery(ListQuery):
 
     def request_for(self, user_id: str) -> Request:
         """Return what the engine is asked for."""
-        return Request(
-            user_id,
-            self.k,
-            self.exclude,
-            self.category,
-            explain=self.explain,
-            filter=self.condition(),
-            is_declared=self.impression == "explicit",
-        )
+        request = super().request_for(user_id)
+        is_declared = self.impression == "explicit"
+        return request._replace(explain=self.explain, is_declared=is_declared)
 
 
 class RecommendationsBody(Body):
@@ -297,7 +300,8 @@ class Why(BaseModel):
 
     because: str = Field(
         description="an item of the history; or `trending`, `factors`, `item` (how often it was"
-        " had, how new it is), `categories` (those it shares with the history), `model`"
+        " had, how new it is), `categories` (those it shares with the history), `model`;"
+        " `ignored`: it was shown, and not taken"
     )
     weight: float
 
@@ -339,6 +343,43 @@ class Recommendations(BaseModel):
     at: str | None = Field(
         None, description="with `at`: the log position of the last entry that this knows of"
     )
+
+
+class Exclusion(BaseModel):
+    """What keeps an item out of a list, whoever would name it."""
+
+    by: Literal["hidden", "not_available", "exclude", "category", "filter", "had", "refused"]
+    type: str | None = Field(None, description="had: the type of the last event on it")
+    timestamp: str | None = Field(None, description="had, refused: when")
+    available_from: str | None = None
+    available_until: str | None = None
+    categories: list[str] | None = Field(None, description="category: those that it has")
+    condition: dict[str, Any] | None = Field(None, description="filter: what it does not meet")
+
+
+class Explanation(BaseModel):
+    """Why an item is in a list, or why it is not."""
+
+    user_id: str
+    item_id: str
+    because: str = Field(description="all of it, in a sentence")
+    shown: bool
+    position: int | None
+    k: int
+    eligible: bool
+    excluded: list[Exclusion] = Field(description="all that keeps it out; empty: it is eligible")
+    named: bool = Field(description="whether a source named it")
+    sources: list[str]
+    ratings: dict[str, float] | None = Field(
+        description="where no source named it: what each gives it"
+    )
+    score: float | None = Field(description="what it has, or would have if it was named")
+    why: list[Why] | None = Field(description="what the score is made of: adds up to it")
+    rank: int | None = Field(description="among all that were rated")
+    n_ranked: int
+    last_shown: float | None = Field(description="score of the last item of the list")
+    model: ModelInfo
+    degraded: Literal["store_unavailable", "replica_behind"] | None
 
 
 class ItemList(BaseModel):
