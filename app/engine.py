@@ -921,7 +921,7 @@ class Engine:
     def list_of(self, version: int, request: Request, *, challenger: bool = False) -> list[Scored]:
         """Return what a version would show, the challenger's if so, with nothing left to chance."""
         ranker = self.challenges.recommender if challenger else self.recommender
-        return self._by(ranker, request, version)
+        return self._ranked(ranker, request, version, None)
 
     def _rival(self) -> Rival | None:
         """Return who fills slates by turns with what is served: in HOLD the branch alone."""
