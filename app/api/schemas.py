@@ -199,7 +199,7 @@ class ListQuery(BaseModel):
     """How long a list may be, and what may be in it: query parameters of every GET of one."""
 
     k: Annotated[int, Field(ge=1, le=200, description="length of the list")] = 10
-    exclude: list[str] = Field([], max_length=1_000, description="item ids left out; repeats")
+    exclude: list[str] = Field([], max_length=100, description="item ids left out; repeats")
     category: Names = Field([], description="any of these; repeats")
     category_all: Names = Field([], description="all of these; repeats")
     category_none: Names = Field([], description="none of these; repeats")
@@ -238,6 +238,7 @@ class ExplanationQuery(ListQuery):
 class RecommendationsQuery(ExplanationQuery):
     """The query parameters of a GET of recommendations."""
 
+    exclude: list[str] = Field([], max_length=1_000, description="item ids left out; repeats")
     explain: bool = False
     impression: ImpressionMode = "auto"
     at: Annotated[str, Field(pattern=CURSOR)] | None = Field(
