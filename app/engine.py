@@ -602,15 +602,17 @@ class Engine:
     def _merge(self, record: events.UserMerge) -> Result:
         """Make one user of two; an id that is unknown, or is the user's own, changes nothing.
 
-        Attributes first, before the history forgets the id, and whom it may have to make room for.
+        Attributes first, and what was ignored, before the history forgets the id.
         """
         user_id, from_id = record.user_id, record.from_id
         self.tick += 1
         if from_id == user_id or from_id not in self.history.users:
             return Result(None, "unchanged", "nothing is known of it")
-        moved = self.catalogue.take_attributes(from_id)
+        attributes = self.catalogue.take_attributes(from_id)
+        ignored = self.ignored.of(self.history.users.get(from_id))
         merged = self.history.merge_users(user_id, from_id, self.tick)
-        self.catalogue.add_attributes(user_id, moved)
+        self.catalogue.add_attributes(user_id, attributes)
+        self.ignored.merge(merged.user, ignored)
         self.window.merge(merged)
         self.admission.shares.forget(from_id)
         return Result(None, "applied")

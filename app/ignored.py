@@ -75,6 +75,23 @@ class Ignored:
         )
         return int(self._times[user, found[0]]) if len(found) else 0
 
+    def of(self, user: int) -> dict[int, int]:
+        """Return how often a user ignored what, by handle, the latest first; of live items."""
+        pairs = zip(self._handle[user, : self._n[user]].tolist(), self._times[user].tolist())
+        return {h: n for h, n in pairs if self._history.items.live(h) != MISS}
+
+    def merge(self, user: int, moved: dict[int, int]) -> None:
+        """Let a user have ignored what another one did, later than what they did themselves.
+
+        What they had by now, they did not ignore.
+        """
+        own, items = self.of(user), self._history.items
+        merged = {h: min(255, moved.get(h, 0) + own.get(h, 0)) for h in (*moved, *own)}
+        kept = [h for h in merged if not self._history.has_had(user, items.live(h))][:N_IGNORED]
+        self._handle[user], self._times[user], self._n[user] = 0, 0, len(kept)
+        self._handle[user, : len(kept)] = kept
+        self._times[user, : len(kept)] = [merged[h] for h in kept]
+
     def _forget(self, user_id: Hashable) -> None:
         user = self._history.users.get(user_id)
         self._handle[user] = 0

@@ -221,7 +221,7 @@ async def merge_user(service: Running, user_id: UserId, body: schemas.MergeBody)
     An id that nothing is known of, merged already perhaps, is no error: `merged` is false then.
     """
     if body.from_ == user_id:
-        raise InvalidRequest(f"from: {user_id!r} cannot be merged into itself")
+        raise Conflict(f"from: {user_id!r} cannot be merged into itself")
     if service.engine.semantics < MERGES_SINCE:
         raise Conflict(
             "the log is followed by the rules of an older version, which knows no merges:"

@@ -194,7 +194,8 @@ def test_an_anonymous_id_becomes_part_of_a_user(api: Service) -> None:
     assert api.post(f"{path}/merge", {"from": "merge/x y"})["merged"] is False
     assert api.post("/v1/users/merge-new/merge", {"from": "merge-nobody"})["merged"] is False
     error_of(api.client.get("/v1/users/merge-new"), 404)
-    for body in ({"from": "merge-ana"}, {"from": ""}, {"from": 7}, {}, {"from": "a", "to": "b"}):
+    error_of(api.client.post(f"{path}/merge", json={"from": "merge-ana"}), 409)
+    for body in ({"from": ""}, {"from": 7}, {}, {"from": "a", "to": "b"}):
         error_of(api.client.post(f"{path}/merge", json=body), 422)
 
 

@@ -120,6 +120,22 @@ def test_attributes_move_and_the_users_own_stay() -> None:
     assert "x" not in engine.catalogue.user_attributes
 
 
+def test_what_was_ignored_moves() -> None:
+    """How often items were ignored is added up, the id's are the latest; what was had is not."""
+    engine = make_engine()
+    apply(
+        engine, click("ana", "a", at_s=1), click("x", "b", at_s=2), click("y", "c"), click("y", "d")
+    )
+    for user_id, items in (("ana", "bdd"), ("x", "acd")):
+        for item_id in items:
+            index = engine.history.items.get(item_id)
+            engine.ignored.add(engine.history.users.get(user_id), index)
+    merge(engine, "ana", "x")
+    user, ids = engine.history.users.get("ana"), engine.history.item_id
+    found = [(ids(handle), n) for handle, n in engine.ignored.of(user).items()]
+    assert found == [("d", 3), ("c", 1)]
+
+
 def test_bounds_hold() -> None:
     """History and had-set keep their lengths, the newest stays, and no block of memory is lost."""
     engine = make_engine()
