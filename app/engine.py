@@ -910,12 +910,16 @@ class Engine:
 
         What explores, or is drafted by two versions, is left to chance, and plays no part.
         """
+        request = request._replace(explain=True)
+        # Rules of its own, if there are any: what those in force do is counted.
+        rules = None if self.rulebook is None else self.make_rulebook(self.rules)
         explaining = Explaining(
             self.recommender,
             request,
             self.gate.served,
             self.admission.watermark_ms,
             self.lowered,
+            self._ruled(rules, request),
             self.types,
         )
         return explaining.explain(item_id) | {"model": self.model_info()}
@@ -923,7 +927,11 @@ class Engine:
     def list_of(self, version: int, request: Request, *, challenger: bool = False) -> list[Scored]:
         """Return what a version would show, the challenger's if so, with nothing left to chance."""
         ranker = self.challenges.recommender if challenger else self.recommender
-        return self._ranked(ranker, request, version, None)
+        now_ms = self.admission.watermark_ms
+        ruling = ruling_on(request, self.rulebook, now_ms)
+        if ruling is None:
+            return ranker.slate(request, version, now_ms, self.lowered)
+        return Ruled(ranker, request, version, now_ms, ruling, self.lowered).slate()
 
     def _rival(self) -> Rival | None:
         """Return who fills slates by turns with what is served: in HOLD the branch alone."""

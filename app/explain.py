@@ -1,6 +1,7 @@
 """Why an item is in a user's slate, or why it is not: the slate is made again, and looked into.
 
-Says of one item what kept it out, who named it, and what its score is made of. Reads only.
+Says of one item what kept it out, who named it, what its score is made of, and what rules did.
+Reads only.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import numpy as np
 from app.conditions import to_json
 from app.events import format_time
 from app.recommend import Lowered, Recommender, Request, Scored
+from app.rulebook import PREFIX
+from app.ruled import Ruled
 from learners.kernels import I32, MISS
 
 # Reasons that a sentence names, the largest ones; all of them are in `why`.
@@ -21,7 +24,7 @@ _CATALOGUE = "catalogue"
 
 
 class Explaining:
-    """One request of a user, answered by a version.
+    """One request of a user, answered by a version, under rules if any act on it.
 
     `now_ms` is event time, `types` the names of event types by their indices.
     """
@@ -33,11 +36,12 @@ class Explaining:
         version: int,
         now_ms: int,
         lowered: Lowered | None,
+        ruled: Ruled | None,
         types: Sequence[str],
     ) -> None:
-        self._ranker, self._request = ranker, request._replace(explain=True)
+        self._ranker, self._request = ranker, request
         self._version, self._now_ms = version, now_ms
-        self._lowered, self._types = lowered, types
+        self._lowered, self._ruled, self._types = lowered, ruled, types
         self._history, self._catalogue = ranker.history, ranker.catalogue
         self._user = self._history.users.get(request.user_id)
 
@@ -75,6 +79,7 @@ class Explaining:
             "rank": rank,
             "n_ranked": len(ranked),
             "last_shown": slate[-1].score if slate else None,
+            "rules": [] if found is None else self._rules(item, slate, found),
         }
         return {"because": sentence(item_id, self._request.user_id, content)} | content
 
@@ -100,6 +105,8 @@ class Explaining:
             if not columns.matches((clause,), np.array([item], np.int32))[0]:
                 yield {"by": "filter", "condition": to_json((clause,))[0]}
         yield from self._of_user(item, item_id)
+        for name in () if self._ruled is None else self._ruled.hiding(item):
+            yield {"by": "rule", "rule": name}
 
     def _of_user(self, item: int, item_id: str) -> Iterator[dict[str, Any]]:
         """Yield what the user did that keeps an item out."""
@@ -121,11 +128,15 @@ class Explaining:
 
     def _slate(self) -> tuple[list[Scored], I32]:
         """Return the slate, and the places in the pool of all that was rated, best first."""
+        if self._ruled is not None:
+            return self._ruled.slate(), self._ruled.last
         slate = self._ranker.slate(self._request, self._version, self._now_ms, self._lowered)
         return slate, self._ranker.ranked()
 
     def _rated_too(self, item: int) -> I32:
         """Return the places of what is rated if an item is that nobody named."""
+        if self._ruled is not None:
+            return self._ruled.rated(np.array([item], np.int32))
         request, version, now_ms = self._request, self._version, self._now_ms
         return self._ranker.ranked_with(request, version, now_ms, item, self._lowered)
 
@@ -134,7 +145,32 @@ class Explaining:
         return int(found[0]) + 1 if len(found) else None
 
     def _explained(self, places: I32) -> list[Scored]:
+        if self._ruled is not None:
+            return self._ruled.scored(places)
         return self._ranker.explained(places, self._version, self._lowered)
+
+    # -- what rules did -----------------------------------------------------------------------
+
+    def _rules(self, item: int, slate: list[Scored], found: Scored) -> list[dict[str, Any]]:
+        """Return which rules moved, placed, capped or displaced an item."""
+        if self._ruled is None:
+            return []
+        acts = [
+            {"rule": name, "did": "boosted" if part["weight"] > 0 else "buried"}
+            for part in found.why or ()
+            for name in _names([str(part["because"])])
+        ]
+        if found in slate:
+            return acts + [{"rule": name, "did": "placed"} for name in _names(found.sources)]
+        acts += [{"rule": n, "did": "capped"} for n in self._ruled.keeping_out(item, slate)]
+        lower = [one for one in slate if one.score < found.score]
+        names = dict.fromkeys(name for one in lower for name in _names(one.sources))
+        return acts + [{"rule": name, "did": "displaced"} for name in names]
+
+
+def _names(sources: list[str]) -> list[str]:
+    """Return the names of the rules among sources, or reasons."""
+    return [name.removeprefix(PREFIX) for name in sources if name.startswith(PREFIX)]
 
 
 # -- sentences --------------------------------------------------------------------------------
@@ -145,7 +181,9 @@ def sentence(item_id: str, user_id: str | None, content: dict[str, Any]) -> str:
     who = user_id if user_id is not None else "nobody"
     if content["shown"]:
         parts = _of_score(content["why"])
-        return f"{item_id} is at place {content['position']} with k={content['k']}, {parts}"
+        placed = [act["rule"] for act in content["rules"] if act["did"] == "placed"]
+        by = f" put there by rule {placed[0]}," if placed else ""
+        return f"{item_id} is at place {content['position']} with k={content['k']},{by} {parts}"
     if content["excluded"]:
         causes = " and ".join(_of_exclusion(cause, who) for cause in content["excluded"])
         return f"{item_id} is not shown to {who}: {causes}"
@@ -154,13 +192,19 @@ def sentence(item_id: str, user_id: str | None, content: dict[str, Any]) -> str:
     if content["ratings"] is not None:
         unnamed = _of_ratings(content["ratings"], who)
         return f"{said} no source named it, as {unnamed}; if it were named, it would rank {rank}"
+    acts = {act["did"]: act["rule"] for act in content["rules"]}
+    if "capped" in acts:
+        return f"{said} rule {acts['capped']} lets no more in; it ranked {rank}"
     said += f" it ranked {rank}"
-    if content["last_shown"] is not None:
+    if content["last_shown"] is not None and content["score"] <= content["last_shown"]:
         said += (
             f", its score {content['score']:.3g} below the last one's {content['last_shown']:.3g}"
         )
     if any(part["because"] == "ignored" for part in content["why"]):
         said += f"; it was shown to {who} before, and not taken"
+    for did, how in (("buried", "which buried it"), ("displaced", "which has its place")):
+        if did in acts:
+            said += f"; there is rule {acts[did]}, {how}"
     return said
 
 
@@ -187,6 +231,7 @@ def _of_exclusion(cause: dict[str, Any], who: str) -> str:
         "filter": f"it does not meet {cause.get('condition')}",
         "had": f"{who} had it ({cause.get('type')}, {cause.get('timestamp')})",
         "refused": f"{who} refused it ({cause.get('timestamp')})",
+        "rule": f"rule {cause.get('rule')} hides it",
     }
     if cause["by"] == "not_available":
         begins = cause.get("available_from")

@@ -314,12 +314,13 @@ class Recommender:
         parts = self.blend.contributions(self._pool, places).tolist()
         whys: list[list[dict[str, Any]] | None] = []
         for item, own, by_rules in zip(items, parts, moved or repeat({})):
-            shares = dict(zip(PARTS, own)) | by_rules
+            moves = dict(by_rules)
             times = lowered.ignored.times(profile.user, item) if lowered else 0
             if lowered and times:
-                shares["ignored"] = -lowered.weight * times
-                if not self.blend.is_linear:  # then the model's part is the total, all of it
-                    shares["model"] += lowered.weight * times
+                moves["ignored"] = -lowered.weight * times
+            shares = dict(zip(PARTS, own)) | moves
+            if not self.blend.is_linear:  # then the model's part is the total, all of it
+                shares["model"] -= sum(moves.values())
             whys.append(self._why(item, profile, version, shares))
         return whys
 

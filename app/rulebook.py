@@ -262,24 +262,27 @@ class Plan:
             self._barred = program, joined, result
         return result
 
-    def full(self, shown: I32) -> list[Program]:
-        """Return what would break a cap beside the items shown, as conditions."""
+    def full(self, shown: I32) -> dict[int, Program]:
+        """Return by rule what would break its cap beside the items shown, as conditions."""
         columns, applies = self.book.catalogue.columns, self.of_places.matching(shown) > 0
-        programs = []
+        programs = {}
         for cap, (r, most, per) in enumerate(zip(self.caps, self.most.tolist(), self.per)):
             program, items = columns.program(self.book.conditions[r]), shown[applies[cap]]
             if r in self.book.triggers:
                 noted = self.book.triggers[r].noted()
-                programs.append(_also(program, shared.HAS_ANY, 0, noted))
+                programs[r] = _also(program, shared.HAS_ANY, 0, noted)
             elif per is None:
-                programs += [program] if len(items) >= most else []
+                if len(items) >= most:
+                    programs[r] = program
             elif per == CATEGORIES:
                 labels = self.book.history.categories.labels[items]
                 full = _at_least(most, labels[labels > 0])
-                programs += [_also(program, shared.HAS_ANY, 0, full)] if len(full) else []
+                if len(full):
+                    programs[r] = _also(program, shared.HAS_ANY, 0, full)
             elif (row := columns.row(per)) != MISS:
                 full = _at_least(most, columns.values[row, items])
-                programs += [_also(program, shared.ONE_OF, row, full)] if len(full) else []
+                if len(full):
+                    programs[r] = _also(program, shared.ONE_OF, row, full)
         return programs
 
 
@@ -302,7 +305,19 @@ class Ruling:
 
     def open_to(self, program: Program, shown: I32) -> Program:
         """Return what holds of the items that meet a program and fit beside the items shown."""
-        return both(program, barring(chain(self._plan.full(shown))))
+        return both(program, barring(chain([*self._plan.full(shown).values()])))
+
+    def hiding(self, item: int) -> list[str]:
+        """Return the rules that hide an item from everybody."""
+        matching = self._plan.of_bars.matching(np.array([item], np.int32))[:, 0]
+        return [self._book.rules[r].name for r, met in zip(self._plan.bars, matching) if met]
+
+    def keeping_out(self, item: int, shown: I32) -> list[str]:
+        """Return the rules that let no more of an item's kind stand beside the items shown."""
+        full, book = self._plan.full(shown), self._book
+        items = np.array([item], np.int32)
+        met = matches_each(book.catalogue.columns, chain([*full.values()]), items)
+        return [book.rules[r].name for r, is_met in zip(full, met[:, 0]) if is_met]
 
     # -- what is wanted -----------------------------------------------------------------------
 

@@ -52,12 +52,14 @@ class Ruled:
         user_id = None if request.history is not None else request.user_id
         self._user = MISS if user_id is None else ranker.history.users.get(user_id)
         self._profile = ranker._profile
+        # Of the slate: the places in the pool of all that was rated, best first.
+        self.last = NO_ITEMS
 
     def slate(self) -> list[Scored]:
         """Return a slate that breaks no rule, short only if nothing else would fit."""
         given, n_before = NO_ITEMS, MISS
         while True:
-            places = self._rated(given)
+            places = self.last = self.rated(given)
             items, n = self._pool.item[places], self._pool.n
             arranged = self._ruling.arrange(items, self._request.k)
             # Each time round more is pooled, until there is no more, or no room.
@@ -65,12 +67,20 @@ class Ruled:
             if not len(more):
                 break
             n_before, given = n, np.concatenate([given, more])
-        slate = self._scored(places[arranged.places])
+        slate = self.scored(places[arranged.places])
         return slate if not any(arranged.by) else list(map(_placed, slate, arranged.by))
 
     def ranked(self) -> list[Scored]:
         """Return all that was rated, best first: what may stand where is not asked yet."""
-        return self._scored(self._rated(NO_ITEMS))
+        return self.scored(self.rated(NO_ITEMS))
+
+    def hiding(self, item: int) -> list[str]:
+        """Return the rules that hide an item from whoever asks."""
+        return self._ruling.hiding(item)
+
+    def keeping_out(self, item: int, slate: Sequence[Scored]) -> list[str]:
+        """Return the rules that let no more of an item's kind stand in a slate."""
+        return self._ruling.keeping_out(item, self._items_of(slate))
 
     def _begin(self) -> None:
         ranker, request = self._ranker, self._request
@@ -79,7 +89,7 @@ class Ruled:
         if request.in_haste:  # what was refused is excluded by now
             self._profile.clear()
 
-    def _rated(self, given: I32) -> I32:
+    def rated(self, given: I32) -> I32:
         """Pool and rate candidates, what rules want, and what is given; return places, best first.
 
         Items that the request names are all that it may be answered with: then the others only give
@@ -168,7 +178,8 @@ class Ruled:
 
     # -- scores -------------------------------------------------------------------------------
 
-    def _scored(self, places: I32) -> list[Scored]:
+    def scored(self, places: I32) -> list[Scored]:
+        """Return what is at some places of the pool, with reasons if the request asks for them."""
         items, totals, named = self._blend.read(self._pool, places)
         ids = self._ranker.history.items.ids
         names = [str(ids[item]) for item in items]

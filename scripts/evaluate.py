@@ -34,6 +34,9 @@ ESTIMATORS = {
 BEST = "dr"
 # A chance below one in so many is an accident: it says nothing, and would drown all the rest.
 CLIP = 1_000.0
+# Share of what a policy shows that must have had a chance: where it is less, no interval knows how
+# wrong the rest is, and there is no verdict.
+SUPPORTED = 0.95
 # Below these the interval itself is uncertain.
 FEW_CLICKS, FEW_ROWS = 30, 100
 
@@ -198,10 +201,12 @@ def _sentence(result: dict[str, Any]) -> str:
     ours, theirs, difference = (
         result[side][BEST] for side in ("estimates", "against_estimates", "differences")
     )
-    is_shown = abs(difference["value"]) > difference["within"]
-    verdict = (
-        ("more" if difference["value"] > 0 else "fewer") if is_shown else "no difference shown"
-    )
+    if not _is_supported(result):
+        verdict = "which says little, as much of it could not have been shown"
+    elif abs(difference["value"]) <= difference["within"]:
+        verdict = "no difference shown"
+    else:
+        verdict = "more" if difference["value"] > 0 else "fewer"
     return (
         f"Served {result['policy']}, clicks per {result['clicks_per']} would be {_shown(**ours)}"
         f" against {_shown(**theirs)}: {_shown(**difference, sign='+')}, {verdict}"
@@ -209,9 +214,15 @@ def _sentence(result: dict[str, Any]) -> str:
     )
 
 
+def _is_supported(result: dict[str, Any]) -> bool:
+    """Tell whether the log had a chance to show nearly all that the policy shows."""
+    support = result["support"]
+    return bool(support["value"] + support["within"] >= SUPPORTED)
+
+
 def _caveats(result: dict[str, Any]) -> list[str]:
     """Say what the numbers rest on, and what they cannot know."""
-    support, unknown = result["support"], 1.0 - result["support"]["value"]
+    unknown = 1.0 - result["support"]["value"]
     said = [
         "A click is taken to depend on user, item and place, not on the rest of the slate.",
         f"It rests on {result['n_clicks']:,} clicks; the weights are worth"
@@ -220,7 +231,7 @@ def _caveats(result: dict[str, Any]) -> list[str]:
     ]
     if result["n_clicks"] < FEW_CLICKS or result["effective"] < FEW_ROWS:
         said.append("That is too little to go by: wait for more slates, or explore more.")
-    if support["value"] + support["within"] < 1.0:
+    if not _is_supported(result):
         places = [
             str(place)
             for place, share in enumerate(result["support_by_place"], start=1)

@@ -349,13 +349,23 @@ class Recommendations(BaseModel):
 class Exclusion(BaseModel):
     """What keeps an item out of a list, whoever would name it."""
 
-    by: Literal["hidden", "not_available", "exclude", "category", "filter", "had", "refused"]
+    by: Literal[
+        "hidden", "not_available", "exclude", "category", "filter", "had", "refused", "rule"
+    ]
     type: str | None = Field(None, description="had: the type of the last event on it")
     timestamp: str | None = Field(None, description="had, refused: when")
     available_from: str | None = None
     available_until: str | None = None
     categories: list[str] | None = Field(None, description="category: those that it has")
     condition: dict[str, Any] | None = Field(None, description="filter: what it does not meet")
+    rule: str | None = None
+
+
+class RuleAct(BaseModel):
+    """What a rule did to an item: moved its score, put it in its place, or kept it out."""
+
+    rule: str
+    did: Literal["boosted", "buried", "placed", "capped", "displaced"]
 
 
 class Explanation(BaseModel):
@@ -379,6 +389,7 @@ class Explanation(BaseModel):
     rank: int | None = Field(description="among all that were rated")
     n_ranked: int
     last_shown: float | None = Field(description="score of the last item of the list")
+    rules: list[RuleAct]
     model: ModelInfo
     degraded: Literal["store_unavailable", "replica_behind"] | None
 

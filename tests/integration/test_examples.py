@@ -18,8 +18,9 @@ from typer import Typer
 from typer.testing import CliRunner, Result
 
 from app.events import format_time
+from tests.factories import sessions
 from tests.integration.examples import Example, differences, examples_of
-from tests.integration.service import ROOT, Service, environment, small
+from tests.integration.service import ROOT, Service, environment, small, until
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 EXAMPLES = {page: examples_of(page) for page in PAGES}
@@ -31,7 +32,6 @@ SKIPPED = {
     "make bench": "measures for minutes; CI runs it by itself",
     ".venv/bin/python -m scripts.bench": "measures for minutes, and `make bench` begins with it",
     ".venv/bin/python -m scripts.overload": "wants both cores, and keeps its process on one",
-    ".venv/bin/sluice evaluate": "wants a log that explores: test_evaluate.py makes one",
     "SLUICE_NAMESPACE=monday make run": "as `make run`",
 }
 # What is added to an example, so that it takes seconds, or is about the service of this test.
@@ -50,6 +50,8 @@ SETTINGS: dict[str, Any] = {
     "tokens": "check",
     "token_keys": "a-key-for-the-examples",
     "snapshots_keep": 10,
+    "explore_share": 0.5,
+    "impression_wait_s": 0.1,
 }
 
 
@@ -211,10 +213,35 @@ def decide(bench: Bench) -> None:
     bench.service.post("/v1/model/freeze", {"reason": "an example"})
 
 
+def show_lists(bench: Bench) -> None:
+    """Show lists of which places explore, after what a challenger needs to be warm; click some."""
+    service = bench.service
+    service.learn(sessions(300, n_users=20, n_groups=6))
+    for n in range(60):
+        user = f"u{n % 20}"
+        shown = service.get(f"/v1/recommendations/{user}", k=8)
+        answer = {"user_id": user, "type": "click", "recommendation_id": shown["recommendation_id"]}
+        clicked = shown["items"][n % 3 : 8 : 3]
+        service.post("/v1/feedback", [answer | {"item_id": item["item_id"]} for item in clicked])
+    until(lambda: service.counter('sluice_impressions_total{outcome="appended"}') >= 60)
+
+
+def sign_a_list(bench: Bench) -> None:
+    """Let a made-up list be one that this service made, for somebody."""
+    shown = bench.service.get("/v1/recommendations/gil", k=1)
+    made_up = '"9cbe81984856aa12bfa4444a", "user_id": "dora"'
+    bench.names[made_up] = f'"{shown["recommendation_id"]}", "user_id": "gil"'
+    bench.names['"item_id": "kettle", "position": 1'] = (
+        f'"item_id": "{shown["items"][0]["item_id"]}", "position": 1'
+    )
+
+
 BEFORE: dict[str, Callable[[Bench], None]] = {
     ".venv/bin/sluice restore-snapshot list": know_the_present,
     ".venv/bin/sluice restore-snapshot restore ID --whole": stop,
     ".venv/bin/sluice replay --from-log": start,
+    ".venv/bin/sluice evaluate --from-log --policy challenger": show_lists,
+    "curl localhost:8000/v1/impressions": sign_a_list,
     ".venv/bin/python -m scripts.latency": know_the_present,
     "curl localhost:8000/v1/decisions": decide,
 }

@@ -6,13 +6,26 @@ import random
 from collections.abc import Iterator
 from typing import Any
 
+import pytest
+
 from app.conditions import Condition, parse
 from app.engine import Engine
-from app.events import Feedback, Impression, ItemUpsert, Record
+from app.events import Feedback, Impression, ItemUpsert, Record, Rules
 from app.recommend import Request, Scored
 from tests.factories import click, feed, make_engine, sessions
 
 N_SLATES = 1_000
+
+
+RULES: list[dict[str, Any]] = [
+    {"name": "own", "kind": "boost", "where": {"brand": "acme"}, "by": 0.5},
+    {"name": "old", "kind": "bury", "where": {"price": {"max": 3}}, "by": 1.0},
+    {"name": "hero", "kind": "pin", "item": "g03i3", "position": 2},
+    {"name": "variety", "kind": "cap", "most": 3, "per": "categories"},
+    {"name": "gone", "kind": "hide", "where": {"price": 7}},
+    {"name": "new", "kind": "quota", "least": 1, "younger_than_h": 1},
+    {"name": "once", "kind": "bury", "by": 0.5, "after": {"type": "purchase", "days": 1}},
+]
 
 
 def shop(n_events: int = 1_500, **changes: Any) -> Engine:
@@ -71,31 +84,36 @@ def check(scored: Scored) -> None:
     assert abs(sum(part["weight"] for part in scored.why) - scored.score) <= 1e-6, scored
 
 
-def test_reasons_add_up() -> None:
+@pytest.mark.parametrize("rules", [[], RULES], ids=["no rules", "rules"])
+def test_reasons_add_up(rules: list[dict[str, Any]]) -> None:
     """For every item of 1,000 slates the weights of its reasons add up to its score."""
     engine = shop()
+    feed(engine, [Rules(rules, "tester")])
     n_items, named = 0, set()
-    for request in requests(engine, N_SLATES):
+    for request in requests(engine, N_SLATES // 2):
         for scored in engine.recommend(request).items:
             check(scored)
             n_items += 1
             named |= {part["because"] for part in scored.why or ()}
     assert n_items > 3_000
     assert {"trending", "factors", "item", "categories", "ignored"} <= named
+    assert {"rule:own", "rule:old", "rule:once"} <= named or not rules
 
 
 def test_reasons_of_a_river_model_add_up() -> None:
     """Also where a River model makes the totals."""
     engine = shop(400, learner="river:reco.BiasedMF(n_factors=4)")
+    feed(engine, [Rules(RULES, "tester")])
     for request in requests(engine, 50):
         for scored in engine.recommend(request).items:
             check(scored)
 
 
-def test_an_explanation_is_of_the_slate() -> None:
+@pytest.mark.parametrize("rules", [[], RULES], ids=["no rules", "rules"])
+def test_an_explanation_is_of_the_slate(rules: list[dict[str, Any]]) -> None:
     """What it says of any item is so: place, score and reasons, and that it cannot be shown."""
     engine = shop()
-    feed(engine, [click("late", "g05i5", at_s=1_500)])
+    feed(engine, [Rules(rules, "tester"), click("late", "g05i5", at_s=1_500)])
     chance = random.Random(7)
     items = [str(item_id) for item_id in engine.history.items.newest()]
     seen = {"shown": 0, "named": 0, "eligible": 0, "excluded": 0}

@@ -8,7 +8,7 @@ import pytest
 
 from app.conditions import parse
 from app.engine import Engine
-from app.events import Impression, ItemUpsert
+from app.events import Impression, ItemUpsert, Rules
 from app.recommend import Request
 from tests.factories import START_MS, apply, click, feed, make_engine, sessions, upsert
 
@@ -29,6 +29,11 @@ def why(engine: Engine, item: str, user: str = "stranger", **request: Any) -> di
 def causes(found: dict[str, Any]) -> list[str]:
     """Return what keeps an item out."""
     return [cause["by"] for cause in found["excluded"]]
+
+
+def put_rules(engine: Engine, *rules: dict[str, Any]) -> None:
+    """Put rules in force."""
+    apply(engine, Rules(list(rules), "tester"))
 
 
 def test_what_is_shown_says_where_and_why() -> None:
@@ -157,9 +162,83 @@ def test_what_was_ignored_says_so() -> None:
     assert "it was shown to fan before, and not taken" in found["because"]
 
 
-def test_explaining_changes_nothing() -> None:
-    """To explain is to read: all stays as it was."""
+# -- rules --------------------------------------------------------------------------------------
+
+
+def test_a_rule_that_buries_is_named() -> None:
+    """An item that a rule buried below the last place says so, with what that took from it."""
     engine = popular()
-    before = engine.hashes()
-    why(engine, "i0", "u3")
-    assert engine.hashes() == before
+    apply(engine, upsert("i7", "pots"))
+    put_rules(
+        engine, {"name": "no-pots", "kind": "bury", "where": {"categories": "pots"}, "by": 2.0}
+    )
+    found = why(engine, "i7", k=3)
+    assert not found["shown"]
+    assert found["rules"] == [{"rule": "no-pots", "did": "buried"}]
+    assert "there is rule no-pots, which buried it" in found["because"]
+    weights = {part["because"]: part["weight"] for part in found["why"]}
+    assert weights["rule:no-pots"] < 0
+    assert sum(weights.values()) == pytest.approx(found["score"], abs=1e-9)
+
+
+@pytest.mark.parametrize("per", ["categories", "brand", None])
+def test_a_cap_that_is_full_is_named(per: str | None) -> None:
+    """An item that a cap keeps out of its place names the cap, though it ranks high enough."""
+    engine = popular()
+    for item in ("i7", "i6", "i5"):
+        apply(engine, ItemUpsert(item, ["pots"], {"brand": "acme"}))
+    where = {} if per else {"where": {"brand": "acme"}}
+    cap = {"name": "variety", "kind": "cap", "most": 2, **({"per": per} if per else {}), **where}
+    put_rules(engine, cap)
+    found = why(engine, "i5", k=4)
+    assert not found["shown"]
+    assert found["rank"] == 3
+    assert found["rules"] == [{"rule": "variety", "did": "capped"}]
+    assert "rule variety lets no more in" in found["because"]
+    assert why(engine, "i6", k=4)["rules"] == []
+
+
+def test_a_pin_names_itself_and_is_named() -> None:
+    """A pinned item names its rule; what it took the last place of names it, too."""
+    engine = popular()
+    put_rules(engine, {"name": "hero", "kind": "pin", "item": "i0", "position": 1})
+    found = why(engine, "i0", k=2)
+    assert (found["position"], found["rules"]) == (1, [{"rule": "hero", "did": "placed"}])
+    assert "put there by rule hero" in found["because"]
+    displaced = why(engine, "i6", k=2)
+    assert displaced["rules"] == [{"rule": "hero", "did": "displaced"}]
+    assert "there is rule hero, which has its place" in displaced["because"]
+
+
+def test_a_rule_that_hides_is_named() -> None:
+    """An item that a rule hides is not eligible, and names the rule."""
+    engine = popular()
+    apply(engine, ItemUpsert("i7", attributes={"stock": 0}))
+    put_rules(engine, {"name": "sold-out", "kind": "hide", "where": {"stock": 0}})
+    assert why(engine, "i7")["excluded"] == [{"by": "rule", "rule": "sold-out"}]
+
+
+def test_what_is_hidden_after_an_event_names_the_rule() -> None:
+    """An item like one that the user just had, which a rule hides for a while, names the rule."""
+    engine = popular()
+    for item in ("i7", "i6"):
+        apply(engine, upsert(item, "pots"))
+    apply(engine, click("fan", "i7", at_s=50, type="purchase"))
+    has_one = {"name": "has-one", "kind": "hide", "after": {"type": "purchase", "days": 7}}
+    put_rules(engine, has_one)
+    found = why(engine, "i6", "fan", k=5)
+    assert not found["shown"]
+    assert found["rules"] == [{"rule": "has-one", "did": "capped"}]
+    assert why(engine, "i6", "stranger", k=5)["shown"]
+
+
+def test_explaining_counts_for_no_rule() -> None:
+    """To explain is no slate: what rules are known to have done stays as it is, and so does all."""
+    engine = popular()
+    put_rules(engine, {"name": "hero", "kind": "pin", "item": "i0", "position": 1})
+    engine.recommend(Request("u0"))
+    assert engine.rulebook
+    before = engine.rulebook.n_acted.copy(), engine.hashes()
+    why(engine, "i0")
+    assert (engine.rulebook.n_acted == before[0]).all()
+    assert engine.hashes() == before[1]
