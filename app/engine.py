@@ -869,15 +869,15 @@ class Engine:
             return slate
         if ruled is not None:
             ruled.leave_room(slate)
-        explored = self.exploration.explore(
+        return self.exploration.explore(
             slate,
             self.recommender.last,
             self.gate.served,
             share=self.settings.explore_share,
             seed=self.settings.seed,
             recommendation_id=recommendation_id,
+            limits=ruled,
         )
-        return explored if ruled is None else ruled.allowed(slate, explored)
 
     def slate_under(self, rules: Rulebook | None, request: Request) -> list[Scored]:
         """Return what the served version would show under some rules, in force or not."""
