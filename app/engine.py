@@ -393,13 +393,15 @@ class Engine:
             return
         # What explores is new, and not there for its score: what is expected goes by the others.
         kept = [place for place in range(len(items)) if place not in shown.explored]
+        if not kept:
+            return
         clicked = np.full(len(items), np.nan)
         clicked[kept] = [items[place] in answered for place in kept]
         expected = self.clicks.expected(CHAMPION, shown.scores)
         n_learned = int(self.clicks.n_learned[CHAMPION])
         self.n_impressions += 1
         if self.semantics >= 8:
-            self._calibrate(shown.scores, clicked)
+            self._calibrate(shown.scores, clicked, kept)
         # A long history shows that a user is no fake, not that what we hear of them is right.
         is_marked = self.settings.trusted == "marked" and self.is_trusted(shown.user_id)
         self.gate.after_slate(
@@ -433,13 +435,14 @@ class Engine:
             self.exploration.take(item)
             self.exploration.labels.learn(profile, item, reward)
 
-    def _calibrate(self, scores: list[float], clicked: F64) -> None:
-        """Compare what each version expected of a slate with what came of it."""
+    def _calibrate(self, scores: list[float], clicked: F64, kept: list[int]) -> None:
+        """Compare what each version expected of some places of a slate with what came of it."""
         versions = {"shadow": SHADOW, "champion": self.gate.served}
         if self.gate.data.has_anchor:
             versions["anchor"] = ANCHOR
         for name, version in versions.items():
-            self.calibration[name].add(self.clicks.expected(version, scores), clicked)
+            expected = self.clicks.expected(version, scores)
+            self.calibration[name].add(expected[kept], clicked[kept])
 
     def _learn(self, event: Feedback, verdict: Verdict) -> str | None:
         """Judge, teach the shadow, update personal state, tell the gate: in this order.
@@ -868,15 +871,15 @@ class Engine:
             return slate
         if ruled is not None:
             ruled.leave_room(slate)
-        explored = self.exploration.explore(
+        return self.exploration.explore(
             slate,
             self.recommender.last,
             self.gate.served,
             share=self.settings.explore_share,
             seed=self.settings.seed,
             recommendation_id=recommendation_id,
+            limits=ruled,
         )
-        return explored if ruled is None else ruled.allowed(slate, explored)
 
     def slate_under(self, rules: Rulebook | None, request: Request) -> list[Scored]:
         """Return what the served version would show under some rules, in force or not."""

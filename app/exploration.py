@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from hashlib import blake2b
 from itertools import chain, islice
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from app.catalogue import Catalogue
 from app.recommend import Asked, Scored
@@ -41,6 +42,16 @@ _PER_SLOT = 3
 # What an item is worth that nothing speaks for, beside one whose labels fit best.
 _FLOOR = 0.1
 _MOST_SLOTS = 200
+
+
+class Limits(Protocol):
+    """What rules say of the places of a slate, and of what may come into it."""
+
+    def open_places(self, slate: list[Scored]) -> list[int]:
+        """Return the places at which another item may stand."""
+
+    def fitting(self, slate: list[Scored], items: I32) -> NDArray[np.bool_]:
+        """Tell which of some items may all be shown together, beside the whole slate."""
 
 
 class Exploration:
@@ -147,6 +158,7 @@ class Exploration:
         share: float,
         seed: int,
         recommendation_id: str,
+        limits: Limits | None = None,
     ) -> list[Scored]:
         """Return a slate in which some slots show cold items, and how likely each was to do so.
 
@@ -162,32 +174,50 @@ class Exploration:
             mark[index[scored.item_id]] = tick
         text = f"explore {seed} {recommendation_id}".encode()
         chance = int.from_bytes(blake2b(text, digest_size=7).digest(), "little")
+        if limits is not None:
+            return self._explore_within(slate, asked, version, share, chance, limits)
         propensity, chosen = self._propensity[:n_slots], self._chosen[:n_slots]
         buffers, wanted = pool.buffers, pool.allowed.wanted
-        if kernels.exploring(chance, share, cold, buffers, wanted, tick, propensity):
-            self._choose(chance, share, asked, version, chosen, propensity)
-            shown = zip(slate[N_SPARED:], propensity.tolist(), chosen.tolist())
-            rest = [self._placed(*here) for here in shown]
-        else:
-            rest = [
+        if not kernels.exploring(chance, share, cold, buffers, wanted, tick, propensity):
+            return slate[:N_SPARED] + [
                 Scored(item_id, score, sources, why, likely)
                 for (item_id, score, sources, why, _), likely in zip(
                     slate[N_SPARED:], propensity.tolist()
                 )
             ]
-        return slate[:N_SPARED] + rest
+        n = self._best(asked, version, n_slots)
+        kernels.deal_cold(chance, share, self._rated, self._value, n, chosen, propensity)
+        shown = zip(slate[N_SPARED:], propensity.tolist(), chosen.tolist())
+        return slate[:N_SPARED] + [self._placed(*here) for here in shown]
 
-    def _choose(
+    def _explore_within(
         self,
-        chance: int,
-        share: float,
+        slate: list[Scored],
         asked: Asked,
         version: int,
-        chosen: I32,
-        propensity: F64,
-    ) -> None:
-        pool, profile = asked
-        rated, value, users = self._rated, self._value, self._history.users
+        share: float,
+        chance: int,
+        limits: Limits,
+    ) -> list[Scored]:
+        """Explore where rules leave room, with what breaks none of them, all of it together.
+
+        So what one slot shows never depends on another, and propensities stay exact.
+        """
+        places = [place for place in limits.open_places(slate) if place >= N_SPARED]
+        n = self._best(asked, version, len(places))
+        fits = limits.fitting(slate, self._rated[:n])
+        n_fit = int(fits.sum())
+        rated, value = self._rated[:n][fits], self._value[:n][fits]
+        propensity, chosen = self._propensity[: len(places)], self._chosen[: len(places)]
+        kernels.deal_cold(chance, share, rated, value, n_fit, chosen, propensity)
+        shown = list(slate)
+        for place, likely, item in zip(places, propensity.tolist(), chosen.tolist()):
+            shown[place] = self._placed(slate[place], likely, item)
+        return shown
+
+    def _best(self, asked: Asked, version: int, n_slots: int) -> int:
+        """Rate the cold items for a user, and put the best first; return how many these are."""
+        (pool, profile), users = asked, self._history.users
         n = kernels.rate_cold(
             self.cold,
             pool.buffers,
@@ -198,14 +228,13 @@ class Exploration:
             self.labels.of_item,
             self.labels.sums_for(profile, version),
             _FLOOR,
-            rated,
-            value,
+            self._rated,
+            self._value,
         )
         salt = users.key[profile.user] if profile.user != MISS else np.uint64(0)
-        keys = self._items.key
-        kernels.explore(
-            chance, share, rated, value, self._tie, n, _PER_SLOT, keys, salt, chosen, propensity
-        )
+        most, keys = _PER_SLOT * n_slots, self._items.key
+        found: int = kernels.best_cold(self._rated, self._value, self._tie, n, most, keys, salt)
+        return found
 
     def _placed(self, there: Scored, likely: float, chosen: int) -> Scored:
         if chosen == MISS:

@@ -14,7 +14,7 @@ import numpy as np
 from app.drafts import Team
 from app.recommend import Lowered, Recommender, Request, Scored
 from app.rule_kernels import rank
-from app.rulebook import PREFIX, Arranged, Rulebook, Ruling
+from app.rulebook import PREFIX, Arranged, Mask, Rulebook, Ruling
 from learners.ids import Ids
 from learners.kernels import I32, MISS
 
@@ -153,24 +153,21 @@ class Ruled:
         shown = self._items_of(slate)
         self._pool.restrict(self._ruling.open_to(self._pool.program, shown))
 
-    def allowed(self, slate: list[Scored], explored: list[Scored]) -> list[Scored]:
-        """Return a slate with those places of another that explore, as far as rules allow it.
+    def open_places(self, slate: list[Scored]) -> list[int]:
+        """Return the places that no rule has filled, and whose item no quota wants."""
+        wanted = self._ruling.is_wanted(self._items_of(slate)).tolist()
+        return [
+            place
+            for place, (scored, is_wanted) in enumerate(zip(slate, wanted))
+            if not (is_wanted or any(name.startswith(PREFIX) for name in scored.sources))
+        ]
 
-        What a rule has placed stays; and of two new items that break a cap together, or with which
-        a quota would not be met any more, the first.
-        """
-        found, k = list(slate), len(slate)
-        n_unmet = self._ruling.checked(self._items_of(slate), k).n_unmet
-        for place, (own, other) in enumerate(zip(slate, explored)):
-            if any(name.startswith(PREFIX) for name in own.sources):
-                continue
-            tried = [*found[:place], other, *found[place + 1 :]]
-            if own.item_id != other.item_id:
-                checked = self._ruling.checked(self._items_of(tried), k)
-                if len(checked.places) < k or checked.n_unmet > n_unmet:
-                    continue
-            found = tried
-        return found
+    def fitting(self, slate: list[Scored], items: I32) -> Mask:
+        """Tell which of some items break no cap, all together and beside the whole slate."""
+        together = np.concatenate([self._items_of(slate), items])
+        fits = np.zeros(len(together), np.bool_)
+        fits[self._ruling.checked(together, len(together)).places] = True
+        return fits[len(slate) :]
 
     def _items_of(self, slate: Sequence[Scored]) -> I32:
         get = self._ranker.history.items.get

@@ -2737,26 +2737,12 @@ def rate_cold(
 
 
 @njit(cache=True)
-def explore(
-    seed: Any,
-    share: float,
-    rated: I32,
-    value: F64,
-    tie: U64,
-    n: int,
-    per_slot: int,
-    key: U64,
-    salt: Any,
-    chosen: I32,
-    propensity: F64,
-) -> None:
-    """Write which item each slot shows, MISS where it does not explore, and how likely that was.
+def best_cold(rated: I32, value: F64, tie: U64, n: int, most: int, key: U64, salt: Any) -> int:
+    """Put the best cold items first, in order, at most so many; return how many.
 
-    The best `per_slot` times the number of slots are dealt out, best first (ties by a hash of item
-    and user); a slot that explores draws one of its own, by what they are worth.
+    Ties are decided by a hash of item and user.
     """
-    n_slots = len(chosen)
-    n_best = min(n, per_slot * n_slots)
+    n_best = min(n, most)
     for c in range(n):
         tie[c] = mix(key[rated[c]] ^ salt)
     for place in range(n_best):
@@ -2767,8 +2753,21 @@ def explore(
         rated[place], rated[best] = rated[best], rated[place]
         value[place], value[best] = value[best], value[place]
         tie[place], tie[best] = tie[best], tie[place]
+    return n_best
+
+
+@njit(cache=True)
+def deal_cold(
+    seed: Any, share: float, rated: I32, value: F64, n_best: int, chosen: I32, propensity: F64
+) -> None:
+    """Write which item each slot shows, MISS where it does not explore, and how likely that was.
+
+    The items are dealt out to the slots, best first; a slot that explores draws one of its own, by
+    what they are worth.
+    """
+    n_slots = len(chosen)
     for slot in range(n_slots):
-        chosen[slot] = MISS
+        chosen[slot], propensity[slot] = MISS, 1.0 - share if slot < n_best else 1.0
         if slot >= n_best or drawn(seed, 2 * slot) >= share:
             continue
         whole = 0.0

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.engine import Engine
-from app.events import Impression
+from app.events import Impression, Rules
 from app.exploration import explored_places
 from app.recommend import Request
 from tests.factories import START_MS, apply, feed, make_engine, mixed, upsert
@@ -19,8 +19,17 @@ N_SLATES = 4_000
 ERROR = 1e-9
 
 
+# Two pins, two things that slots must not show together, and a quota that is only just met.
+RULES = [
+    {"name": "first", "kind": "pin", "item": "i7", "position": 5},
+    {"name": "one", "kind": "cap", "where": {"categories": "c1"}, "most": 1},
+    {"name": "each", "kind": "cap", "where": {"categories": {"any": ["d1", "d2"]}}, "most": 2},
+    {"name": "fresh", "kind": "quota", "least": 1, "younger_than_h": 1.0},
+]
+
+
 @functools.cache
-def shop(share: float) -> Engine:
+def shop(share: float, *, ruled: bool = False) -> Engine:
     """Return an engine with old and new items, some of them shown; tests here only read it."""
     engine = make_engine(explore_share=share)
     feed(engine, mixed(1_200), group=100)
@@ -28,16 +37,21 @@ def shop(share: float) -> Engine:
     for n in range(30):
         items = [f"new{(n + place) % 7}" for place in range(4)]
         apply(engine, Impression(f"s{n}", f"u{n}", items, [1.0] * 4, START_MS + n))
+    if ruled:
+        apply(engine, Rules(RULES, "tester"))
     return engine
 
 
-@pytest.mark.parametrize(("share", "k"), [(0.3, 7), (0.05, 10), (1.0, 12), (0.5, 40)])
-def test_propensities_are_how_often_it_happens(share: float, k: int) -> None:
+@pytest.mark.parametrize(
+    ("share", "k", "ruled"),
+    [(0.3, 7, False), (0.05, 10, False), (1.0, 12, False), (0.5, 40, False), (0.5, 12, True)],
+)
+def test_propensities_are_how_often_it_happens(share: float, k: int, ruled: bool) -> None:
     """Each item stands at each place as often as is said, within a bound that holds for all.
 
-    Bernstein's inequality, for all pairs of place and item at once.
+    Bernstein's inequality, for all pairs of place and item at once. Under rules, too.
     """
-    engine = shop(share)
+    engine = shop(share, ruled=ruled)
     counts: Counter[tuple[int, str]] = Counter()
     likely: dict[tuple[int, str], float] = {}
     for n in range(N_SLATES):

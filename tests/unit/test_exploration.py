@@ -197,6 +197,8 @@ def test_places_that_explored_are_not_what_clicks_are_compared_with() -> None:
         apply(engine, impression("u1", plain, f"x{n}", explored=[4]))
         apply(twin, impression("u1", plain[:4], f"x{n}"))
     assert np.array_equal(engine.clicks.weights, twin.clicks.weights)
+    for name, calibration in engine.calibration.items():
+        assert calibration.rows() == twin.calibration[name].rows()
     shown = engine.exploration.state()["shown"]
     assert shown[engine.history.items.get(NEW[0])] == 20
 
