@@ -10,7 +10,7 @@ import csv
 import hashlib
 import math
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import groupby
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from app import archive
 from app.errors import InvalidRequest
 from app.events import Feedback, check_id, derive_event_id
 from scripts.bad_lines import BadLine, BadLines
-from scripts.formats import BATCH_ROWS, KNOWN_NAMES, Columns, Form, OnProgress, open_file
+from scripts.formats import BATCH_ROWS, KNOWN_NAMES, Columns, Form, OnProgress, Row, open_file
 
 
 class DataSet:
@@ -111,6 +111,30 @@ def read(
             raise InvalidRequest(f"{file} cannot be read: {error}") from None
     rows.bad.check_share()
     return DataSet(rows, limit)
+
+
+def of_log(events: Iterable[tuple[Feedback, int | None]]) -> DataSet:
+    """Return the events of a log, each with its arrival time, as a data set in that order."""
+    rows = _Rows(None, lambda _: None)
+    for number, logged in enumerate(events, start=1):
+        rows.take(_LOGGED, logged, Path("log"), number)
+    return DataSet(rows)
+
+
+class _Logged:
+    """An event of a log and its arrival time, by which it is dated if it has none of its own."""
+
+    min_rating = -math.inf
+
+    def parse(self, raw: tuple[Feedback, int | None]) -> Row:
+        event, arrival_ms = raw
+        time_ms = arrival_ms if event.time_ms is None else event.time_ms
+        if time_ms is None:
+            raise ValueError("the event has no time")
+        return Row(event.user_id, event.item_id, event.type, event.value, time_ms)
+
+
+_LOGGED = _Logged()
 
 
 def find_files(path: Path | str) -> list[Path]:

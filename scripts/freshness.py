@@ -6,6 +6,7 @@ and says how late each may be; what is wrong with the stream comes first.
 
 from __future__ import annotations
 
+import asyncio
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +17,14 @@ import typer
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from app.errors import InvalidRequest, SluiceError
+from app.errors import InvalidRequest, NotFound, SluiceError
+from app.events import Feedback, decode
 from app.settings import load_settings
 from scripts import messy
 from scripts.cells import Cell, Lab, Run, grid, shown, tiers
-from scripts.datasets import DataSet
+from scripts.datasets import DataSet, of_log
 from scripts.formats import Columns
-from scripts.rebuild import progress_bar
+from scripts.rebuild import Moment, opened_past, progress_bar
 from scripts.replay import read_stream
 from scripts.serve import fail
 from scripts.verdicts import (
@@ -58,7 +60,10 @@ class Terms:
 
 
 def freshness(
-    data: Annotated[Path, typer.Argument(help="a file, or a folder with one data set")],
+    data: Annotated[
+        Path | None, typer.Argument(help="a file, or a folder with one data set or archive")
+    ] = None,
+    from_log: Annotated[bool, typer.Option("--from-log", help="the service's own log")] = False,
     min_rating: Annotated[
         float | None, typer.Option(help="leave out ratings below this; 4 for MovieLens")
     ] = None,
@@ -98,16 +103,22 @@ def freshness(
         if not _HAS_FORK:
             raise InvalidRequest("this needs a system that can fork, such as Linux or macOS")
         settings = load_settings().engine()
-        stream = read_stream(data, Columns(**named) if named else None, min_rating, limit)
+        name = "the service's log" if data is None else data.name
+        if data is None:
+            if not from_log:
+                raise InvalidRequest("name a data set; or the service's own log, by --from-log")
+            stream = of_log(asyncio.run(_logged()))
+        else:
+            stream = read_stream(data, Columns(**named) if named else None, min_rating, limit)
         if len(stream) < LEAST_EVENTS:
-            raise InvalidRequest(f"{data} has {len(stream)} events: {LEAST_EVENTS:,} are the least")
+            raise InvalidRequest(f"{name} has {len(stream)} events: {LEAST_EVENTS:,} are the least")
         lab = Lab(list(stream), stream.digest, settings, folder)
         runs = _run(lab, jobs or os.cpu_count() or 1)
     except SluiceError as error:
         fail(error)
     terms = Terms(price_per_core_hour, requests_per_event, worth)
     report = make_report(stream, lab, runs, terms) | {
-        "data": data.name,
+        "data": name,
         "mess": messy.examine(stream, settings),
     }
     show(report)
@@ -115,6 +126,21 @@ def freshness(
         json.write_bytes(orjson.dumps(report, option=orjson.OPT_INDENT_2))
     if html is not None or pictures is not None:
         _draw(report, html, pictures)
+
+
+async def _logged() -> list[tuple[Feedback, int | None]]:
+    """Return the feedback in the service's log, as far as that goes back, and when it arrived."""
+    found: list[tuple[Feedback, int | None]] = []
+    async with opened_past(Moment(None), load_settings()) as (past, at, bar):
+        after = await past.oldest(at)
+        if after is None:
+            raise NotFound("the log has no beginning that is kept: give an archive of it as DATA")
+        async for stored in past.entries(after, at):
+            entry = decode(stored.payload)
+            found += [(r, entry.arrival_ms) for r in entry.records if isinstance(r, Feedback)]
+            bar.advance("reading", stored.cursor)
+        bar.finish()
+    return found
 
 
 def _run(lab: Lab, n_jobs: int) -> dict[str, tuple[Cell, Run]]:

@@ -158,6 +158,7 @@ def _result(
         "events_per_s": n_events / seconds,
         "counts": model["events"]["counts"],
         "versions": {name: v["prequential"] for name, v in model["versions"].items()},
+        "calibration": model["calibration"],
         "gate": model["gate"],
         "decisions": decisions,
         "model_hash": model["model_hash"],
@@ -239,6 +240,10 @@ def _show(result: dict[str, Any]) -> None:
     out.print(f"{counts}; {result['seconds']:.1f} s, {result['events_per_s']:,.0f} events/s")
     if result["decisions"]:
         out.print("gate: " + ", ".join(f"{k} {n:,}" for k, n in result["decisions"].items()))
+    errors = {name: found["error"] for name, found in result["calibration"].items()}
+    shown = ", ".join(f"{name} {error:.4f}" for name, error in errors.items() if error is not None)
+    if shown:
+        out.print(f"calibration error of clicks on the last slates: {shown}", highlight=False)
     if "at" in result:
         begun = "the beginning" if result["from"] == BEGINNING else f"snapshot {result['from']}"
         out.print(f"as of {result['at']}, from {begun}; {result['replayed']:,} events replayed")

@@ -155,3 +155,21 @@ def test_too_few_events_are_refused(tmp_path: Path) -> None:
     result = sluice("freshness", write_csv(tmp_path / "few.csv", 50), "--folder", tmp_path / "x")
     assert result.exit_code == 2
     assert "50 events: 1,000 are the least" in " ".join(result.stderr.split())
+
+
+def test_the_log_of_the_service_is_judged_as_it_is(
+    make_service: StartService, tmp_path: Path
+) -> None:
+    """With --from-log the stream is what was posted, in the order in which it came, twice or not."""
+    service = make_service().start()
+    events = sessions(1_100, n_users=40)
+    for batch in batches([*events, *events[-10:]], 100):
+        service.post("/v1/feedback", wire(batch))
+    out = tmp_path / "report.json"
+    given = ("--from-log", "--folder", tmp_path / "cells", "--json", out)
+    result = sluice("freshness", *given, redis_url=service.store_url)
+    assert result.exit_code == 0, result.output
+    report = json.loads(out.read_text())
+    assert report["events"] == 1_110
+    assert report["mess"]["duplicates"]["same_event"] == 10
+    assert report["mess"]["order"]["late"] == 9
