@@ -31,6 +31,7 @@ U64 = NDArray[np.uint64]
 
 INDEX_MASK = np.int64(0xFFFFFFFF)
 BLOCK = 16
+CHUNK = 8  # events of a user's ring that lie together
 MISS = NO_ROOM = -1
 NO_EVENT = 2**63 - 1  # the time since when there is an item that had no event yet
 
@@ -154,7 +155,8 @@ structref.define_proxy(
     _PersonalType,
     [
         *("generation", "key", "since", "labels"),
-        *("ring_handle", "ring_reward", "ring_time", "n_events"),
+        *("history_length", "ring_handle", "ring_reward", "ring_time"),
+        *("ring_chunk", "ring_free", "ring_marks", "n_events"),
         *("had_first", "had_last", "had_start", "had_count"),
         *("next_block", "block_handle", "block_time", "block_type"),
     ],
@@ -387,12 +389,80 @@ def unpack_rows(packed: Any, size: Any, rows: Any) -> None:
 
 
 @njit(cache=True)
+def ring_cell(ring_chunk: I32, user: int, place: int) -> tuple[int, int]:
+    """Return where a place of a user's ring is: the chunk, and the place in that."""
+    return ring_chunk[user, place // CHUNK], place % CHUNK
+
+
+@njit(cache=True)
+def own_ring_cell(personal: Any, user: int, place: int) -> tuple[int, int]:
+    """Return the same for a place that is about to be written: a chunk is taken where none is."""
+    if personal.ring_chunk[user, place // CHUNK] == 0:
+        marks = personal.ring_marks
+        if marks[0] > 0:
+            marks[0] -= 1
+            personal.ring_chunk[user, place // CHUNK] = personal.ring_free[marks[0]]
+        else:
+            personal.ring_chunk[user, place // CHUNK] = marks[1]
+            marks[1] += 1
+    return ring_cell(personal.ring_chunk, user, place)
+
+
+@njit(cache=True)
+def ring_write(
+    personal: Any, user: int, place: int, handle: int, time_ms: int, reward: float
+) -> None:
+    """Write an event into a place of a user's ring."""
+    chunk, cell = own_ring_cell(personal, user, place)
+    personal.ring_handle[chunk, cell] = handle
+    personal.ring_time[chunk, cell] = time_ms
+    personal.ring_reward[chunk, cell] = reward
+
+
+@njit(cache=True)
+def ring_clear(personal: Any, user: int) -> None:
+    """Give a user's chunks back, with nothing left in them."""
+    for part in range(personal.ring_chunk.shape[1]):
+        chunk = personal.ring_chunk[user, part]
+        if chunk != 0:
+            personal.ring_handle[chunk] = 0
+            personal.ring_time[chunk] = 0
+            personal.ring_reward[chunk] = 0.0
+            personal.ring_free[personal.ring_marks[0]] = chunk
+            personal.ring_marks[0] += 1
+            personal.ring_chunk[user, part] = 0
+
+
+@njit(cache=True, nogil=True)
+def pack_rings(values: Any, ring_chunk: I32, first: int, sizes: Any, packed: Any) -> None:
+    """Write the first sizes[i] values of the rings of users from `first` on into `packed`."""
+    n = 0
+    for i in range(len(sizes)):
+        for place in range(sizes[i]):
+            chunk, cell = ring_cell(ring_chunk, first + i, place)
+            packed[n] = values[chunk, cell]
+            n += 1
+
+
+@njit(cache=True, nogil=True)
+def unpack_rings(personal: Any, sizes: Any, handles: I64, times: I64, rewards: F32) -> None:
+    """Write rings that were packed, of users from the first on."""
+    n = 0
+    for user in range(len(sizes)):
+        for place in range(sizes[user]):
+            ring_write(personal, user, place, handles[n], times[n], rewards[n])
+            n += 1
+
+
+@njit(cache=True)
 def profile_of(
-    ring_handles: I64,
-    ring_rewards: F32,
-    ring_times: I64,
-    n_events_of: I64,
+    ring_handle: I64,
+    ring_reward: F32,
+    ring_time: I64,
+    ring_chunk: I32,
     user: int,
+    n_events: int,
+    capacity: int,
     generation: I32,
     items: I32,
     weights: F64,
@@ -402,17 +472,16 @@ def profile_of(
     """Write the last positive items (newest first), weights 1/recency rank, and times; and the last
     refused ones, but for those had again since. Return how many of each.
     """
-    ring_handle, ring_reward, ring_time = ring_handles[user], ring_rewards[user], ring_times[user]
-    n_events, capacity, n, n_refused = n_events_of[user], len(ring_handle), 0, 0
+    n = n_refused = 0
     for back in range(min(n_events, capacity)):
-        place = (n_events - 1 - back) % capacity
-        if not is_live(ring_handle[place], generation):
+        cell = ring_cell(ring_chunk, user, (n_events - 1 - back) % capacity)
+        if not is_live(ring_handle[cell], generation):
             continue
-        item, reward = ring_handle[place] & INDEX_MASK, ring_reward[place]
+        item, reward = ring_handle[cell] & INDEX_MASK, ring_reward[cell]
         if reward > 0.0 and n < len(items):
             items[n] = item
             weights[n] = 1.0 / (n + 1)
-            times[n] = ring_time[place]
+            times[n] = ring_time[cell]
             n += 1
         elif reward < 0.0 and n_refused < len(refused):
             is_forgiven = False
@@ -433,8 +502,10 @@ def user_profile(
         personal.ring_handle,
         personal.ring_reward,
         personal.ring_time,
-        personal.n_events,
+        personal.ring_chunk,
         user,
+        personal.n_events[user],
+        personal.history_length,
         personal.generation,
         items,
         weights,
@@ -453,11 +524,8 @@ def profile_before(
     window_items: I64,
     window_rewards: F32,
     window_times: I64,
-    ring_handle: I64,
-    ring_reward: F32,
-    ring_time: I64,
-    n_events: int,
-    generation: I32,
+    personal: Any,
+    user: int,
     items: I32,
     weights: F64,
     times: I64,
@@ -468,9 +536,11 @@ def profile_before(
     The events before it come from the window, linked by `before`; those that have left it, or
     never taught, from the ring, as far as that goes back.
     """
-    length = len(ring_handle)
-    handles, rewards = np.zeros((1, length), np.int64), np.zeros((1, length), np.float32)
-    at, count = np.zeros((1, length), np.int64), np.zeros(1, np.int64)
+    length, n_events = personal.history_length, personal.n_events[user]
+    n_chunks = personal.ring_chunk.shape[1]
+    handles, at = np.zeros((n_chunks, CHUNK), np.int64), np.zeros((n_chunks, CHUNK), np.int64)
+    rewards = np.zeros((n_chunks, CHUNK), np.float32)
+    chunks = np.arange(n_chunks).astype(np.int32).reshape(1, n_chunks)
     wanted = nth[seq % capacity]
     link = before[seq % capacity]
     found = 0
@@ -478,26 +548,29 @@ def profile_before(
         number = wanted - 1 - back
         while link >= oldest and nth[link % capacity] > number:
             link = before[link % capacity]
-        place = length - 1 - back
+        cell = ring_cell(chunks, 0, length - 1 - back)
         if link >= oldest and nth[link % capacity] == number:
             from_window = link % capacity
-            handles[0, place] = window_items[from_window]
-            rewards[0, place] = window_rewards[from_window]
-            at[0, place] = window_times[from_window]
+            handles[cell] = window_items[from_window]
+            rewards[cell] = window_rewards[from_window]
+            at[cell] = window_times[from_window]
         elif number >= n_events - length:
-            handles[0, place] = ring_handle[number % length]
-            rewards[0, place] = ring_reward[number % length]
-            at[0, place] = ring_time[number % length]
+            known = ring_cell(personal.ring_chunk, user, number % length)
+            handles[cell] = personal.ring_handle[known]
+            rewards[cell] = personal.ring_reward[known]
+            at[cell] = personal.ring_time[known]
         else:
             break
         found += 1
     if found == 0:
         return 0, 0
     # The newest stands last: a ring that has been filled exactly once, the rest of it unused.
-    count[0] = length
     for unused in range(length - found):
-        handles[0, unused] = np.int64(-1) << 32
-    return profile_of(handles, rewards, at, count, 0, generation, items, weights, times, refused)
+        handles[ring_cell(chunks, 0, unused)] = np.int64(-1) << 32
+    generation = personal.generation
+    return profile_of(
+        handles, rewards, at, chunks, 0, length, length, generation, items, weights, times, refused
+    )
 
 
 @njit(cache=True)
@@ -544,11 +617,11 @@ def is_repeat(personal: Any, user: int, item: int, type_index: int, reward: floa
     if where == MISS or personal.block_type[where // BLOCK, where % BLOCK] != type_index:
         return False
     handle, n_events = handle_of(personal, item), personal.n_events[user]
-    ring_handle, length = personal.ring_handle[user], personal.ring_handle.shape[1]
+    length = personal.history_length
     for back in range(min(n_events, length)):
-        place = (n_events - 1 - back) % length
-        if ring_handle[place] == handle:
-            return (personal.ring_reward[user, place] > 0.0) == (reward > 0.0)
+        cell = ring_cell(personal.ring_chunk, user, (n_events - 1 - back) % length)
+        if personal.ring_handle[cell] == handle:
+            return (personal.ring_reward[cell] > 0.0) == (reward > 0.0)
     return reward > 0.0
 
 
@@ -567,10 +640,8 @@ def append_event(
     Return whether one was: else the oldest has to go, or a block to be taken.
     """
     handle = handle_of(personal, item)
-    place = personal.n_events[user] % personal.ring_handle.shape[1]
-    personal.ring_handle[user, place] = handle
-    personal.ring_time[user, place] = time_ms
-    personal.ring_reward[user, place] = reward
+    place = personal.n_events[user] % personal.history_length
+    ring_write(personal, user, place, handle, time_ms, reward)
     personal.n_events[user] += 1
     if personal.since[item] == NO_EVENT:
         personal.since[item] = time_ms
