@@ -1336,6 +1336,13 @@ def read_sums(
 
 
 @njit(cache=True)
+def damp_sums(sums: Accumulator, n_touched: int, damping: F64, slots: I32) -> None:
+    """Multiply every sum by damping[slot of its item]."""
+    for c in range(n_touched):
+        sums.value[c] *= damping[slots[sums.touched[c]]]
+
+
+@njit(cache=True)
 def neighbour_weight(rows: Neighbours, slot: int, handle: int) -> float:
     """Return the stored weight of one neighbour, 0 if it is not in the row."""
     for j in range(rows.size[slot]):
@@ -2926,7 +2933,7 @@ def rate_cold(
             label = np.int64(number - 1)
             place = _find_sum(sums.key, first, label)
             if sums.key[place] == first | label:
-                affinity += sums.score[place]
+                affinity += sums.value[sums.place[place]]
         rated[n], value[n] = item, affinity / np.sqrt(max(n_labels, 1))
         largest = max(largest, value[n])
         n += 1

@@ -90,6 +90,14 @@ class NeighbourLists(Source):
         )
         self._version = version
 
+    def scores(self, version: int, profile: Profile) -> Accumulator:
+        """Return what goes with a profile's items, each sum multiplied for the item itself."""
+        self.prepare(version, profile)
+        if self.both_ways:
+            slots = self._pool.slots[version]
+            kernels.damp_sums(self.sums, self._n_touched, self.neighbours.inv_norm, slots)
+        return self.sums
+
     def nominate(self, pool: Candidates, most: int) -> None:
         """Name the items with the largest sums."""
         pool.n = kernels.nominate_best(
