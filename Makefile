@@ -14,10 +14,10 @@ export PIP_NO_INPUT := 1
 export UV_PYTHON_DOWNLOADS := never
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test demo check lint bench format lock clean
+.PHONY: help setup run test demo check lint bench bench-compare format lock clean
 
 help: ## List the commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(DEV) ## Install everything into .venv, and stop there
 
@@ -40,7 +40,10 @@ lint: $(DEV) ## The part of check that runs nothing of ours
 
 bench: $(DEV) ## Run the benchmarks: the parts, then whole requests beside what HTTP alone costs
 	$(BIN)/python -m pytest tests/benchmarks -m benchmark --benchmark-only
-	$(BIN)/python -m scripts.bench
+	$(BIN)/python -m scripts.bench --json bench.json
+
+bench-compare: $(DEV) ## Fail if something costs more than in the last release, beside the same floors
+	$(BIN)/python -m scripts.bench --items 10000 --items 100000 --rounds 5 --requests 1000 --compare
 
 format: $(DEV) ## Rewrite the code as check wants it
 	$(BIN)/ruff format $(CODE)

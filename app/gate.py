@@ -152,7 +152,8 @@ class Gate:
             return
         if self.data.ask_trial is not None:
             self._try_to_leave_ask(self.data.ask_trial)
-        self._try_to_leave_hold()
+        if self.arbiter.hold is not None:
+            self._try_to_leave_hold()
         if self.data.state == "open" and self.data.mode == "normal":
             self._put_candidate_aside_if_due()
 

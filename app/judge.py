@@ -55,8 +55,9 @@ class Prequential:
 
     def add(self, doubled_rank: int, reward: float) -> None:
         """Take the rank of one judged event, and what it was worth."""
-        self.recent[self.n % _RECENT] = doubled_rank
-        self.recent_reward[self.n % _RECENT] = reward
+        place = self.n % _RECENT
+        self.recent[place] = doubled_rank
+        self.recent_reward[place] = reward
         self.n += 1
         if doubled_rank != MISS and doubled_rank < 40:
             if doubled_rank < 20:

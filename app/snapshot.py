@@ -191,13 +191,13 @@ class _Rows(_Part):
     def __init__(self, name: str, packed: PackedRows) -> None:
         self.name = name
         self._packed = packed
-        self._dtype = _checked_dtype(packed.rows.dtype)
-        width = packed.rows.shape[1] * packed.rows.itemsize
+        self._dtype = _checked_dtype(packed.dtype)
+        width = packed.width * packed.dtype.itemsize
         self._per = max(1, BLOCK_BYTES // max(width, 1))
         sizes = packed.sizes.astype(np.int64)
         firsts = np.arange(0, len(sizes), self._per)
         sums = np.add.reduceat(sizes, firsts) if len(sizes) else np.zeros(0, np.int64)
-        self.lengths = sums * packed.rows.itemsize
+        self.lengths = sums * packed.dtype.itemsize
 
     def meta(self) -> list[Any]:
         return [self.name, "rows", self._dtype, [len(self.lengths)]]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterator
 
 from learners.ids import State
 
@@ -19,7 +18,7 @@ _LEAST_MEAN = 10.0
 class Rate:
     """Events a minute of event time, over their mean in a day: c / (c + mean).
 
-    Where there are too few, nothing is yielded.
+    Where there are too few, nothing is returned.
     """
 
     def __init__(self) -> None:
@@ -28,16 +27,18 @@ class Rate:
         self.n = 0
         self.mean = 0.0
 
-    def add(self, time_ms: int) -> Iterator[float]:
-        """Take an event; yield a value for each minute that is over. Time never goes back."""
-        minute = time_ms // _MINUTE_MS
-        if self.count or self.n:
-            for _ in range(min(minute - self.minute, _MOST_SILENT)):
-                value = self._finish()
-                if self.mean >= _LEAST_MEAN:
-                    yield value
-        self.minute = minute
+    def add(self, time_ms: int) -> list[float]:
+        """Take an event; return a value for each minute that is over. Time never goes back."""
+        minute, values = time_ms // _MINUTE_MS, []
+        if minute != self.minute:
+            if self.count or self.n:
+                for _ in range(min(minute - self.minute, _MOST_SILENT)):
+                    value = self._finish()
+                    if self.mean >= _LEAST_MEAN:
+                        values.append(value)
+            self.minute = minute
         self.count += 1
+        return values
 
     def _finish(self) -> float:
         count, self.count = self.count, 0
@@ -66,18 +67,22 @@ class Concentration:
 
     def __init__(self) -> None:
         self._last: deque[str] = deque()
-        self._counts: Counter[str] = Counter()
+        self._counts: dict[str, int] = {}
 
     def add(self, item_id: str) -> float:
         """Take an event's item; return the share of it among the last events."""
-        share = self._counts[item_id] / max(len(self._last), 1)
-        self._last.append(item_id)
-        self._counts[item_id] += 1
-        if len(self._last) > _LOOKS_BACK:
-            gone = self._last.popleft()
-            self._counts[gone] -= 1
-            if not self._counts[gone]:
-                del self._counts[gone]
+        last, counts = self._last, self._counts
+        count = counts.get(item_id, 0)
+        share = count / max(len(last), 1)
+        last.append(item_id)
+        counts[item_id] = count + 1
+        if len(last) > _LOOKS_BACK:
+            gone = last.popleft()
+            n_left = counts[gone] - 1
+            if n_left:
+                counts[gone] = n_left
+            else:
+                del counts[gone]
         return share
 
     def state(self) -> list[str]:
@@ -89,4 +94,4 @@ class Concentration:
         if len(state) > _LOOKS_BACK:
             raise ValueError("the concentration of items is damaged")
         self._last = deque(map(str, state))
-        self._counts = Counter(self._last)
+        self._counts = dict(Counter(self._last))

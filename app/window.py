@@ -58,19 +58,20 @@ class Window:
         """Keep an event that is about to enter its user's history."""
         if not self.capacity:
             return
-        place = self.n % self.capacity
-        handle = self.history.users.handle(user)
-        if self.n >= self.capacity:
+        n, history, last_of = self.n, self.history, self._last_of
+        place = n % self.capacity
+        handle = history.users.handle(user)
+        if n >= self.capacity:
             gone = int(self.user[place])
-            if self._last_of.get(gone) == self.n - self.capacity:
-                del self._last_of[gone]
+            if last_of.get(gone) == n - self.capacity:
+                del last_of[gone]
         self.number[place] = number if is_taught else -number
-        self.user[place], self.item[place] = handle, self.history.items.handle(item)
+        self.user[place], self.item[place] = handle, history.items.handle(item)
         self.time_ms[place], self.reward[place] = time_ms, reward
-        self.nth[place] = self.history.n_events[user]
-        self.before[place] = self._last_of.get(handle, MISS)
-        self._last_of[handle] = self.n
-        self.n += 1
+        self.nth[place] = history.n_events[user]
+        self.before[place] = last_of.get(handle, MISS)
+        last_of[handle] = n
+        self.n = n + 1
 
     def merge(self, merged: Merged) -> None:
         """Let a user have the events of another one, whose history they have got.
@@ -137,11 +138,8 @@ class Window:
             self.item,
             self.reward,
             self.time_ms,
-            history.ring_handle[user],
-            history.ring_reward[user],
-            history.ring_time[user],
-            history.n_events[user],
-            history.items.generation,
+            history.arrays,
+            user,
             profile.items,
             profile.weights,
             profile.times,

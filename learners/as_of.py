@@ -11,7 +11,7 @@ import numpy as np
 
 from learners import kernels
 from learners.ids import PackedRows, State
-from learners.kernels import I32, I64, MISS
+from learners.kernels import CHUNK, F32, I32, I64, MISS
 
 _RINGS = ("ring_handle", "ring_time", "ring_reward")
 
@@ -36,6 +36,8 @@ class AsOf:
         self.batch_of: I64 = np.zeros(n_users, np.int64)
         self.n_events: I64 = np.zeros(n_users, np.int64)
         self.n_had: I32 = np.zeros(n_users, np.int32)
+        # A user's chunks lie one after the other here.
+        length = -(-length // CHUNK) * CHUNK
         self.ring_handle = np.zeros((n_users, length), np.int64)
         self.ring_time = np.zeros((n_users, length), np.int64)
         self.ring_reward = np.zeros((n_users, length), np.float32)
@@ -63,7 +65,22 @@ class AsOf:
         self.n_events[user] = history.n_events[user]
         self.n_had[user] = history.had_count[user]
         for name in _RINGS:
-            getattr(self, name)[user] = getattr(history, name)[user]
+            chunks = getattr(history, name)[history.ring_chunk[user]]
+            getattr(self, name)[user] = chunks.ravel()
+
+    def rings(self) -> tuple[I64, F32, I64]:
+        """Return handles, rewards and times by chunks, as kernels take them."""
+        handle, reward, time = self.ring_handle, self.ring_reward, self.ring_time
+        return handle.reshape(-1, CHUNK), reward.reshape(-1, CHUNK), time.reshape(-1, CHUNK)
+
+    def chunks_of(self, user: int) -> I32:
+        """Return the numbers of a user's chunks, as a table with one row."""
+        n = self.ring_handle.shape[1] // CHUNK
+        return np.arange(user * n, (user + 1) * n, dtype=np.int32).reshape(1, n)
+
+    def ring_cell(self, user: int, number: int) -> tuple[int, int]:
+        """Return where the user's event of a number is in the arrays of the rings."""
+        return user, number % self._shape[1]
 
     def drop_had(self, user: int) -> None:
         """Take note that a user's had-set has dropped its oldest item."""

@@ -145,23 +145,17 @@ class Blend(Learner):
         combiner = self.combiner
         if not isinstance(combiner, LinearCombiner):
             combiner = LinearCombiner(())
-        # What one of them adds up is done with when the other begins: they share the room.
-        room = max(covisit.sums, sequence.sums, key=lambda sums: len(sums.touched))
-        sums, others = (
-            room._replace(key=own.key, score=own.score, tick=own.tick)
-            for own in (covisit.sums, sequence.sums)
-        )
         return kernels.new_shared(
             covisit.neighbours,
             covisit.rows.versions,
-            sums,
+            covisit.sums,
             covisit.look_back,
             covisit.sketch,
             covisit.sketch_place,
             float(covisit.shrink),
             sequence.neighbours,
             sequence.rows.versions,
-            others,
+            sequence.sums,
             sequence.look_back,
             sequence.sketch,
             sequence.sketch_place,

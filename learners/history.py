@@ -15,8 +15,8 @@ import numpy as np
 from learners import kernels
 from learners.as_of import AsOf
 from learners.categories import Categories
-from learners.ids import Ids, PackedRows, State
-from learners.kernels import BLOCK, F64, I32, I64, MISS, NO_EVENT
+from learners.ids import Ids, PackedRings, State
+from learners.kernels import BLOCK, CHUNK, F64, I32, I64, MISS, NO_EVENT
 
 
 class Had(NamedTuple):
@@ -107,9 +107,15 @@ class History:
         # [items] time of the first event in ms, NO_EVENT before it.
         self.item_since = np.full(self.max_items, NO_EVENT, np.int64)
         users, length = self.max_users, self.history_length
-        self.ring_handle = np.zeros((users, length), np.int64)
-        self.ring_time = np.zeros((users, length), np.int64)
-        self.ring_reward = np.zeros((users, length), np.float32)
+        # Chunk 0 stands for "none": a ring takes chunks as it fills, and most never fill.
+        parts = -(-length // CHUNK)
+        chunks = users * parts + 1
+        self.ring_chunk = np.zeros((users, parts), np.int32)
+        self.ring_handle = np.zeros((chunks, CHUNK), np.int64)
+        self.ring_time = np.zeros((chunks, CHUNK), np.int64)
+        self.ring_reward = np.zeros((chunks, CHUNK), np.float32)
+        self.ring_free = np.zeros(chunks, np.int32)
+        self.ring_marks = np.array([0, 1], np.int64)  # free chunks; from here on never used
         self.n_events = np.zeros(users, np.int64)
         # The number of their first event: unlike its time, nobody can choose it.
         self.user_since = np.zeros(users, np.int64)
@@ -137,9 +143,13 @@ class History:
                 self.items.key,
                 self.item_since,
                 self.categories.labels,
+                self.history_length,
                 self.ring_handle,
                 self.ring_reward,
                 self.ring_time,
+                self.ring_chunk,
+                self.ring_free,
+                self.ring_marks,
                 self.n_events,
                 self.had_first,
                 self.had_last,
@@ -191,6 +201,7 @@ class History:
             drop(user_id)
         index = self.users.remove(user_id)
         self.n_events[index] = self.user_since[index] = 0
+        kernels.ring_clear(self.arrays, index)  # what was forgotten must not go into snapshots
         self._clear_had(index)
         self.as_of.forget(index)
 
@@ -235,21 +246,25 @@ class History:
             RingEvent(
                 is_moved,
                 number,
-                int(self.ring_handle[user, place]),
-                int(self.ring_time[user, place]),
-                float(self.ring_reward[user, place]),
+                int(self.ring_handle[cell]),
+                int(self.ring_time[cell]),
+                float(self.ring_reward[cell]),
             )
             for number in numbers
-            for place in (number % self.history_length,)
+            for cell in (self.ring_cell(user, number),)
         ]
+
+    def ring_cell(self, user: int, number: int) -> tuple[int, int]:
+        """Return where the user's event of a number is in the arrays of the rings."""
+        part, cell = divmod(number % self.history_length, CHUNK)
+        return int(self.ring_chunk[user, part]), cell
 
     def _write_ring(self, user: int, events: list[RingEvent], n_events: int) -> None:
         self.n_events[user] = n_events
         for number, event in enumerate(events, n_events - len(events)):
             place = number % self.history_length
-            self.ring_handle[user, place] = event.handle
-            self.ring_time[user, place] = event.time_ms
-            self.ring_reward[user, place] = event.reward
+            handle, time_ms, reward = event.handle, event.time_ms, event.reward
+            kernels.ring_write(self.arrays, user, place, handle, time_ms, reward)
 
     def _raw_had(self, user: int) -> list[tuple[int, int, int]]:
         """Return (handle, time, type) of what a user had, oldest first, live items only."""
@@ -406,11 +421,11 @@ class History:
         into.clear()
         into.user, into.is_past = user, True
         into.n, into.n_refused = kernels.profile_of(
-            as_of.ring_handle,
-            as_of.ring_reward,
-            as_of.ring_time,
-            as_of.n_events,
-            user,
+            *as_of.rings(),
+            as_of.chunks_of(user),
+            0,
+            as_of.n_events[user],
+            self.history_length,
             self.items.generation,
             into.items,
             into.weights,
@@ -427,11 +442,11 @@ class History:
         found = []
         total = int(rings.n_events[user])
         for back in range(min(total, self.history_length)):
-            place = (total - 1 - back) % self.history_length
-            item_id = self.item_id(int(rings.ring_handle[user, place]))
+            cell = rings.ring_cell(user, total - 1 - back)
+            item_id = self.item_id(int(rings.ring_handle[cell]))
             if item_id is not None:
-                time_ms = int(rings.ring_time[user, place])
-                found.append((item_id, time_ms, float(rings.ring_reward[user, place])))
+                time_ms = int(rings.ring_time[cell])
+                found.append((item_id, time_ms, float(rings.ring_reward[cell])))
         return found
 
     def had(self, user: int) -> list[Had]:
@@ -470,7 +485,10 @@ class History:
         used = np.minimum(self.n_events[:n], self.history_length)
         state: State = {name: getattr(self, name)[:n] for name in self._PER_USER}
         state |= {name: getattr(self, name)[: self.n_blocks] for name in self._PER_BLOCK}
-        state |= {name: PackedRows(getattr(self, name), used) for name in self._RINGS}
+        state |= {
+            name: PackedRings(getattr(self, name), self.ring_chunk, used, self.history_length)
+            for name in self._RINGS
+        }
         state["categories"] = self.categories.state(self.items.n_indices)
         state["item_since"] = self.item_since[: self.items.n_indices]
         state |= {"free_blocks": self.free_blocks, "n_blocks": self.n_blocks}
@@ -495,8 +513,8 @@ class History:
         for name in self._PER_BLOCK:
             getattr(self, name)[: self.n_blocks] = state[name]
         used = np.minimum(self.n_events[:n], self.history_length)
-        for name in self._RINGS:
-            kernels.unpack_rows(np.asarray(state[name]), used, getattr(self, name))
+        rings = (np.asarray(state[name]) for name in self._RINGS)
+        kernels.unpack_rings(self.arrays, used, *rings)
         self.as_of.load_state(state.get("as_of", {}), n)
 
     def update_hash(self, sha: Any) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from learners.kernels import I32, I64, INDEX_MASK, MISS, U64, packed_rows
+from learners.kernels import I32, I64, INDEX_MASK, MISS, U64, pack_rings, packed_rows
 
 State = dict[str, Any]
 """Plain values and arrays by name, lent: to keep them while their owner goes on, copy them."""
@@ -25,6 +25,12 @@ class PackedRows:
     def __init__(self, rows: NDArray[Any], sizes: NDArray[Any]) -> None:
         self.rows = rows[: len(sizes)]
         self.sizes = sizes
+        self.width = rows.shape[1]
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Return the type of the values."""
+        return self.rows.dtype
 
     def pack(self, start: int, stop: int) -> NDArray[Any]:
         """Return the rows from `start` to before `stop`, packed."""
@@ -33,6 +39,26 @@ class PackedRows:
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         """Return all of it, packed."""
         return np.asarray(self.pack(0, len(self.sizes)), dtype)
+
+
+class PackedRings(PackedRows):
+    """The same of rows that lie in chunks: chunks[i] has their numbers, one after the other.
+
+    Rows have `width` values at most.
+    """
+
+    def __init__(self, values: NDArray[Any], chunks: I32, sizes: NDArray[Any], width: int) -> None:
+        self.rows = values
+        self.chunks = chunks
+        self.sizes = sizes
+        self.width = width
+
+    def pack(self, start: int, stop: int) -> NDArray[Any]:
+        """Return the rows from `start` to before `stop`, packed."""
+        sizes = self.sizes[start:stop]
+        packed = np.empty(int(sizes.sum()), self.dtype)
+        pack_rings(self.rows, self.chunks, start, sizes, packed)
+        return packed
 
 
 def handle_of(index: int, generation: int) -> int:

@@ -14,6 +14,7 @@ from decimal import Context, Decimal
 from typing import Any, NamedTuple
 
 import numpy as np
+from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils
 from numba.experimental import structref
@@ -30,6 +31,7 @@ U64 = NDArray[np.uint64]
 
 INDEX_MASK = np.int64(0xFFFFFFFF)
 BLOCK = 16
+CHUNK = 8  # events of a user's ring that lie together
 MISS = NO_ROOM = -1
 NO_EVENT = 2**63 - 1  # the time since when there is an item that had no event yet
 
@@ -38,6 +40,7 @@ SKETCH_UNIT = 16
 SKETCH_MAX = 65_535
 SKETCH_STRIPE = 64
 LAST_TICK = 2**31 - 1
+SAMPLED_FROM = 1_024
 BIN_SHIFT = np.int64(49)  # leaves three bits of a float's mantissa
 FACTOR_SPREAD = 0.2
 FACTOR_BOUND = 4.0
@@ -105,10 +108,10 @@ class Accumulator(NamedTuple):
     """
 
     key: I64  # [2^b] (request << 32) | index of the item
-    score: F64  # [2^b]
+    place: I32  # [2^b] where the item's sum is
     touched: I32  # [2^b / 2] indices touched in this request
-    place: I32  # [2^b / 2] where in the table each touched one is
-    value: F64  # [2^b / 2] the score of each touched one, side by side
+    value: F64  # [2^b / 2] the sum of each touched one
+    kept: I32  # [2^b / 2] places that `nominate_best` looks at
     work: F64  # [2^b / 2]
     bins: I32  # of `promising`
     tick: I64  # [1] number of the request
@@ -152,7 +155,8 @@ structref.define_proxy(
     _PersonalType,
     [
         *("generation", "key", "since", "labels"),
-        *("ring_handle", "ring_reward", "ring_time", "n_events"),
+        *("history_length", "ring_handle", "ring_reward", "ring_time"),
+        *("ring_chunk", "ring_free", "ring_marks", "n_events"),
         *("had_first", "had_last", "had_start", "had_count"),
         *("next_block", "block_handle", "block_time", "block_type"),
     ],
@@ -232,7 +236,41 @@ def _uncounted(target: Any, builder: Any, kind: Any, value: Any) -> Any:
     return value
 
 
-_lend: Any = _lent  # Numba gives the context
+@intrinsic
+def _ask_for_value(context: Any, values: Any, place: Any) -> Any:
+    """Ask for the cache line of one of a list of values: see `_ask_for_cell`."""
+
+    def generate(target: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return _ask_for(target, builder, values, args)
+
+    return types.void(values, types.intp), generate
+
+
+@intrinsic
+def _ask_for_cell(context: Any, rows: Any, row: Any, column: Any) -> Any:
+    """Ask for the cache line of a place in a table, without waiting for it. Changes nothing."""
+
+    def generate(target: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return _ask_for(target, builder, rows, args)
+
+    return types.void(rows, types.intp, types.intp), generate
+
+
+def _ask_for(target: Any, builder: Any, kind: Any, args: Any) -> Any:
+    array = cgutils.create_struct_proxy(kind)(target, builder, value=args[0])
+    where = cgutils.get_item_pointer(target, builder, kind, array, args[1:], wraparound=False)
+    where = builder.bitcast(where, cgutils.voidptr_t)
+    number = ir.IntType(32)
+    takes = ir.FunctionType(ir.VoidType(), [where.type, number, number, number])
+    ask = builder.module.declare_intrinsic("llvm.prefetch", [where.type], takes)
+    builder.call(ask, [where, number(0), number(3), number(1)])  # to read; near; data
+    return target.get_dummy_value()
+
+
+# Numba gives the context, which no type tells.
+_lend: Any = _lent
+_prefetch_one: Any = _ask_for_value
+_prefetch: Any = _ask_for_cell
 
 
 @njit(cache=True)
@@ -351,12 +389,80 @@ def unpack_rows(packed: Any, size: Any, rows: Any) -> None:
 
 
 @njit(cache=True)
+def ring_cell(ring_chunk: I32, user: int, place: int) -> tuple[int, int]:
+    """Return where a place of a user's ring is: the chunk, and the place in that."""
+    return ring_chunk[user, place // CHUNK], place % CHUNK
+
+
+@njit(cache=True)
+def own_ring_cell(personal: Any, user: int, place: int) -> tuple[int, int]:
+    """Return the same for a place that is about to be written: a chunk is taken where none is."""
+    if personal.ring_chunk[user, place // CHUNK] == 0:
+        marks = personal.ring_marks
+        if marks[0] > 0:
+            marks[0] -= 1
+            personal.ring_chunk[user, place // CHUNK] = personal.ring_free[marks[0]]
+        else:
+            personal.ring_chunk[user, place // CHUNK] = marks[1]
+            marks[1] += 1
+    return ring_cell(personal.ring_chunk, user, place)
+
+
+@njit(cache=True)
+def ring_write(
+    personal: Any, user: int, place: int, handle: int, time_ms: int, reward: float
+) -> None:
+    """Write an event into a place of a user's ring."""
+    chunk, cell = own_ring_cell(personal, user, place)
+    personal.ring_handle[chunk, cell] = handle
+    personal.ring_time[chunk, cell] = time_ms
+    personal.ring_reward[chunk, cell] = reward
+
+
+@njit(cache=True)
+def ring_clear(personal: Any, user: int) -> None:
+    """Give a user's chunks back, with nothing left in them."""
+    for part in range(personal.ring_chunk.shape[1]):
+        chunk = personal.ring_chunk[user, part]
+        if chunk != 0:
+            personal.ring_handle[chunk] = 0
+            personal.ring_time[chunk] = 0
+            personal.ring_reward[chunk] = 0.0
+            personal.ring_free[personal.ring_marks[0]] = chunk
+            personal.ring_marks[0] += 1
+            personal.ring_chunk[user, part] = 0
+
+
+@njit(cache=True, nogil=True)
+def pack_rings(values: Any, ring_chunk: I32, first: int, sizes: Any, packed: Any) -> None:
+    """Write the first sizes[i] values of the rings of users from `first` on into `packed`."""
+    n = 0
+    for i in range(len(sizes)):
+        for place in range(sizes[i]):
+            chunk, cell = ring_cell(ring_chunk, first + i, place)
+            packed[n] = values[chunk, cell]
+            n += 1
+
+
+@njit(cache=True, nogil=True)
+def unpack_rings(personal: Any, sizes: Any, handles: I64, times: I64, rewards: F32) -> None:
+    """Write rings that were packed, of users from the first on."""
+    n = 0
+    for user in range(len(sizes)):
+        for place in range(sizes[user]):
+            ring_write(personal, user, place, handles[n], times[n], rewards[n])
+            n += 1
+
+
+@njit(cache=True)
 def profile_of(
-    ring_handles: I64,
-    ring_rewards: F32,
-    ring_times: I64,
-    n_events_of: I64,
+    ring_handle: I64,
+    ring_reward: F32,
+    ring_time: I64,
+    ring_chunk: I32,
     user: int,
+    n_events: int,
+    capacity: int,
     generation: I32,
     items: I32,
     weights: F64,
@@ -366,17 +472,16 @@ def profile_of(
     """Write the last positive items (newest first), weights 1/recency rank, and times; and the last
     refused ones, but for those had again since. Return how many of each.
     """
-    ring_handle, ring_reward, ring_time = ring_handles[user], ring_rewards[user], ring_times[user]
-    n_events, capacity, n, n_refused = n_events_of[user], len(ring_handle), 0, 0
+    n = n_refused = 0
     for back in range(min(n_events, capacity)):
-        place = (n_events - 1 - back) % capacity
-        if not is_live(ring_handle[place], generation):
+        cell = ring_cell(ring_chunk, user, (n_events - 1 - back) % capacity)
+        if not is_live(ring_handle[cell], generation):
             continue
-        item, reward = ring_handle[place] & INDEX_MASK, ring_reward[place]
+        item, reward = ring_handle[cell] & INDEX_MASK, ring_reward[cell]
         if reward > 0.0 and n < len(items):
             items[n] = item
             weights[n] = 1.0 / (n + 1)
-            times[n] = ring_time[place]
+            times[n] = ring_time[cell]
             n += 1
         elif reward < 0.0 and n_refused < len(refused):
             is_forgiven = False
@@ -397,8 +502,10 @@ def user_profile(
         personal.ring_handle,
         personal.ring_reward,
         personal.ring_time,
-        personal.n_events,
+        personal.ring_chunk,
         user,
+        personal.n_events[user],
+        personal.history_length,
         personal.generation,
         items,
         weights,
@@ -417,11 +524,8 @@ def profile_before(
     window_items: I64,
     window_rewards: F32,
     window_times: I64,
-    ring_handle: I64,
-    ring_reward: F32,
-    ring_time: I64,
-    n_events: int,
-    generation: I32,
+    personal: Any,
+    user: int,
     items: I32,
     weights: F64,
     times: I64,
@@ -432,9 +536,11 @@ def profile_before(
     The events before it come from the window, linked by `before`; those that have left it, or
     never taught, from the ring, as far as that goes back.
     """
-    length = len(ring_handle)
-    handles, rewards = np.zeros((1, length), np.int64), np.zeros((1, length), np.float32)
-    at, count = np.zeros((1, length), np.int64), np.zeros(1, np.int64)
+    length, n_events = personal.history_length, personal.n_events[user]
+    n_chunks = personal.ring_chunk.shape[1]
+    handles, at = np.zeros((n_chunks, CHUNK), np.int64), np.zeros((n_chunks, CHUNK), np.int64)
+    rewards = np.zeros((n_chunks, CHUNK), np.float32)
+    chunks = np.arange(n_chunks).astype(np.int32).reshape(1, n_chunks)
     wanted = nth[seq % capacity]
     link = before[seq % capacity]
     found = 0
@@ -442,26 +548,29 @@ def profile_before(
         number = wanted - 1 - back
         while link >= oldest and nth[link % capacity] > number:
             link = before[link % capacity]
-        place = length - 1 - back
+        cell = ring_cell(chunks, 0, length - 1 - back)
         if link >= oldest and nth[link % capacity] == number:
             from_window = link % capacity
-            handles[0, place] = window_items[from_window]
-            rewards[0, place] = window_rewards[from_window]
-            at[0, place] = window_times[from_window]
+            handles[cell] = window_items[from_window]
+            rewards[cell] = window_rewards[from_window]
+            at[cell] = window_times[from_window]
         elif number >= n_events - length:
-            handles[0, place] = ring_handle[number % length]
-            rewards[0, place] = ring_reward[number % length]
-            at[0, place] = ring_time[number % length]
+            known = ring_cell(personal.ring_chunk, user, number % length)
+            handles[cell] = personal.ring_handle[known]
+            rewards[cell] = personal.ring_reward[known]
+            at[cell] = personal.ring_time[known]
         else:
             break
         found += 1
     if found == 0:
         return 0, 0
     # The newest stands last: a ring that has been filled exactly once, the rest of it unused.
-    count[0] = length
     for unused in range(length - found):
-        handles[0, unused] = np.int64(-1) << 32
-    return profile_of(handles, rewards, at, count, 0, generation, items, weights, times, refused)
+        handles[ring_cell(chunks, 0, unused)] = np.int64(-1) << 32
+    generation = personal.generation
+    return profile_of(
+        handles, rewards, at, chunks, 0, length, length, generation, items, weights, times, refused
+    )
 
 
 @njit(cache=True)
@@ -508,11 +617,11 @@ def is_repeat(personal: Any, user: int, item: int, type_index: int, reward: floa
     if where == MISS or personal.block_type[where // BLOCK, where % BLOCK] != type_index:
         return False
     handle, n_events = handle_of(personal, item), personal.n_events[user]
-    ring_handle, length = personal.ring_handle[user], personal.ring_handle.shape[1]
+    length = personal.history_length
     for back in range(min(n_events, length)):
-        place = (n_events - 1 - back) % length
-        if ring_handle[place] == handle:
-            return (personal.ring_reward[user, place] > 0.0) == (reward > 0.0)
+        cell = ring_cell(personal.ring_chunk, user, (n_events - 1 - back) % length)
+        if personal.ring_handle[cell] == handle:
+            return (personal.ring_reward[cell] > 0.0) == (reward > 0.0)
     return reward > 0.0
 
 
@@ -531,10 +640,8 @@ def append_event(
     Return whether one was: else the oldest has to go, or a block to be taken.
     """
     handle = handle_of(personal, item)
-    place = personal.n_events[user] % personal.ring_handle.shape[1]
-    personal.ring_handle[user, place] = handle
-    personal.ring_time[user, place] = time_ms
-    personal.ring_reward[user, place] = reward
+    place = personal.n_events[user] % personal.history_length
+    ring_write(personal, user, place, handle, time_ms, reward)
     personal.n_events[user] += 1
     if personal.since[item] == NO_EVENT:
         personal.since[item] = time_ms
@@ -827,18 +934,20 @@ def nth_largest(values: F64, n: int, nth: int) -> float:
 
 @njit(cache=True)
 def promising(value: F64, n: int, wanted: int, count: I32) -> float:
-    """Return a bound that at least `wanted` of the first n values reach, and not many more do.
+    """Return a bound that about `wanted` of the first n values reach, or 0.
 
-    Finds it in one pass by counting in bins, eight to an octave below about the largest.
+    Finds it in one pass by counting in bins, eight to an octave below about the largest. Of many
+    values it looks at every fourth.
     """
     count[:] = 0
     bits = value.view(np.int64)  # of positive floats, in their order
+    step = 4 if n >= SAMPLED_FROM else 1
     largest = np.int64(0)
-    for c in range(0, n, 4):  # near enough: what is larger still goes into the first bin
+    for c in range(0, n, step):  # near enough: what is larger still goes into the first bin
         largest = max(largest, bits[c])
-    for c in range(n):
+    for c in range(0, n, step):
         if value[c] > 0.0:
-            count[max(0, min((largest - bits[c]) >> BIN_SHIFT, len(count) - 1))] += 1
+            count[max(0, min((largest - bits[c]) >> BIN_SHIFT, len(count) - 1))] += step
     n_found = 0
     for b in range(len(count) - 1):
         n_found += count[b]
@@ -850,9 +959,25 @@ def promising(value: F64, n: int, wanted: int, count: I32) -> float:
 
 
 @njit(cache=True)
+def _that_reach(value: F64, n: int, bound: float, kept: I32) -> int:
+    """Write which of the first n values reach a bound; return how many.
+
+    Without a branch: to guess each one wrong would cost more than to write each one down.
+    """
+    n_kept = 0
+    for c in range(n):
+        kept[n_kept] = c
+        n_kept += value[c] >= bound
+    return n_kept
+
+
+@njit(cache=True)
 def nominate_best(
     sums: Accumulator,
     n_touched: int,
+    damping: F64,
+    slots: I32,
+    largest: float,
     allowed: Filter,
     tick: int,
     pooled: I64,
@@ -862,37 +987,47 @@ def nominate_best(
 ) -> int:
     """Add a source's `most` best eligible items to the pool; return the pool's new size.
 
-    Of items level with the last one, those touched first go in.
+    An item's score is its sum times damping[its slot], which is never above `largest`; where that
+    is 0, its sum alone. Of items level with the last one, those touched first go in.
     """
-    work = sums.work
-    # Whether an item is eligible costs cache misses: first ask the best, and all only if they are
-    # too few.
-    bound = promising(sums.value, n_touched, 2 * most, sums.bins)
-    n_eligible = 0
-    while True:
-        n_eligible = 0
-        for c in range(n_touched):
-            if sums.value[c] < bound or sums.value[c] <= 0.0:
-                continue
-            if is_eligible(allowed, tick, sums.touched[c]):
-                work[n_eligible] = sums.value[c]
-                n_eligible += 1
-        if n_eligible >= most or bound == 0.0:
-            break
+    value, touched, work, kept = sums.value, sums.touched, sums.work, sums.kept
+    # Whether an item is eligible, and its damping, cost cache misses: ask some of the best first.
+    # What the least of them has to show, others may not be able to reach.
+    bound = promising(value, n_touched, 2 * most, sums.bins)
+    if bound > 0.0:
+        n_found, n_kept = 0, _that_reach(value, n_touched, bound, kept)
+        for i in range(n_kept):
+            _prefetch_item(allowed, slots, pooled, touched[kept[i]])
+        for i in range(n_kept):
+            _prefetch_one(damping, slots[touched[kept[i]]])
+        for i in range(n_kept):
+            item = touched[kept[i]]
+            if is_eligible(allowed, tick, item):
+                work[n_found] = _damped(value[kept[i]], damping, slots, largest, item)
+                n_found += 1
         bound = 0.0
+        if n_found >= most:
+            bound = nth_largest(work, n_found, most) * 0.999999  # whatever is lost by rounding
+            bound = bound / largest if largest > 0.0 else bound
+    n_eligible, n_kept = 0, _that_reach(value, n_touched, bound, kept)
+    for i in range(n_kept):
+        item = touched[kept[i]]
+        score = _damped(value[kept[i]], damping, slots, largest, item)
+        if score > 0.0 and is_eligible(allowed, tick, item):
+            kept[n_eligible] = kept[i]
+            work[n_eligible] = score
+            n_eligible += 1
     least, n_level = 0.0, most
     if n_eligible > most:
         least = nth_largest(work, n_eligible, most)
-        for c in range(n_eligible):
-            if work[c] > least:
-                n_level -= 1
-    for c in range(n_touched):
-        value, item = sums.value[c], sums.touched[c]
-        if value < least or value < bound or value <= 0.0:
+        for i in range(n_eligible):
+            n_level -= work[i] > least
+    for i in range(n_eligible):
+        item = touched[kept[i]]
+        score = _damped(value[kept[i]], damping, slots, largest, item)
+        if score < least:
             continue
-        if not is_eligible(allowed, tick, item):
-            continue
-        if value == least:
+        if score == least:
             n_level -= 1
             if n_level < 0:
                 continue
@@ -906,6 +1041,20 @@ def nominate_best(
     return n
 
 
+@njit(cache=True)
+def _prefetch_item(allowed: Filter, slots: I32, pooled: I64, item: int) -> None:
+    """Ask for all that says whether an item is pooled."""
+    _prefetch_one(slots, item)
+    _prefetch_one(pooled, item)
+    _prefetch_one(allowed.mark, item)
+    _prefetch_one(allowed.hidden, item)
+
+
+@njit(cache=True)
+def _damped(value: float, damping: F64, slots: I32, largest: float, item: Any) -> float:
+    return value * damping[slots[item]] if largest > 0.0 else value
+
+
 # -- neighbour lists --------------------------------------------------------------------------
 
 
@@ -914,6 +1063,12 @@ def inverse_norm(mass: float, shrink: float) -> float:
     """Return 1 / sqrt(mass + shrink), 0 where both are 0."""
     total = mass + shrink
     return 1.0 / np.sqrt(total) if total > 0.0 else 0.0
+
+
+@njit(cache=True)
+def largest_inverse_norm(shrink: float) -> float:
+    """Return what `inverse_norm` is at most."""
+    return 1.0 / np.sqrt(shrink) if shrink > 0.0 else np.inf
 
 
 @njit(cache=True)
@@ -1124,14 +1279,19 @@ def neighbours_score(
     weights: F64,
     n: int,
     sums: Accumulator,
-    both_ways: bool,
 ) -> int:
-    """Add w_h weight(h, j) inv_norm(h) to each neighbour j, and where counts go both ways multiply
-    by inv_norm(j); return how many were touched. `all_live`: no item was ever removed.
+    """Add w_h weight(h, j) inv_norm(h) to each neighbour j; return how many were touched.
+
+    `all_live`: no item was ever removed.
     """
-    n_touched, key, score, first = 0, sums.key, sums.score, _next_request(sums)
+    n_touched, key, place_of_sum = 0, sums.key, sums.place
+    touched, value, first = sums.touched, sums.value, _next_request(sums)
+    for r in range(n):
+        _prefetch_one(slots, items[r])
     for r in range(n):
         slot = slots[items[r]]
+        for ahead in range(r + 1 if r else 0, min(r + 2, n)):
+            _prefetch_neighbours(rows, slots[items[ahead]])
         factor = weights[r] * rows.inv_norm[slot]
         for j in range(rows.size[slot]):
             handle = rows.handle[slot, j]
@@ -1140,29 +1300,46 @@ def neighbours_score(
             other = handle & INDEX_MASK
             place = _find_sum(key, first, other)
             if key[place] == first | other:
-                score[place] += factor * rows.weight[slot, j]
+                value[np.uint64(place_of_sum[place])] += factor * rows.weight[slot, j]
             else:
                 key[place] = first | other
-                score[place] = factor * rows.weight[slot, j]
-                sums.touched[n_touched] = other
-                sums.place[n_touched] = place
+                place_of_sum[place] = n_touched
+                value[n_touched] = factor * rows.weight[slot, j]
+                touched[n_touched] = other
                 n_touched += 1
-    for c in range(n_touched):
-        place = np.uint64(sums.place[c])
-        if both_ways:
-            score[place] *= rows.inv_norm[slots[np.uint64(sums.touched[c])]]
-        sums.value[c] = score[place]
     return n_touched
 
 
 @njit(cache=True)
-def read_sums(sums: Accumulator, pool: I32, n: int, column: F64) -> None:
-    """Write what each pooled item was given in the present request, 0 for nothing."""
+def _prefetch_neighbours(rows: Neighbours, slot: int) -> None:
+    """Ask for a row that is read next: so many lines of 64 bytes are not foreseen by hardware."""
+    _prefetch_one(rows.size, slot)
+    _prefetch_one(rows.inv_norm, slot)
+    for j in range(0, rows.handle.shape[1], 8):
+        _prefetch(rows.handle, slot, j)
+    for j in range(0, rows.weight.shape[1], 16):
+        _prefetch(rows.weight, slot, j)
+
+
+@njit(cache=True)
+def read_sums(
+    sums: Accumulator, damping: F64, slots: I32, largest: float, pool: I32, n: int, column: F64
+) -> None:
+    """Write each pooled item's score in the present request (see `nominate_best`), 0 for none."""
     first = sums.tick[0] << 32
     for c in range(n):
         item = np.int64(pool[c])
         place = _find_sum(sums.key, first, item)
-        column[c] = sums.score[place] if sums.key[place] == first | item else 0.0
+        column[c] = 0.0
+        if sums.key[place] == first | item:
+            column[c] = _damped(sums.value[sums.place[place]], damping, slots, largest, item)
+
+
+@njit(cache=True)
+def damp_sums(sums: Accumulator, n_touched: int, damping: F64, slots: I32) -> None:
+    """Multiply every sum by damping[slot of its item]."""
+    for c in range(n_touched):
+        sums.value[c] *= damping[slots[sums.touched[c]]]
 
 
 @njit(cache=True)
@@ -1674,6 +1851,29 @@ def blend_features(
 
 
 @njit(cache=True)
+def _prefetch_slots(
+    personal: Any, slots: I32, factors_slots: I32, trending_slots: I32, item: int
+) -> None:
+    """Ask for what says where the rows of a pooled item are, and for what is by its index."""
+    for where in (slots, factors_slots, trending_slots):
+        _prefetch_one(where, item)
+    _prefetch_one(personal.since, item)
+    _prefetch(personal.labels, item, 0)
+
+
+@njit(cache=True)
+def _prefetch_rows(shared: Any, slot: int, factors_slot: int, trending_slot: int) -> None:
+    """Ask for the rows that a pooled item is rated by."""
+    _prefetch_one(shared.covisit.inv_norm, slot)
+    _prefetch_one(shared.covisit.mass, slot)
+    _prefetch(shared.decayed.weight, trending_slot, 0)
+    _prefetch(shared.decayed.epoch, trending_slot, 0)
+    n_factors = len(shared.vector)
+    for k in range(n_factors, 2 * n_factors, 16):
+        _prefetch(shared.factors, factors_slot, k)
+
+
+@njit(cache=True)
 def blend_pool(
     personal: Any,
     shared: Any,
@@ -1700,22 +1900,28 @@ def blend_pool(
     allowed = _filter_of(buffers, wanted)
     covisit, sums, others = shared.covisit, shared.covisit_sums, shared.sequence_sums
     slots = shared.covisit_rows.slots[version]
+    damping, largest = covisit.inv_norm, largest_inverse_norm(shared.covisit_shrink)
     n_used = min(n_items, shared.covisit_last)
-    n = neighbours_score(covisit, slots, generation, all_live, items, weights, n_used, sums, True)
-    n = nominate_best(sums, n, allowed, tick, pooled, pool, 0, most[0])
+    n = neighbours_score(covisit, slots, generation, all_live, items, weights, n_used, sums)
+    n = nominate_best(sums, n, damping, slots, largest, allowed, tick, pooled, pool, 0, most[0])
     n_used = min(n_items, shared.sequence_last)
+    followed, followed_slots = shared.sequence, shared.sequence_rows.slots[version]
     n_touched = neighbours_score(
-        shared.sequence,
-        shared.sequence_rows.slots[version],
-        generation,
-        all_live,
-        items,
-        weights,
-        n_used,
-        others,
-        False,
+        followed, followed_slots, generation, all_live, items, weights, n_used, others
     )
-    n = nominate_best(others, n_touched, allowed, tick, pooled, pool, n, most[1])
+    n = nominate_best(
+        others,
+        n_touched,
+        followed.inv_norm,
+        followed_slots,
+        0.0,
+        allowed,
+        tick,
+        pooled,
+        pool,
+        n,
+        most[1],
+    )
     top, top_size = shared.top[version], shared.top_size[version]
     n = trending_nominate(
         top,
@@ -1736,16 +1942,17 @@ def blend_pool(
             pooled[item] = tick
             pool[n] = item
             n += 1
-    read_sums(sums, pool, n, raw[0])
-    read_sums(others, pool, n, raw[1])
-    factors, factors_slots, vector = (
-        shared.factors,
-        shared.factors_rows.slots[version],
-        shared.vector,
-    )
+    trending_slots = shared.trending_rows.slots[version]
+    factors_slots = shared.factors_rows.slots[version]
+    for c in range(n):
+        _prefetch_slots(personal, slots, factors_slots, trending_slots, pool[c])
+    for c in range(n):
+        _prefetch_rows(shared, slots[pool[c]], factors_slots[pool[c]], trending_slots[pool[c]])
+    read_sums(sums, damping, slots, largest, pool, n, raw[0])
+    read_sums(others, followed.inv_norm, followed_slots, 0.0, pool, n, raw[1])
+    factors, vector = shared.factors, shared.vector
     user_vector(factors, factors_slots, items, weights, n_items, vector)
     factors_score(factors, factors_slots, vector, pool, n, raw[2])
-    trending_slots = shared.trending_rows.slots[version]
     trending_score(shared.decayed, trending_slots, top, top_size, pool, n, raw[3:])
     blend_features(
         raw,
@@ -2726,7 +2933,7 @@ def rate_cold(
             label = np.int64(number - 1)
             place = _find_sum(sums.key, first, label)
             if sums.key[place] == first | label:
-                affinity += sums.score[place]
+                affinity += sums.value[sums.place[place]]
         rated[n], value[n] = item, affinity / np.sqrt(max(n_labels, 1))
         largest = max(largest, value[n])
         n += 1

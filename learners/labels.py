@@ -105,8 +105,7 @@ class Labels:
 
     def sums_for(self, profile: Profile, version: int) -> Accumulator:
         """Return what each label that goes with a history's is worth; good until the next call."""
-        self._covisit.prepare(version, self._profile_of(profile))
-        return self._covisit.sums
+        return self._covisit.scores(version, self._profile_of(profile))
 
     def _profile_of(self, profile: Profile) -> Profile:
         own = self._profile

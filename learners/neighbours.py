@@ -52,15 +52,16 @@ class NeighbourLists(Source):
         bins = 1 << (2 * most - 1).bit_length()
         self.sums = Accumulator(
             key=np.zeros(bins, np.int64),
-            score=np.zeros(bins, np.float64),
+            place=np.zeros(bins, np.int32),
             touched=np.zeros(most, np.int32),
-            place=np.zeros(most, np.int32),
             value=np.zeros(most, np.float64),
+            kept=np.zeros(most, np.int32),
             work=np.zeros(most, np.float64),
             bins=np.zeros(256, np.int32),
             tick=np.zeros(1, np.int64),
         )
         self._n_touched = 0
+        self._version = SHADOW
 
     @property
     def rows(self) -> RowPool:
@@ -86,14 +87,25 @@ class NeighbourLists(Source):
             profile.weights,
             self.n_used(profile),
             self.sums,
-            self.both_ways,
         )
+        self._version = version
+
+    def scores(self, version: int, profile: Profile) -> Accumulator:
+        """Return what goes with a profile's items, each sum multiplied for the item itself."""
+        self.prepare(version, profile)
+        if self.both_ways:
+            slots = self._pool.slots[version]
+            kernels.damp_sums(self.sums, self._n_touched, self.neighbours.inv_norm, slots)
+        return self.sums
 
     def nominate(self, pool: Candidates, most: int) -> None:
         """Name the items with the largest sums."""
         pool.n = kernels.nominate_best(
             self.sums,
             self._n_touched,
+            self.neighbours.inv_norm,
+            self._pool.slots[self._version],
+            self._largest(),
             pool.allowed,
             pool.tick,
             pool.pooled,
@@ -104,7 +116,19 @@ class NeighbourLists(Source):
 
     def rate(self, pool: Candidates, column: int) -> None:
         """Write the sums of the pooled items."""
-        kernels.read_sums(self.sums, pool.item, pool.n, pool.raw[column])
+        kernels.read_sums(
+            self.sums,
+            self.neighbours.inv_norm,
+            self._pool.slots[self._version],
+            self._largest(),
+            pool.item,
+            pool.n,
+            pool.raw[column],
+        )
+
+    def _largest(self) -> float:
+        """Return the most that a sum is multiplied by for the item itself; 0 where it is not."""
+        return float(kernels.largest_inverse_norm(self.shrink)) if self.both_ways else 0.0
 
     @property
     def look_back(self) -> int:

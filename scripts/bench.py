@@ -1,4 +1,4 @@
-"""`python -m scripts.bench`: what a request costs, beside what HTTP alone costs, in one run.
+"""`python -m scripts.bench`: what a request costs, beside what HTTP alone and peers cost.
 
 Every server runs in a process of its own, all pinned to one core; the client has another one. CPU
 is the process's own (its store and the client are not in it), so that it holds on a busy machine,
@@ -7,6 +7,8 @@ better than figures.
 
 With `--per-s` requests leave at a fixed rate, whatever became of those before, and latencies count
 from the planned time, so that a stall is counted for everybody whom it holds up.
+
+`--compare` holds a run's ratios against those of the last release, `--release` adds them.
 """
 
 from __future__ import annotations
@@ -29,6 +31,9 @@ import orjson
 import typer
 from rich.console import Console
 from rich.table import Table
+
+from scripts import ratios
+from scripts.bench_pictures import draw
 
 ROOT = Path(__file__).parents[1]
 START_S, USER = 300.0, "u0"
@@ -62,6 +67,7 @@ class Figures(NamedTuple):
     p50_ms: float
     p99_ms: float
     worst_ms: float
+    percentiles_ms: list[float]  # the 1st to the 100th
 
 
 # -- requests ---------------------------------------------------------------------------------
@@ -229,11 +235,20 @@ def bench(
     rounds: Annotated[int, typer.Option(min=1)] = 7,
     connections: Annotated[int, typer.Option(min=1)] = 8,
     per_s: Annotated[float, typer.Option(min=0, help="GETs a second; 0: as fast as can be")] = 0,
+    parts: Annotated[bool, typer.Option(help="what is in process, and peers, too")] = True,
+    sweep: Annotated[bool, typer.Option(help="by connections and events in a POST, too")] = False,
     json: Annotated[Path | None, typer.Option(help="write the figures to a file")] = None,
+    pictures: Annotated[Path | None, typer.Option(help="draw them into a folder")] = None,
+    compare: Annotated[
+        bool, typer.Option(help="fail where a ratio is worse than released")
+    ] = False,
+    release: Annotated[str | None, typer.Option(help="record the ratios of this release")] = None,
 ) -> None:
-    """Print what a request costs: bare, with FastAPI, and ours."""
+    """Print what a request costs: bare, with FastAPI, and ours; and what its parts do."""
     ours, theirs = sorted(os.sched_getaffinity(0))[:2]
-    rows = cases(items or [10_000, 100_000, 1_000_000])
+    sizes = items or [10_000, 100_000, 1_000_000]
+    in_process = _parts(sizes, theirs) if parts else {}
+    rows = cases(sizes)
     with ExitStack() as stack:
         servers = {
             server: stack.enter_context(serving(*server, theirs))
@@ -241,19 +256,80 @@ def bench(
         }
         os.sched_setaffinity(0, {ours})
         teach(servers["sluice", 0])
-        found: dict[str, list[tuple[float, list[float]]]] = {case.name: [] for case in rows}
-        for _ in range(rounds + 1):  # the first one warms up
-            for case in rows:
-                one = measure(
-                    case, *servers[case.server], requests, connections=connections, per_s=per_s
-                )
-                found[case.name].append(one)
-    figures = {name: _figures(rounds_[1:]) for name, rounds_ in found.items()}
-    _print(figures, per_s)
+        figures = _measured(rows, servers, requests, rounds, connections, per_s)
+        swept = _swept(servers["sluice", 0], requests) if sweep else []
+    _print(figures, in_process, per_s)
+    cpu_us = {name: found.cpu_us for name, found in figures.items()}
+    report: dict[str, Any] = {
+        "machine": _machine(),
+        "per_s": per_s,
+        "rows": {name: found._asdict() for name, found in figures.items()},
+        "parts": in_process,
+        "swept": swept,
+        "ratios": ratios.of(cpu_us, in_process),
+    }
     if json is not None:
-        rows_of = {name: found._asdict() for name, found in figures.items()}
-        report = {"machine": _machine(), "per_s": per_s, "rows": rows_of}
         json.write_bytes(orjson.dumps(report, option=orjson.OPT_INDENT_2))
+    if pictures is not None:
+        draw(pictures, report)
+    if release is not None:
+        ratios.record(release, report["ratios"], report["machine"])
+    if compare and not ratios.compare(report["ratios"]):
+        raise typer.Exit(1)
+
+
+def _parts(sizes: list[int], core: int) -> dict[str, float]:
+    """Return what learning and recommending cost in process, in us, from a process of its own."""
+    command = [sys.executable, "-m", "tests.benchmarks.parts", *map(str, sizes)]
+    one_thread = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    all_cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {core})  # which a child inherits
+    try:
+        done = subprocess.run(
+            command, cwd=ROOT, env=os.environ | one_thread, stdout=subprocess.PIPE, check=True
+        )
+    finally:
+        os.sched_setaffinity(0, all_cores)
+    found: dict[str, float] = orjson.loads(done.stdout)
+    return found
+
+
+def _measured(
+    rows: list[Case],
+    servers: dict[tuple[str, int], tuple[int, int]],
+    requests: int,
+    rounds: int,
+    connections: int,
+    per_s: float,
+) -> dict[str, Figures]:
+    """Let the rows take turns, and return the figures of each; the first round warms up."""
+    found: dict[str, list[tuple[float, list[float]]]] = {case.name: [] for case in rows}
+    for _ in range(rounds + 1):
+        for case in rows:
+            one = measure(
+                case, *servers[case.server], requests, connections=connections, per_s=per_s
+            )
+            found[case.name].append(one)
+    return {name: _figures(rounds_[1:]) for name, rounds_ in found.items()}
+
+
+def _swept(server: tuple[int, int], requests: int) -> list[dict[str, Any]]:
+    """Return what comes through by connections (GET), and by events in a POST."""
+    path, found = f"/v1/recommendations/{USER}", []
+    kinds: list[tuple[str, int, Case]] = [
+        ("connections", n, Case("", ("", 0), get(path))) for n in (1, 2, 4, 8, 16, 32, 64)
+    ]
+    kinds += [
+        ("events", n, Case("", ("", 0), post(n), 4 / (3 + n), n)) for n in (1, 3, 10, 30, 100, 300)
+    ]
+    for kind, n, case in kinds:
+        wide = n if kind == "connections" else 8
+        begin = time.perf_counter()
+        cpu_us, taken = measure(case, *server, requests, connections=wide, per_s=0)
+        per_s = len(taken) * case.per / (time.perf_counter() - begin)
+        p99_ms = taken[int(len(taken) * 0.99)] * 1_000
+        found.append({"by": kind, "n": n, "cpu_us": cpu_us, "per_s": per_s, "p99_ms": p99_ms})
+    return found
 
 
 def teach(server: tuple[int, int]) -> None:
@@ -264,8 +340,9 @@ def teach(server: tuple[int, int]) -> None:
 def _figures(rounds: list[tuple[float, list[float]]]) -> Figures:
     cpu = [one for one, _ in rounds]
     taken = sorted(t for _, each in rounds for t in each)
-    at = [taken[len(taken) // 2], taken[int(len(taken) * 0.99)], taken[-1]]
-    return Figures(statistics.median(cpu), min(cpu), max(cpu), *(t * 1_000 for t in at))
+    last = len(taken) - 1
+    at = [taken[min(len(taken) * q // 100, last)] * 1_000 for q in range(1, 101)]
+    return Figures(statistics.median(cpu), min(cpu), max(cpu), at[49], at[98], at[99], at)
 
 
 def _machine() -> dict[str, Any]:
@@ -280,17 +357,24 @@ def _machine() -> dict[str, Any]:
     }
 
 
-def _print(figures: dict[str, Figures], per_s: float) -> None:
+def _print(figures: dict[str, Figures], parts: dict[str, float], per_s: float) -> None:
     machine = _machine()
     about = f"{machine['cpu']}, {machine['cores']} cores, Python {machine['python']}"
     table = Table(title=f"{about}; {f'{per_s:g} requests/s' if per_s else 'closed loop'}")
-    for name in ("", "CPU us", "lowest", "highest", "x FastAPI", "p50 ms", "p99 ms", "worst ms"):
+    for name in ("", "CPU us", "lowest", "highest", "x", "p50 ms", "p99 ms", "worst ms"):
         table.add_column(name, justify="left" if not name else "right")
     floor = next(found.cpu_us for name, found in figures.items() if "empty" in name)
-    for name, (*cpu, p50, p99, worst) in figures.items():
+    for name, (*cpu, p50, p99, worst, _) in figures.items():
         shown = [f"{us:.1f}" for us in cpu] + [f"{cpu[0] / floor:.2f}"]
         table.add_row(name, *shown, *(f"{ms:.2f}" for ms in (p50, p99, worst)))
-    Console(width=120).print(table)
+    table.add_section()
+    for name, us in parts.items():
+        first = next(one for one in parts if one.partition(":")[0] == name.partition(":")[0])
+        table.add_row(name, f"{us:.1f}", "", "", f"{us / parts[first]:.2f}")
+    table.caption = (
+        "x: times an empty FastAPI route; times River's learn_one; times the first slate"
+    )
+    Console(width=130).print(table)
 
 
 if __name__ == "__main__":

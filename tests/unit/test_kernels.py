@@ -65,7 +65,9 @@ def test_nth_largest_is_a_sort(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(60))
 def test_a_bound_lets_enough_through(seed: int) -> None:
-    """At least as many values as wanted reach the bound; with spread out ones not many more."""
+    """At least as many values as wanted reach the bound, and of spread out ones not many more;
+    of a thousand and more, about as many.
+    """
     chance = random.Random(seed)
     values = np.array([chance.random() ** 4 for _ in range(chance.randint(1, 500))])
     wanted = chance.randint(1, 100)
@@ -73,11 +75,16 @@ def test_a_bound_lets_enough_through(seed: int) -> None:
     reached = int((values >= bound).sum())
     assert reached >= min(wanted, len(values))
     assert reached <= wanted + max(20, len(values) // 4)
+    many = np.array([chance.random() ** 4 for _ in range(2_000)])
+    bound = kernels.promising(many, len(many), 120, np.zeros(256, np.int32))
+    assert 60 <= int((many >= bound).sum()) <= 700
 
 
 @pytest.mark.parametrize("seed", range(60))
 def test_nominees_are_the_best_eligible_ones(seed: int) -> None:
-    """A source names its best items that are allowed; of those level with the last, the first."""
+    """A source names its best items that are allowed, by their sums or these times a factor of
+    their own; of those level with the last, the first.
+    """
     chance = random.Random(seed)
     labels = np.array([[chance.randrange(4) for _ in range(2)] for _ in range(N_ITEMS)], np.int32)
     hidden = np.array([chance.random() < 0.2 for _ in range(N_ITEMS)], np.uint8)
@@ -89,12 +96,15 @@ def test_nominees_are_the_best_eligible_ones(seed: int) -> None:
         pool.exclude(item)
     touched = chance.sample(range(N_ITEMS), chance.randint(0, N_ITEMS))
     score = [chance.choice([0.0, 1e-30, 0.25, 0.5, 0.51, 1.0]) for _ in range(N_ITEMS)]
+    largest = chance.choice([0.0, 1.0, math.inf])
+    damping = np.array([chance.choice([0.25, 0.5, 1.0]) for _ in range(N_ITEMS)])
+    own = damping if largest else np.ones(N_ITEMS)
     sums = Accumulator(
         key=np.zeros(1, np.int64),
-        score=np.zeros(1),
-        touched=np.array(touched, np.int32),
         place=np.zeros(1, np.int32),
+        touched=np.array(touched, np.int32),
         value=np.array([score[item] for item in touched], np.float64),
+        kept=np.zeros(N_ITEMS, np.int32),
         work=np.zeros(N_ITEMS),
         bins=np.zeros(256, np.int32),
         tick=np.zeros(1, np.int64),
@@ -110,10 +120,13 @@ def test_nominees_are_the_best_eligible_ones(seed: int) -> None:
         and not hidden[item]
         and (not wanted or set(wanted) & set(labels[item].tolist()))
     ]
-    best = sorted(eligible, key=lambda item: -score[item])[:most]
+    best = sorted(eligible, key=lambda item: -score[item] * own[item])[:most]
     n = kernels.nominate_best(
         sums,
         len(touched),
+        damping,
+        np.arange(N_ITEMS, dtype=np.int32),
+        largest,
         pool.allowed,
         pool.tick,
         pool.pooled,

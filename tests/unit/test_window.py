@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -187,16 +187,18 @@ def test_the_profile_is_what_the_engine_had(monkeypatch: pytest.MonkeyPatch) -> 
     """On a busy log each event comes from the window with the very profile it taught with."""
     engine = make_engine(relearn_events=100_000, id_share=1.0, teach_repeats=True)
     taught: list[Taught] = []
-    learn, users, items = engine.learner.learn, engine.history.users, engine.history.items
+    take, users, items = engine.learner.take, engine.history.users, engine.history.items
 
-    def noted(profile: Profile, item: int, reward: float, time_ms: int) -> None:
+    def noted(profile: Profile, user: int, item: int, **about: Any) -> bool:
         liked, _, times, refused = seen(profile)
         handles = [items.handle(index) for index in liked], [items.handle(i) for i in refused]
-        user = users.handle(profile.user)
-        taught.append(Taught(user, items.handle(item), reward, time_ms, times, *handles))
-        learn(profile, item, reward, time_ms)
+        had, reward, time_ms = items.handle(item), about["reward"], about["time_ms"]
+        is_done = take(profile, user, item, **about)
+        if is_done and about["is_taught"]:
+            taught.append(Taught(users.handle(user), had, reward, time_ms, times, *handles))
+        return is_done
 
-    monkeypatch.setattr(engine.learner, "learn", noted)
+    monkeypatch.setattr(engine.learner, "take", noted)
     for record in busy_log(1_500):
         if getattr(record, "name", "") != "rollback":  # which teaches nothing anew
             apply(engine, record)
