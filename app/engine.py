@@ -661,6 +661,13 @@ class Engine:
         """Return the rules in force."""
         return [] if self.rulebook is None else self.rulebook.rules
 
+    def _rules_state(self) -> State:
+        """Return the rules, if there are any: programs that know none compare snapshots, too.
+
+        As text: names that a client chose are never keys, which mean something to a snapshot.
+        """
+        return {"rules": canonical(self.rules).decode()} if self.rules else {}
+
     # -- settings and commands ----------------------------------------------------------------
 
     def _upgrade(self, record: events.Upgrade) -> str | None:
@@ -1089,8 +1096,7 @@ class Engine:
             "gate": self.gate.state(),
             "challenges": self.challenges.state(),
             "prequential": {name: p.state() for name, p in self.prequential.items()},
-            # Text: names that a client chose are never keys, which mean something to a snapshot.
-            "rules": canonical(self.rules).decode(),
+            **self._rules_state(),
         }
         if self.explores:
             state["exploration"] = self.exploration.state()
@@ -1183,7 +1189,7 @@ class Engine:
             "counts": counts,
             "gate": gate,
             "prequential": {name: p.state() for name, p in self.prequential.items()},
-            **({"rules": canonical(self.rules).decode()} if self.rules else {}),
+            **self._rules_state(),
         }
 
 
