@@ -160,7 +160,7 @@ def test_too_few_events_are_refused(tmp_path: Path) -> None:
 def test_the_log_of_the_service_is_judged_as_it_is(
     make_service: StartService, tmp_path: Path
 ) -> None:
-    """With --from-log the stream is what was posted, in the order in which it came, twice or not."""
+    """With --from-log the stream is what was posted, in the order in which it came."""
     service = make_service().start()
     events = sessions(1_100, n_users=40)
     for batch in batches([*events, *events[-10:]], 100):
