@@ -35,6 +35,7 @@ from app.api.sessions import Sessions
 from app.api.shortcut import take_shortcut
 from app.api.signing import Signing
 from app.api.stream import Stream
+from app.conditions import parse
 from app.embedded import EmbeddedServer
 from app.engine import Engine, Outcome
 from app.events import Configure, Entry, Feedback, Impression, ItemUpsert
@@ -251,5 +252,7 @@ def warm_up() -> None:
     for user_id in ("u1", "nobody"):
         engine.recommend(Request(user_id, explain=True, categories=["none"]))
         engine.recommend(Request(user_id, k=5), "s")
+        for item_id in ("i5", "i19"):
+            engine.explain(Request(user_id, k=1, filter=parse({"categories": "c"})), item_id)
     engine.history.evict_item("i1")
     Engine.from_state(snapshot.load([snapshot.dump(engine.state(), "0-5")]))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_HERE = re.compile(r"<<'?(\w+)'?")
 # What is free in its form: another decision has other evidence.
 OPEN = {"evidence"}
 
@@ -46,13 +47,24 @@ def examples_of(page: Path) -> list[Example]:
             at = end + 1
         elif lines[at].startswith("    ") and (at == 0 or not lines[at - 1].strip()):
             end = at
-            while end < len(lines) and lines[end].startswith("    "):
+            while end < len(lines) and _goes_on(lines[at:end], lines[end]):
                 end += 1
             found += [Example(page, at + 1 + n, text) for n, text in _commands(lines[at:end])]
             at = since = end
         else:
             at += 1
     return found
+
+
+def _goes_on(block: list[str], line: str) -> bool:
+    """Tell whether a line belongs to a block: in a here-document, a blank one does, too."""
+    return line.startswith("    ") or (not line and _is_open("\n".join(block)))
+
+
+def _is_open(text: str) -> bool:
+    """Tell whether a here-document has begun in a text, and not ended."""
+    begun = list(_HERE.finditer(text))
+    return bool(begun) and not re.search(rf"^ *{begun[-1][1]}$", text[begun[-1].end() :], re.M)
 
 
 def _commands(lines: list[str]) -> Iterator[tuple[int, str]]:
@@ -67,6 +79,8 @@ def _commands(lines: list[str]) -> Iterator[tuple[int, str]]:
 
 
 def _is_whole(text: str) -> bool:
+    if _HERE.search(text):
+        return not _is_open(text)
     try:
         shlex.split(text, comments=True)
     except ValueError:  # a quotation is open

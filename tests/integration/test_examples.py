@@ -97,6 +97,8 @@ class Bench:
             return ""
         added = next((more for begin, more in ADDED.items() if text.startswith(begin)), [])
         added = [word.format(url=self.service.url) for word in added]
+        if "<<" in text:  # a here-document, which is no list of words
+            return self._bash(example, text)
         words = [*shlex.split(text, comments=True), *added]
         env = {word.partition("=")[0]: word.partition("=")[2] for word in _assigned(words)}
         command = words[len(env) :]
@@ -109,7 +111,13 @@ class Bench:
     def _bash(self, example: Example, text: str) -> str:
         assert self._shell.stdin
         assert self._shell.stdout
-        self._shell.stdin.write(f"{{ {text}\n}} </dev/null; printf '\\036%d\\036\\n' $?\n")
+        script = f"{{ {text}\n}} </dev/null; printf '\\036%d\\036\\n' $?\n"
+        # The shell would wait for the end of what has none.
+        checked = subprocess.run(
+            ["bash", "-n"], input=script, text=True, capture_output=True, check=False
+        )
+        assert not checked.stderr, f"{example}\n{checked.stderr}"
+        self._shell.stdin.write(script)
         self._shell.stdin.flush()
         said = ""
         while "\036" not in said:
