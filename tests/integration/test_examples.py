@@ -133,6 +133,7 @@ class Bench:
         if words[:1] == ["serve"]:
             return self._serve(env)
         settings = {name.removeprefix("SLUICE_").lower(): value for name, value in env.items()}
+        settings["port"] = self.service.url.rpartition(":")[2]
         with _inside(self.folder):
             return _whole(example, self.service.sluice(*words, answers="y\n", **settings))
 
