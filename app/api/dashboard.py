@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import logging
 import time
 from functools import cache
 from importlib import resources
@@ -16,6 +17,8 @@ from app.api import schemas
 from app.api.service import Running, Service, StrictRoute, answer
 from app.api.sessions import is_same_origin
 from app.errors import Forbidden, NotFound, Unauthorized
+
+logger = logging.getLogger(__name__)
 
 router = APIRouter(tags=["dashboard"], route_class=StrictRoute)
 
@@ -125,6 +128,8 @@ async def log_in(service: Running, request: Request, body: LoginBody) -> Respons
     if "origin" in request.headers and not is_same_origin(request):
         raise Forbidden("a page of another site may not log in here")
     if not hmac.compare_digest(body.key.get_secret_value().encode(), sessions.key.encode()):
+        whence = request.client.host if request.client else "nowhere"
+        logger.warning("a login to the dashboard failed, from %s: another key", whence)
         raise Unauthorized("this is not the key that operators have")
     response = _session(service, is_open=True)
     sessions.begin(response, int(time.time()), is_https=request.url.scheme == "https")
