@@ -62,6 +62,8 @@ _CHAMPION_ALONE = np.array([CHAMPION])
 _VERSIONS = ("champion", "shadow", "anchor")
 _COMPARED = np.array([CHAMPION, SHADOW])
 
+_EVENTS = Feedback, Malformed
+
 T = TypeVar("T")
 # Work that can be paused after each step, and returns a T in the end.
 Steps = Generator[None, None, T]
@@ -228,7 +230,7 @@ class Engine:
         outcome = Outcome(cursor, self.gate.data.version)
         n_decisions = self.gate.data.n_decisions
         for index, record in enumerate(entry.records):
-            if isinstance(record, Feedback | Malformed):
+            if isinstance(record, _EVENTS):
                 verdict = self._admit(record, entry.arrival_ms)
                 is_learned = verdict.status == "learned"
                 if is_learned and any(self.gate.freshness):
@@ -477,8 +479,9 @@ class Engine:
         )
         if history.items.n_removed != n_removed:  # perhaps an item of the profile
             history.profile(user, profile)
+        case = Case(profile, user, item, reward, time_ms)
         if self.explores:
-            self._note_taken(case._replace(user=user, item=item), is_taught=is_taught)
+            self._note_taken(case, is_taught=is_taught)
         if self.challenges.running is None:
             while not self.learner.take(
                 profile,
@@ -492,7 +495,7 @@ class Engine:
                 self.learner.make_room(item)
                 history.profile(user, profile)
         else:
-            self._take_beside(case._replace(user=user, item=item), type_index, is_taught=is_taught)
+            self._take_beside(case, type_index, is_taught=is_taught)
         if is_taught:
             self.growth.count(item, watermark_ms)
             self.n_learned += reward > 0
