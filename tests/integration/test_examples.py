@@ -17,7 +17,7 @@ import pytest
 from typer import Typer
 from typer.testing import CliRunner, Result
 
-from app.events import format_time
+from app.events import Feedback, format_time
 from tests.factories import sessions
 from tests.integration.examples import Example, differences, examples_of
 from tests.integration.service import ROOT, Service, environment, small, until
@@ -53,6 +53,9 @@ SETTINGS: dict[str, Any] = {
     "explore_share": 0.5,
     "impression_wait_s": 0.1,
 }
+
+
+LOGGED = 'sluice_impressions_total{outcome="appended"}'
 
 
 class Bench:
@@ -225,14 +228,19 @@ def decide(bench: Bench) -> None:
 def show_lists(bench: Bench) -> None:
     """Show lists of which places explore, after what a challenger needs to be warm; click some."""
     service = bench.service
-    service.learn(sessions(300, n_users=20, n_groups=6))
+    events = sessions(300, n_users=40, n_groups=6)
+    service.learn(
+        Feedback(event.event_id, event.user_id, event.item_id, "click") for event in events
+    )
+    users = sorted({event.user_id for event in events})
+    n_before = service.counter(LOGGED)
     for n in range(60):
-        user = f"u{n % 20}"
-        shown = service.get(f"/v1/recommendations/{user}", k=8)
+        user = users[n % len(users)]
+        shown = service.get(f"/v1/recommendations/{user}", k=8, deadline_ms=60_000)
         answer = {"user_id": user, "type": "click", "recommendation_id": shown["recommendation_id"]}
         clicked = shown["items"][n % 3 : 8 : 3]
         service.post("/v1/feedback", [answer | {"item_id": item["item_id"]} for item in clicked])
-    until(lambda: service.counter('sluice_impressions_total{outcome="appended"}') >= 60)
+    until(lambda: service.counter(LOGGED) >= n_before + 60)
 
 
 def sign_a_list(bench: Bench) -> None:
