@@ -70,7 +70,8 @@ def service(folder: Path, n_items: int) -> FastAPI:
     Such an engine is put in the place of the one that started, as nothing but learning for hours
     would fill it: requests meet it like any other.
     """
-    app = create_app(Settings(data_dir=folder))
+    # On a busy machine a deadline would be missed, and what is not computed costs nothing.
+    app = create_app(Settings(data_dir=folder, deadline_ms=60_000))
     if not n_items:
         return app
     started: Any = app.router.lifespan_context
