@@ -103,7 +103,7 @@ def test_a_login_opens_what_operators_may_see(browser: httpx.Client) -> None:
 
 @pytest.mark.parametrize("key", [API, "another-key", "the-admin-ke", " "])
 def test_no_other_key_logs_in(guarded: Service, browser: httpx.Client, key: str) -> None:
-    """Neither another key nor the one to read and post is worth a cookie; the log says who tried."""
+    """Neither another key nor that to read and post is worth a cookie; the log says who tried."""
     n_before = guarded.log.count("a login to the dashboard failed, from 127.0.0.1")
     error_of(log_in(browser, key), 401)
     assert not browser.cookies
