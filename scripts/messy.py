@@ -19,8 +19,9 @@ from app.id_share import PLACEHOLDERS
 from app.settings import EngineSettings
 from scripts.datasets import DataSet
 
-# A file in which so many events are older than the one before is in another order than they came.
-_SHUFFLED = 0.3
+# A file in which so many events are older than the one so many places before is in another order
+# than they came: by session, or shuffled. (One clock that is ahead does not make it so.)
+_SHUFFLED, _PLACES = 0.2, 50
 _LATE_S = (1, 10, 60, 600, 3_600, 86_400)
 _HOUR_MS = 3_600_000
 # Somebody with so many events, half of them within a second of the last one, is no person; nor is
@@ -37,7 +38,7 @@ def examine(data: DataSet, settings: EngineSettings) -> dict[str, Any]:
     """Return what is wrong with a stream, in numbers and with examples."""
     events = list(data.as_filed())
     times = np.array([event.time_ms or 0 for event in events], np.int64)
-    is_shuffled = float(np.mean(times[1:] < times[:-1])) > _SHUFFLED if len(times) > 1 else False
+    is_shuffled = len(times) > _PLACES and _is_out_of_order(times)
     arriving = sorted(events, key=lambda event: event.time_ms or 0) if is_shuffled else events
     return {
         "events": len(events),
@@ -50,6 +51,11 @@ def examine(data: DataSet, settings: EngineSettings) -> dict[str, Any]:
         "unknown": _unknown(events),
         "admission": _admission(arriving, settings),
     }
+
+
+def _is_out_of_order(times: Times) -> bool:
+    """Tell whether a file is in another order than its events came in."""
+    return float(np.mean(times[_PLACES:] < times[:-_PLACES])) > _SHUFFLED
 
 
 def _order(times: Times, *, is_shuffled: bool) -> dict[str, Any]:
@@ -208,7 +214,10 @@ def _remarks_on_content(found: dict[str, Any], n: int) -> Iterator[str]:
     users = found["users"]
     if users["bots"]:
         share = users["bot_events"] / n
-        yield f"{users['bots']:,} users act as no person does; they have {share:.1%} of the events."
+        yield (
+            f"{users['bots']:,} users act as no person does, or send many events at once; they have"
+            f" {share:.1%} of the events."
+        )
     if users["largest_share"] > 0.02:
         largest, share = users["largest_user"], users["largest_share"]
         yield f"One user, {largest!r}, has {share:.1%} of the events."

@@ -51,6 +51,21 @@ def test_a_shuffled_file_is_not_judged_by_its_order(tmp_path: Path) -> None:
     assert "late" not in found["admission"]["counts"]
 
 
+def test_a_file_by_session_is_not_judged_by_its_order(tmp_path: Path) -> None:
+    """Sessions one after the other, each in order, are another order than the events came in."""
+    sessions = [(f"u{n}", f"i{k}", n * 7_919 % 5_000 + k) for n in range(100) for k in range(5)]
+    assert examined(tmp_path, sessions)["order"]["is_shuffled"]
+
+
+def test_one_clock_that_is_ahead_makes_the_rest_late(tmp_path: Path) -> None:
+    """A single event from the future is no other order: what comes after it is late."""
+    rows = plain(400)
+    rows[100] = ("early", "i1", 10_000.0)
+    order = examined(tmp_path, rows)["order"]
+    assert not order["is_shuffled"]
+    assert order["late"] == 299
+
+
 def test_bots_and_floods_are_found(tmp_path: Path) -> None:
     """Somebody with five events a second is no person, and their minute is a flood."""
     rows = plain(600)
