@@ -53,7 +53,7 @@ def test_a_shuffled_file_is_not_judged_by_its_order(tmp_path: Path) -> None:
 
 def test_a_file_by_session_is_not_judged_by_its_order(tmp_path: Path) -> None:
     """Sessions one after the other, each in order, are another order than the events came in."""
-    sessions = [(f"u{n}", f"i{k}", n * 7_919 % 5_000 + k) for n in range(100) for k in range(5)]
+    sessions = [(f"u{n}", f"i{k}", n * 7_919.0 % 5_000 + k) for n in range(100) for k in range(5)]
     assert examined(tmp_path, sessions)["order"]["is_shuffled"]
 
 
