@@ -282,7 +282,8 @@ def _quality_table(report: dict[str, Any]) -> RichTable:
 def loss_text(row: dict[str, Any], segment: str) -> str:
     """Return a loss with its interval, for people."""
     loss = row["loss"][segment][DECIDING]
-    return f"{loss['value']:.2%} ({loss['low']:.2%} to {loss['high']:.2%})"
+    value, low, high = (100 * loss[name] for name in ("value", "low", "high"))
+    return f"{value:.2f} % ({low:.2f} to {high:.2f})"
 
 
 def _segment_table(report: dict[str, Any]) -> RichTable:
@@ -300,7 +301,7 @@ def _cost_table(report: dict[str, Any]) -> RichTable:
     terms = report["terms"]
     price, per = terms["price_per_core_hour"], terms["requests_per_event"]
     table = RichTable(title="the tiers, with the gate; * is on the frontier")
-    table.add_column("tier")
+    table.add_column("tier", no_wrap=True, min_width=20)
     for name in (
         "HR@20",
         "loss (95 %)",
