@@ -187,10 +187,11 @@ def write_data(bench: Bench) -> None:
         "\n".join(["item_id,categories,price,brand", *items])
     )
     lines = ["who,what,when,user_id,item_id,timestamp"]
-    for n in range(400):
+    for n in range(1_000):
         user, item = n * 7 % 31, n * 11 % 17
         lines.append(f"u{user},i{item},{n},u{user},i{item},{n}")
-    (bench.folder / "clicks.csv").write_text("\n".join(lines))
+    for name in ("clicks.csv", "events.csv"):
+        (bench.folder / name).write_text("\n".join(lines))
     (bench.folder / "ml-100k").mkdir()
     ratings = [f"{n % 31}\t{n * 11 % 17}\t{1 + n % 5}\t{n}" for n in range(400)]
     (bench.folder / "ml-100k" / "u.data").write_text("\n".join(ratings))
