@@ -6,7 +6,7 @@ import { figure } from "./format.js";
 
 const K = 10;
 const N_PAST = 8;
-const SOURCES = { trending: "it is trending", factors: "taste", item: "the item itself", categories: "its categories", model: "the model", catalogue: "it fills up the list" };
+const SOURCES = { trending: "what is trending", factors: "taste", item: "the item itself", categories: "its categories", model: "the model", catalogue: "room in the list" };
 
 export function playground(live) {
   const form = byId("play-form");
