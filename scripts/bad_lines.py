@@ -61,6 +61,8 @@ def shown(console: Console) -> Callable[[BadLine], None]:
         nonlocal n_shown
         n_shown += 1
         if n_shown <= SHOWN:
-            console.print(f"skipped {line}", style="yellow", highlight=False, markup=False)
+            console.print(
+                f"skipped {line}", style="yellow", highlight=False, markup=False, soft_wrap=True
+            )
 
     return show

@@ -31,9 +31,12 @@ ADMIN = "the-admin-key"
 OpenPage = Callable[..., Page]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Debian's Chromium; without it, what needs it is skipped."""
+    """Debian's Chromium; without it, what needs it is skipped.
+
+    Not for longer than a module: its event loop would be in the way of other tests' own.
+    """
     if not (found := shutil.which("chromium")):
         pytest.skip("no chromium on PATH (Debian: apt-get install chromium)")
     with sync_playwright() as playwright:

@@ -127,7 +127,8 @@ def goes_on(all_of_it: list[Traffic]) -> None:
 
 
 def agree(services: list[Service]) -> None:
-    """Hold that services on one log have come to the same bytes."""
+    """Hold that services on one log have come to the same bytes, once all of them write again."""
+    until(lambda: all(service.get("/readyz")["store"] == "up" for service in services))
     last = services[0].post("/v1/feedback", _event("the very last"))["cursor"]
     query = {"min_cursor": last, "deadline_ms": 10_000}
     for service in services:

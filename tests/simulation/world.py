@@ -8,7 +8,7 @@ import functools
 import logging
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, cast
 
 from app import events
@@ -102,7 +102,8 @@ class Replica(Owner):
         # What no handler of this simulation touches is not there.
         nothing = cast(Any, None)
         arrivals = Arrivals(clock=world.loop.time, cpu_clock=lambda: 0.0)
-        self.service = Service(settings, self.ingest, *[nothing] * 6)
+        needed = [one for one in fields(Service) if one.default is one.default_factory is MISSING]
+        self.service = Service(settings, self.ingest, *[nothing] * (len(needed) - 2))
         self.service.arrivals = arrivals
 
     def spawn(self, work: Any) -> None:
