@@ -16,10 +16,9 @@ from scripts.freshness import delays_of, loss_text
 from scripts.messy import remarks
 from scripts.verdicts import DECIDING, METRICS
 
-# The same report draws the same bytes.
-mpl.rcParams["svg.hashsalt"] = "sluice"
-# Text stays text: it can be searched, read aloud, and takes a third of the room.
-mpl.rcParams["svg.fonttype"] = "none"
+# The same report draws the same bytes; text stays text: it can be searched, read aloud, and takes a
+# third of the room.
+_DRAWING = {"svg.hashsalt": "sluice", "svg.fonttype": "none"}
 _SIZE = (8, 3.8)
 _COLOURS = {"shared": "#197278", "personal": "#c44536", "both": "#772f1a"}
 _SAYS = {
@@ -42,7 +41,8 @@ def draw(report: dict[str, Any]) -> dict[str, str]:
 
 def _drawn(figure: Any) -> str:
     text = io.StringIO()
-    figure.savefig(text, format="svg", metadata={"Date": None})
+    with mpl.rc_context(_DRAWING):
+        figure.savefig(text, format="svg", metadata={"Date": None})
     plt.close(figure)
     svg = text.getvalue()
     return svg[svg.index("<svg") :]
