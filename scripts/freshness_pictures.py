@@ -38,8 +38,7 @@ def draw(report: dict[str, Any]) -> dict[str, str]:
 
 def _drawn(figure: Any) -> str:
     text = io.StringIO()
-    # The same report draws the same bytes; text stays text, to be searched and read aloud, and takes
-    # a third of the room.
+    # Text stays text, to be searched and read aloud; the same report draws the same bytes.
     with mpl.rc_context({"svg.hashsalt": "sluice", "svg.fonttype": "none"}):
         figure.savefig(text, format="svg", metadata={"Date": None})
     plt.close(figure)
