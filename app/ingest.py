@@ -365,6 +365,10 @@ class Ingest:
     async def _read_once(self) -> None:
         if not self.is_store_up or self.store.is_new:
             await self._come_back()
+        # Before the next reading, which may wait for long; it may have failed after the last one.
+        if self._unwritten_quarantine:
+            async with self._whole_entries:
+                await self._flush_quarantine()
         count = self._read_count
         batch = await self._read(block_ms=BLOCK_MS)
         is_behind = len(batch) == count
@@ -377,9 +381,6 @@ class Ingest:
             self.lag_s = max(0.0, self._clock.wall() - parse_cursor(cursor)[0] / 1_000)
         if not is_behind:
             self.lag_s = 0.0
-        if self._unwritten_quarantine:
-            async with self._whole_entries:
-                await self._flush_quarantine()
 
     async def _come_back(self) -> None:
         """Let writing begin again after an outage; at a new server, first what it may have lost."""

@@ -32,7 +32,7 @@ from tests.simulation.store import Client, Server
 # last fault, which is the longest timeouts, a few times over.
 PATIENCE_S, CALM_S = 5.0, 90.0
 RESTART_S = 1.0
-# What is quarantined is written after it was applied.
+# What is quarantined is written after it was applied, once more where the first try was lost.
 SETTLE_S = 1.5
 # Between what comes from the copy that makes a snapshot.
 FRAME_S = 0.002
@@ -280,7 +280,7 @@ class World:
         self._calm_down()
         await self._until(lambda: all(client.done() for client in clients), "all acknowledged")
         await self._until(self._has_converged, "all replicas at the end of the log")
-        await asyncio.sleep(SETTLE_S)
+        await asyncio.sleep(SETTLE_S + self.plan.settings.store_timeout_s)
         await self._until(self._has_converged, "all replicas still there")
         for client in clients:
             if client.done():
