@@ -15,8 +15,9 @@ from pathlib import Path
 _HUGE = 2 * 2**20
 # A smaller process is copied in a few milliseconds as it is.
 _WORTH_IT = 2**30
-# linux/mman.h: these may become huge pages; make them so now.
-_MADV_HUGEPAGE, _MADV_COLLAPSE = 14, 25
+# linux/mman.h: make these huge pages now. Not "from now on" (MADV_HUGEPAGE): each new page would then
+# wait until the system has moved others out of its way, 10 to 40 ms at a time.
+_MADV_COLLAPSE = 25
 # Memory that may be written, is nobody else's, and of no file, or the heap.
 _OURS = re.compile(r"([0-9a-f]+)-([0-9a-f]+) rw.p \S+ \S+ 0\s*(?:\[heap\])?")
 
@@ -36,8 +37,7 @@ def collapse() -> int:
         first = -(-int(found[1], 16) // _HUGE) * _HUGE
         size = int(found[2], 16) // _HUGE * _HUGE - first
         if size > 0:
-            for advice in (_MADV_HUGEPAGE, _MADV_COLLAPSE):
-                libc.madvise(ctypes.c_void_p(first), ctypes.c_size_t(size), advice)
+            libc.madvise(ctypes.c_void_p(first), ctypes.c_size_t(size), _MADV_COLLAPSE)
             n_bytes += size
     return n_bytes
 
