@@ -15,7 +15,7 @@ from pathlib import Path
 _HUGE = 2 * 2**20
 # A smaller process is copied in a few milliseconds as it is.
 _WORTH_IT = 2**30
-# linux/mman.h: make these huge pages now. Not "from now on" (MADV_HUGEPAGE): each new one would then
+# linux/mman.h: make these huge pages now. Not "from now on" (MADV_HUGEPAGE): each new one would
 # wait until the system has moved others out of its way, 10 to 40 ms at a time.
 _MADV_COLLAPSE = 25
 # Memory that may be written, is nobody else's, and of no file, or the heap.
