@@ -14,7 +14,7 @@ from tests.simulation.world import World
 
 PROGRESS_S = 2.0
 # Worlds are full of cycles, and of engines: collected in bulk, but before memory runs short.
-COLLECT_EVERY = 10
+COLLECT_EVERY = 2
 
 
 def run_one(seed: int) -> tuple[int, list[str]]:
