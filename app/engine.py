@@ -207,7 +207,7 @@ class Engine:
     @property
     def is_blank(self) -> bool:
         """Tell whether there is nothing here but settings."""
-        return self.n_events == self.tick == self.gate.data.n_decisions == 0
+        return not (self.n_events or self.n_impressions or self.tick or self.gate.data.n_decisions)
 
     # -- entries ------------------------------------------------------------------------------
 
