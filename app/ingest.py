@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from dataclasses import asdict
 from typing import Any
 
-from app import collector, events, forked, traces
+from app import collector, events, forked, tasks, traces
 from app.clock import Clock
 from app.embedded import EmbeddedServer
 from app.engine import TUNABLE, Engine, Outcome, begun, changed_fields
@@ -157,10 +157,7 @@ class Ingest:
 
     async def stop(self) -> None:
         """Stop learning and write a last snapshot, if there is anything new."""
-        async with self._whole_entries:  # never in the middle of an entry
-            for task in self._tasks:
-                task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await tasks.end(*self._tasks, holding=self._whole_entries)  # not in the middle of an entry
         if self.stopped is None:
             await self.keeper.finish(self.engine.cursor)
 

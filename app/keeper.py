@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import orjson
 from llvmlite import binding as llvm
 
-from app import archive, forked, pages, snapshot, traces
+from app import archive, forked, pages, snapshot, tasks, traces
 from app.engine import Engine
 from app.errors import Diverged, NotFound, SluiceError, SnapshotRefused, StoreUnavailable
 from app.events import DAY_MS
@@ -268,7 +268,7 @@ class Keeper:
         try:
             yield
         finally:
-            renewing.cancel()
+            await tasks.end(renewing)
             with contextlib.suppress(StoreUnavailable):
                 await self._store.end_claim(job.cursor)
 

@@ -12,7 +12,7 @@ from typing import Any, TypedDict
 from fastapi import FastAPI
 from starlette.types import Receive, Scope, Send
 
-from app import collector, snapshot, traces
+from app import collector, snapshot, tasks, traces
 from app.api import (
     catalogue,
     dashboard,
@@ -193,8 +193,7 @@ async def _in_background(work: Coroutine[Any, Any, None], lost: str) -> AsyncIte
     try:
         yield
     finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        await tasks.end(task)
 
 
 def _tell(metrics: Metrics, stream: Stream, outcome: Outcome, entry: Entry) -> None:

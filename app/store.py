@@ -41,6 +41,7 @@ from redis.crc import key_slot
 from redis.exceptions import ConnectionError as NotConnected
 from redis.exceptions import RedisError, ResponseError, WatchError
 
+from app import tasks
 from app.errors import (
     Conflict,
     InvalidRequest,
@@ -266,9 +267,7 @@ class _Guides:
                     break
             answered, _ = await asyncio.wait(asked, timeout=GUIDES_LEFT_S)
         finally:
-            for task in asked:
-                task.cancel()
-            await asyncio.gather(*asked, return_exceptions=True)
+            await tasks.end(*asked)
         found = [task.result() for task in answered]
         named = [word for word in found if not isinstance(word, str)]
         if not named:

@@ -17,6 +17,7 @@ import orjson
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from app import tasks
 from app.api.samples import Samples, decision_view
 from app.errors import TooManyRequests
 from app.gate_data import Decision
@@ -154,9 +155,7 @@ class EventStream(Response):
                     {sending, hanging_up}, timeout=LIFE_S, return_when=asyncio.FIRST_COMPLETED
                 )
             finally:
-                for task in (sending, hanging_up):
-                    task.cancel()
-                await asyncio.gather(sending, hanging_up, return_exceptions=True)
+                await tasks.end(sending, hanging_up)
                 await self._frames.aclose()
             await self._end(scope, send)
 
