@@ -278,10 +278,11 @@ class Keeper:
             with contextlib.suppress(StoreUnavailable):
                 await self._store.renew_claim(cursor)
 
-    async def _take(self, job: _Job) -> tuple[str, Manifest | None, snapshot.Prints]:
+    async def _take(self, job: _Job) -> tuple[str, Manifest | None, list[bytes]]:
         """Take what the copy sends, writing it if it is for us to write; return what it is."""
         writer = self._store.snapshot_writer(job.cursor)
-        digest, manifest, prints = "", None, {}
+        digest, manifest = "", None
+        prints: list[bytes] = []
         try:
             async for frame in job.frames:
                 kind, content = frame[:1], frame[1:]
@@ -290,7 +291,7 @@ class Keeper:
                 elif kind == _DIGEST:
                     digest = content.decode()
                 elif kind == _PRINTS:
-                    prints = snapshot.unpack_prints(content)
+                    prints.append(content)
                 elif await writer.finish(orjson.loads(content)):
                     manifest = orjson.loads(content)
         except BaseException:
@@ -337,7 +338,8 @@ def _serialised(
         for chunk in dump.chunks(base):
             yield _CHUNK + chunk
         yield _MANIFEST + orjson.dumps(dump.manifest(cursor, base, **more))
-    yield _PRINTS + snapshot.pack_prints(dump.prints)
+    for packed in snapshot.pack_prints(dump.prints):
+        yield _PRINTS + packed
 
 
 def _compare(manifest: Manifest, digest: str) -> None:

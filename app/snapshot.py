@@ -42,15 +42,16 @@ Prints = dict[str, NDArray[np.uint64]]
 """A fingerprint of 64 bits for each block, by the name of the part."""
 
 
-def pack_prints(prints: Prints) -> bytes:
-    """Return fingerprints as bytes."""
+def pack_prints(prints: Prints) -> Iterator[bytes]:
+    """Yield fingerprints as bytes, a chunk at a time: no loop has to wait for all of them."""
     header = orjson.dumps([[name, len(found)] for name, found in prints.items()])
     arrays = (found.tobytes() for found in prints.values())
-    return b"".join([len(header).to_bytes(4, "little"), header, *arrays])
+    yield from _cut([len(header).to_bytes(4, "little"), header, *arrays])
 
 
-def unpack_prints(packed: bytes) -> Prints:
+def unpack_prints(chunks: Iterable[bytes]) -> Prints:
     """Undo `pack_prints`."""
+    packed = b"".join(chunks)
     at = 4 + int.from_bytes(packed[:4], "little")
     prints = {}
     for name, n in orjson.loads(packed[4:at]):
@@ -60,10 +61,10 @@ def unpack_prints(packed: bytes) -> Prints:
 
 
 class Base(NamedTuple):
-    """A snapshot that another may build on: its manifest, and the fingerprints of its blocks."""
+    """A snapshot that another may build on: its manifest, and its blocks' fingerprints, packed."""
 
     manifest: Manifest
-    prints: Prints
+    prints: Sequence[bytes]
 
 
 class Dump:
@@ -104,7 +105,7 @@ class Dump:
 
     def chunks(self, base: Base | None = None) -> Iterator[bytes]:
         """Yield the chunks: with a base only what is not in it, else everything but zeros."""
-        known = {} if base is None else base.prints
+        known = {} if base is None else unpack_prints(base.prints)
         for chunk in _cut(self._body(known)):
             self._sums.append(hashlib.sha256(chunk).hexdigest())
             self._n_bytes += len(chunk)

@@ -30,8 +30,7 @@ def written(state: Any, name: str, base: Base | None = None) -> tuple[Manifest, 
     dump = Dump(state)
     chunks = list(dump.chunks(base))
     manifest = dump.manifest(name, base)
-    prints = snapshot.unpack_prints(snapshot.pack_prints(dump.prints))
-    return manifest, chunks, Base(manifest, prints)
+    return manifest, chunks, Base(manifest, list(snapshot.pack_prints(dump.prints)))
 
 
 def plain(value: Any) -> Any:
