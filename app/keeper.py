@@ -323,7 +323,8 @@ class Keeper:
             await self._store.trim(newest[0], snapshot_id=newest[0])
         kept_ms = round(self._settings.quarantine_days * DAY_MS)
         await self._store.trim_quarantine(time.time_ns() // 1_000_000 - kept_ms)
-        for snapshot_id in manifests:
+        # The newest first: whoever dies in between leaves none without what it builds on.
+        for snapshot_id in reversed(manifests):
             if snapshot_id not in kept:
                 await self._store.delete_snapshot(snapshot_id)
 

@@ -68,7 +68,12 @@ def _check_states(world: World) -> None:
     """Replicas, snapshots and an offline replay agree wherever they stand at one cursor."""
     claimed = [*world.hashes] if not world.plan.is_forgetful else []
     claimed += [(r.name, r.ingest.engine.cursor, r.ingest.engine.hashes()) for r in world.replicas]
-    if snapshots := world.server.data.snapshots:  # one of them: it takes as long as all the rest
+    snapshots = world.server.data.snapshots
+    for id_, (manifest, _) in snapshots.items():
+        if manifest.get("base") not in (None, *snapshots):
+            world.violate(f"snapshot {id_} builds on {manifest['base']}, which is gone")
+            return
+    if snapshots:  # one of them: it takes as long as all the rest
         snapshot_id = world.chance.choice(list(snapshots))
         engine = Engine.from_state(snapshot.load(_chain(snapshots, snapshot_id)))
         claimed.append((f"snapshot {snapshot_id}", snapshot_id, engine.hashes()))
