@@ -136,7 +136,7 @@ class Candidates:
 
     def eligible_of(self, items: I32) -> I32:
         """Return those of some items that may be pooled."""
-        found: I32 = kernels.eligible_of(self.allowed, self.tick, items)
+        found: I32 = kernels.eligible_of(self.buffers, self.allowed.wanted, self.tick, items)
         return found
 
     def holds(self, item: int) -> bool:

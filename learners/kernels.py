@@ -897,17 +897,6 @@ def is_eligible(allowed: Filter, tick: int, item: int) -> bool:
 
 
 @njit(cache=True)
-def eligible_of(allowed: Filter, tick: int, items: I32) -> I32:
-    """Return those of some items that may be candidates of the request `tick`."""
-    found, n = np.empty(len(items), np.int32), 0
-    for item in items:
-        if is_eligible(allowed, tick, item):
-            found[n] = item
-            n += 1
-    return found[:n]
-
-
-@njit(cache=True)
 def nth_largest(values: F64, n: int, nth: int) -> float:
     """Return the nth largest (1 is the largest) of the first n values, which are reordered."""
     low, high, place = 0, n - 1, nth - 1
@@ -1003,6 +992,8 @@ def nominate_best(
         for i in range(n_kept):
             item = touched[kept[i]]
             if is_eligible(allowed, tick, item):
+                if pooled[item] != tick:
+                    pooled[item] = -tick  # known to be eligible: conditions are not tested again
                 work[n_found] = _damped(value[kept[i]], damping, slots, largest, item)
                 n_found += 1
         bound = 0.0
@@ -1013,7 +1004,7 @@ def nominate_best(
     for i in range(n_kept):
         item = touched[kept[i]]
         score = _damped(value[kept[i]], damping, slots, largest, item)
-        if score > 0.0 and is_eligible(allowed, tick, item):
+        if score > 0.0 and (pooled[item] == -tick or is_eligible(allowed, tick, item)):
             kept[n_eligible] = kept[i]
             work[n_eligible] = score
             n_eligible += 1
@@ -1996,6 +1987,17 @@ def _filter_of(buffers: Any, wanted: I32) -> Filter:
         buffers.values,
         buffers.columns,
     )
+
+
+@njit(cache=True)
+def eligible_of(buffers: Any, wanted: I32, tick: int, items: I32) -> I32:
+    """Return those of some items that may be candidates of the request `tick`."""
+    found, n, allowed = np.empty(len(items), np.int32), 0, _filter_of(buffers, wanted)
+    for item in items:
+        if is_eligible(allowed, tick, item):
+            found[n] = item
+            n += 1
+    return found[:n]
 
 
 @njit(cache=True)
