@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.catalogue import Catalogue
-from app.recommend import Asked, Scored
+from app.recommend import Asked, Scored, as_scored
 from learners import kernels
 from learners.history import History
 from learners.ids import State
@@ -42,6 +42,7 @@ _PER_SLOT = 3
 # What an item is worth that nothing speaks for, beside one whose labels fit best.
 _FLOOR = 0.1
 _MOST_SLOTS = 200
+_NOBODY = np.uint64(0)
 
 
 class Limits(Protocol):
@@ -179,12 +180,8 @@ class Exploration:
         propensity, chosen = self._propensity[:n_slots], self._chosen[:n_slots]
         buffers, wanted = pool.buffers, pool.allowed.wanted
         if not kernels.exploring(chance, share, cold, buffers, wanted, tick, propensity):
-            return slate[:N_SPARED] + [
-                Scored(item_id, score, sources, why, likely)
-                for (item_id, score, sources, why, _), likely in zip(
-                    slate[N_SPARED:], propensity.tolist()
-                )
-            ]
+            ids, scores, sources, whys, _ = zip(*slate[N_SPARED:])
+            return slate[:N_SPARED] + as_scored(ids, scores, sources, whys, propensity.tolist())
         n = self._best(asked, version, n_slots)
         kernels.deal_cold(chance, share, self._rated, self._value, n, chosen, propensity)
         shown = zip(slate[N_SPARED:], propensity.tolist(), chosen.tolist())
@@ -218,22 +215,27 @@ class Exploration:
     def _best(self, asked: Asked, version: int, n_slots: int) -> int:
         """Rate the cold items for a user, and put the best first; return how many these are."""
         (pool, profile), users = asked, self._history.users
-        n = kernels.rate_cold(
+        found: int = kernels.rate_best_cold(
             self.cold,
             pool.buffers,
             pool.allowed.wanted,
             pool.tick,
             self._shown,
             self._taken,
-            self.labels.of_item,
-            self.labels.sums_for(profile, version),
+            self.labels.kindred,
+            version,
+            self.labels.all_live,
+            profile.items,
+            profile.weights,
+            profile.n,
             _FLOOR,
+            _PER_SLOT * n_slots,
+            self._items.key,
+            users.key[profile.user] if profile.user != MISS else _NOBODY,
             self._rated,
             self._value,
+            self._tie,
         )
-        salt = users.key[profile.user] if profile.user != MISS else np.uint64(0)
-        most, keys = _PER_SLOT * n_slots, self._items.key
-        found: int = kernels.best_cold(self._rated, self._value, self._tie, n, most, keys, salt)
         return found
 
     def _placed(self, there: Scored, likely: float, chosen: int) -> Scored:

@@ -6,7 +6,8 @@ versions (overlap). Reads only; the buffers it writes are no state.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import islice, repeat
 from typing import Any, NamedTuple
 
@@ -64,6 +65,21 @@ class Scored(NamedTuple):
     sources: list[str]
     why: list[dict[str, Any]] | None
     propensity: float = 1.0
+
+
+# Made of tuples of five in a third of the time, for every place of every list.
+_scored = partial(tuple.__new__, Scored)
+
+
+def as_scored(
+    ids: Iterable[str],
+    scores: Iterable[float],
+    sources: Iterable[list[str]],
+    whys: Iterable[list[dict[str, Any]] | None],
+    propensities: Iterable[float] = repeat(1.0),
+) -> list[Scored]:
+    """Return places of a slate, given by their parts; the shortest of these decides."""
+    return list(map(_scored, zip(ids, scores, sources, whys, propensities)))
 
 
 class Lowered(NamedTuple):
@@ -135,12 +151,10 @@ class Recommender:
             )
             items, totals, named = self.blend.read(pool, places)
         ids = self.history.items.ids
-        whys = (
-            self._whys(places, profile, version, lowered)
-            if request.explain
-            else [None] * len(items)
-        )
-        return list(map(Scored, [str(ids[item]) for item in items], totals, named, whys))
+        whys: Iterable[list[dict[str, Any]] | None] = repeat(None)
+        if request.explain:
+            whys = self._whys(places, profile, version, lowered)
+        return as_scored([str(ids[item]) for item in items], totals, named, whys)
 
     def ranked(self) -> I32:
         """Return the places in the pool of all that was rated last, best first."""
@@ -167,7 +181,7 @@ class Recommender:
         items, totals, named = self.blend.read(self._pool, places)
         ids = [str(self.history.items.ids[item]) for item in items]
         whys = self._whys(places, self._profile, version, lowered)
-        return list(map(Scored, ids, totals, named, whys))
+        return as_scored(ids, totals, named, whys)
 
     def ratings(self, item: int) -> dict[str, float]:
         """Return what each source gave an item that was rated for the last slate, at its best."""

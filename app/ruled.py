@@ -12,7 +12,7 @@ from itertools import repeat
 import numpy as np
 
 from app.drafts import Team
-from app.recommend import Lowered, Recommender, Request, Scored
+from app.recommend import Lowered, Recommender, Request, Scored, as_scored
 from app.rule_kernels import rank
 from app.rulebook import PREFIX, Arranged, Mask, Rulebook, Ruling
 from learners.ids import Ids
@@ -181,10 +181,10 @@ class Ruled:
         ids = self._ranker.history.items.ids
         names = [str(ids[item]) for item in items]
         if not self._request.explain:
-            return list(map(Scored, names, totals, named, repeat(None)))
+            return as_scored(names, totals, named, repeat(None))
         moves = self._ruling.moves(items)
         whys = self._ranker._whys(places, self._profile, self._version, self._lowered, moves)
-        return list(map(Scored, names, totals, named, whys))
+        return as_scored(names, totals, named, whys)
 
 
 def arranged(

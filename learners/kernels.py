@@ -210,6 +210,22 @@ structref.define_proxy(
 )
 
 
+@structref.register
+class _KindredType(types.StructRef):
+    """The type of `Kindred`."""
+
+
+class Kindred(structref.StructRefProxy):
+    """The arrays of `Labels`: which an item has, and what goes with each; and room to work in."""
+
+
+structref.define_proxy(
+    Kindred,
+    _KindredType,
+    ["of_item", "rows", "slots", "generation", "sums", "labels", "strengths"],
+)
+
+
 @intrinsic
 def _lent(context: Any, fields: Any) -> Any:
     """Return a tuple of arrays, and of tuples of them, whose uses are not counted.
@@ -288,6 +304,11 @@ def _new_buffers(fields: Any) -> Buffers:
     return Buffers(*_lent(fields))  # type: ignore[call-arg]
 
 
+@njit(cache=True)
+def _new_kindred(fields: Any) -> Kindred:
+    return Kindred(*_lent(fields))  # type: ignore[call-arg]
+
+
 def new_personal(*fields: Any) -> Personal:
     """Return a history's arrays as one value, which keeps them."""
     return _keeping(_new_personal(fields), fields)
@@ -301,6 +322,11 @@ def new_shared(*fields: Any) -> Shared:
 def new_buffers(*fields: Any) -> Buffers:
     """Return the arrays of candidates as one value, which keeps them."""
     return _keeping(_new_buffers(fields), fields)
+
+
+def new_kindred(*fields: Any) -> Kindred:
+    """Return the arrays of labels as one value, which keeps them."""
+    return _keeping(_new_kindred(fields), fields)
 
 
 def _keeping(value: Any, fields: tuple[Any, ...]) -> Any:
@@ -2904,6 +2930,18 @@ def optimism(shown: int, taken: int) -> float:
 
 
 @njit(cache=True)
+def sum_labels(
+    kindred: Any, version: int, all_live: bool, items: I32, weights: F64, n_items: int
+) -> None:
+    """Sum up what goes with the labels of a history, each sum multiplied for the label itself."""
+    labels, strengths, slots = kindred.labels, kindred.strengths, kindred.slots[version]
+    n = label_profile(kindred.of_item, items, weights, n_items, labels, strengths)
+    rows, sums = kindred.rows, kindred.sums
+    n = neighbours_score(rows, slots, kindred.generation, all_live, labels, strengths, n, sums)
+    damp_sums(sums, n, rows.inv_norm, slots)
+
+
+@njit(cache=True)
 def rate_cold(
     cold: I32,
     buffers: Any,
@@ -2911,19 +2949,19 @@ def rate_cold(
     tick: int,
     shown: I32,
     taken: I32,
-    of_item: I32,
-    sums: Accumulator,
+    kindred: Any,
     floor: float,
     rated: I32,
     value: F64,
 ) -> int:
     """Write the eligible cold items and what each is worth to a user; return how many.
 
-    `sums` has what the labels of the user's history say of other labels. An item's affinity is the
-    sum over its labels, over the root of their number and over the largest affinity; it is worth
-    its optimism times that, and `floor` times that if nothing speaks for it.
+    `kindred` has summed up what the labels of the user's history say of other labels. An item's
+    affinity is the sum over its labels, over the root of their number and over the largest
+    affinity; it is worth its optimism times that, and `floor` times that if nothing speaks for it.
     """
-    n, largest, first, allowed = 0, 0.0, sums.tick[0] << 32, _filter_of(buffers, wanted)
+    sums, of_item, allowed = kindred.sums, kindred.of_item, _filter_of(buffers, wanted)
+    n, largest, first = 0, 0.0, sums.tick[0] << 32
     for item in cold:
         if not is_eligible(allowed, tick, item):
             continue
@@ -2963,6 +3001,36 @@ def best_cold(rated: I32, value: F64, tie: U64, n: int, most: int, key: U64, sal
         value[place], value[best] = value[best], value[place]
         tie[place], tie[best] = tie[best], tie[place]
     return n_best
+
+
+@njit(cache=True)
+def rate_best_cold(
+    cold: I32,
+    buffers: Any,
+    wanted: I32,
+    tick: int,
+    shown: I32,
+    taken: I32,
+    kindred: Any,
+    version: int,
+    all_live: bool,
+    items: I32,
+    weights: F64,
+    n_items: int,
+    floor: float,
+    most: int,
+    key: U64,
+    salt: Any,
+    rated: I32,
+    value: F64,
+    tie: U64,
+) -> int:
+    """Write the best eligible cold items for a history, best first, at most so many; return how
+    many. See `sum_labels`, `rate_cold` and `best_cold`.
+    """
+    sum_labels(kindred, version, all_live, items, weights, n_items)
+    n = rate_cold(cold, buffers, wanted, tick, shown, taken, kindred, floor, rated, value)
+    return best_cold(rated, value, tie, n, most, key, salt)
 
 
 @njit(cache=True)

@@ -47,6 +47,7 @@ class Labels:
         self._n_items = np.zeros(2 * MAX_LABELS, np.int64)  # that have the label
         self._tick = 0
         self._profile = Profile(_LOOK_BACK)
+        self._kindred: Any = None
 
     # -- what items have ----------------------------------------------------------------------
 
@@ -103,9 +104,33 @@ class Labels:
             SHRINK,
         )
 
+    @property
+    def kindred(self) -> Any:
+        """Return which labels items have and what goes with each, as kernels take it."""
+        if self._kindred is None:
+            rows, own = self._covisit.rows, self._profile
+            self._kindred = kernels.new_kindred(
+                self.of_item,
+                self._covisit.neighbours,
+                rows.versions.slots,
+                self._labels.items.generation,
+                self._covisit.sums,
+                own.items,
+                own.weights,
+            )
+        return self._kindred
+
+    @property
+    def all_live(self) -> bool:
+        """Tell whether no label was ever given up."""
+        return self._labels.items.n_removed == 0
+
     def sums_for(self, profile: Profile, version: int) -> Accumulator:
         """Return what each label that goes with a history's is worth; good until the next call."""
-        return self._covisit.scores(version, self._profile_of(profile))
+        kernels.sum_labels(
+            self.kindred, version, self.all_live, profile.items, profile.weights, profile.n
+        )
+        return self._covisit.sums
 
     def _profile_of(self, profile: Profile) -> Profile:
         own = self._profile
@@ -139,9 +164,11 @@ class Labels:
         counts = np.bincount(self.of_item[self.of_item > 0] - 1, minlength=2 * MAX_LABELS)
         self._n_items[:] = counts
         self._covisit.load_state(state["covisit"])
+        self._kindred = None  # what is loaded is in other arrays
 
     def restore(self, state: State | None) -> None:
         """Take over what was learned then, under the labels of now; None: nothing was."""
+        self._kindred = None
         if state is None:
             self._covisit.load_state(Covisit(N_NEIGHBOURS, SHRINK, self._labels).state())
             return

@@ -153,8 +153,8 @@ def slate_content(slate: Slate, degraded: str | None) -> dict[str, Any]:
         }
         for position, (item_id, score, sources, _, propensity) in enumerate(slate.items, start=1)
     ]
-    for place, scored in zip(places, slate.items):
-        if scored.why is not None:
+    if slate.items and slate.items[0].why is not None:
+        for place, scored in zip(places, slate.items):
             place["why"] = scored.why
     return {"items": places, "model": slate.model, "degraded": degraded}
 
