@@ -1096,6 +1096,14 @@ def inverse_mass(mass: float, shrink: float) -> float:
 
 
 @njit(cache=True)
+def inverses(mass: F64, shrink: float, both_ways: bool, inverse: F64) -> None:
+    """Write `inverse_norm` of each mass, or `inverse_mass`."""
+    for slot in range(len(mass)):
+        of = mass[slot]
+        inverse[slot] = inverse_norm(of, shrink) if both_ways else inverse_mass(of, shrink)
+
+
+@njit(cache=True)
 def _own_neighbours(pool: Pool, rows: Neighbours, slots: I32, item: int, empty: float) -> int:
     """Return a slot that only this version holds; `empty` is inv_norm without any mass."""
     old, slot = own_slot(pool, slots, item)

@@ -147,10 +147,6 @@ class NeighbourLists(Source):
         own = rows.inv_norm[slots[item]] if self.both_ways else 1.0
         return float(weight * shared * rows.inv_norm[slot] * own)
 
-    def _inverse(self, mass: float) -> float:
-        inverse = kernels.inverse_norm if self.both_ways else kernels.inverse_mass
-        return float(inverse(mass, self.shrink))
-
     # -- state --------------------------------------------------------------------------------
 
     def state(self) -> State:
@@ -180,8 +176,7 @@ class NeighbourLists(Source):
         used, rows = self._pool.n_used, self.neighbours
         rows.size[:used] = state["size"]
         rows.mass[:used] = state["mass"]
-        for slot in range(1, used):
-            rows.inv_norm[slot] = self._inverse(float(rows.mass[slot]))
+        kernels.inverses(rows.mass[1:used], self.shrink, self.both_ways, rows.inv_norm[1:used])
         handles = np.asarray(state["handle"])
         handles = remap_handles(handles, remap, state.get("generation"), self.personal)
         kernels.unpack_rows(handles, rows.size[:used], rows.handle)
