@@ -7,7 +7,7 @@ no randomness. What has to be done outside is returned.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from copy import copy
 from dataclasses import dataclass, field
 from itertools import islice
@@ -201,6 +201,8 @@ class Engine:
         # Had-sets name types by their place here, so it only ever grows.
         self.types: list[str] = []
         self._know_types(settings)
+        # Called as an event begins to be judged and as that ends, by whoever measures it.
+        self.on_judge: Callable[[], None] | None = None
         # None where there are no rules.
         self.rulebook: Rulebook | None = None
 
@@ -459,7 +461,11 @@ class Engine:
         gate.before_event(event.item_id, watermark_ms, is_known=item != MISS)
         reason = self._limit(event, item)
         case = Case(profile, profile.user, item, reward, time_ms)
+        if self.on_judge is not None:
+            self.on_judge()
         losses, is_repeat = self._judge(case, event, type_index, is_taught=reason is None)
+        if self.on_judge is not None:
+            self.on_judge()
         if is_repeat and not self.settings.teach_repeats and reason != FROZEN:
             reason = REPEAT
         self.n_events += 1

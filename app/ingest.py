@@ -14,8 +14,9 @@ from contextlib import asynccontextmanager
 from dataclasses import asdict
 from typing import Any
 
-from app import collector, events, forked, tasks, traces
+from app import collector, events, tasks, traces
 from app.clock import Clock
+from app.cost import APPENDING, LEARNING, Mark, Meter
 from app.embedded import EmbeddedServer
 from app.engine import TUNABLE, Engine, Outcome, begun, changed_fields
 from app.errors import (
@@ -77,11 +78,12 @@ class Ingest:
         server: EmbeddedServer | None = None,
         reconfigure: bool = False,
         clock: Clock = Clock(),  # noqa: B008  frozen, hence shared without harm
-        start_copy: StartCopy = forked.start,
+        start_copy: StartCopy | None = None,
     ) -> None:
         self.store = store
         self.settings = settings
         self.engine = Engine(settings.engine())
+        self.meter = Meter()
         self.is_store_up = False
         self.stopped: LogStopped | None = None
         self.lag_s = 0.0
@@ -102,7 +104,12 @@ class Ingest:
             end=lambda: self._tail.end,
         )
         self.keeper = Keeper(
-            store, settings, self.whole, on_diverged=self._on_diverged, start_copy=start_copy
+            store,
+            settings,
+            self.whole,
+            on_diverged=self._on_diverged,
+            start_copy=start_copy,
+            meter=self.meter,
         )
         self._waiting: dict[str, asyncio.Future[Outcome]] = {}
         self._traced: dict[str, Any] = {}  # in which span of a request
@@ -121,12 +128,17 @@ class Ingest:
 
         Raises SettingsError where the log was made with other settings, or cannot be continued.
         """
-        while (n_restored := await self._restore_and_replay()) is None:
+        replay = self._restore_and_replay
+        while (n_restored := await self.meter.timed(LEARNING, replay())) is None:
             logger.info("the log has changed while it was read: starting once more")
         self.is_store_up = True
         self._tasks = [
-            asyncio.create_task(self._writer.run(), name="sluice-writer"),
-            asyncio.create_task(self._read_forever(), name="sluice-reader"),
+            asyncio.create_task(
+                self.meter.timed(APPENDING, self._writer.run()), name="sluice-writer"
+            ),
+            asyncio.create_task(
+                self.meter.timed(LEARNING, self._read_forever()), name="sluice-reader"
+            ),
         ]
         for task in self._tasks:
             task.add_done_callback(self._on_task_done)
@@ -331,6 +343,7 @@ class Ingest:
         # Without its settings applied here, the entry might become the log's first.
         if not (self.is_store_up and self.engine.is_configured):
             raise StoreUnavailable("the store does not answer; nothing was written")
+        self.meter.n_received += len(records)
         with traces.span("append", records=len(records)):
             return await self._writer.append(events.encode(Entry(list(records), arrival_ms)), tag)
 
@@ -507,18 +520,25 @@ class Ingest:
         return None
 
     async def _in_slices(self, entry: Entry, cursor: Cursor, state: State | None) -> Outcome:
-        steps = self.engine.steps(entry, cursor, state)
+        steps, meter = self.engine.steps(entry, cursor, state), self.meter
+        meter.n_applied += len(entry.records)
         slice_s = self.settings.slice_ms / 1_000
         until = self._clock.monotonic() + slice_s
         while True:
             try:
-                next(steps)
+                if meter.is_sampled():
+                    meter.sample(steps.__next__, self._watch_judging)
+                else:
+                    next(steps)
             except StopIteration as end:
                 outcome: Outcome = end.value
                 return outcome
             if self._clock.monotonic() > until:
                 await asyncio.sleep(0)
                 until = self._clock.monotonic() + slice_s
+
+    def _watch_judging(self, mark: Mark | None) -> None:
+        self.engine.on_judge = mark
 
     def _stop_at(self, cursor: Cursor, error: Exception) -> None:
         self.stopped = LogStopped(f"stopped at log entry {cursor}: {error}")

@@ -36,6 +36,7 @@ from app.api.shortcut import take_shortcut
 from app.api.signing import Signing
 from app.api.stream import Stream
 from app.conditions import parse
+from app.cost import RECEIVING
 from app.embedded import EmbeddedServer
 from app.engine import Engine, Outcome
 from app.events import Configure, Entry, Feedback, Impression, ItemUpsert
@@ -172,7 +173,8 @@ async def impression_service(
     """Log impressions meanwhile: with tokens on all that is served, else what clients declare."""
     shown = Impressions(ingest, settings)
     metrics.watch(shown)
-    async with _in_background(shown.run(), "impressions are no longer logged"):
+    appending = ingest.meter.timed(RECEIVING, shown.run())
+    async with _in_background(appending, "impressions are no longer logged"):
         yield shown
 
 
