@@ -25,6 +25,7 @@ from app.api import (
     rules,
 )
 from app.api.asgi import BodyLimit, Measure, PlainFailure, RawPath
+from app.api.costs import Costs
 from app.api.errors import add_error_handlers
 from app.api.metrics import Metrics
 from app.api.past import PastAnswers
@@ -144,7 +145,10 @@ async def _service_on_store(
         await ingest.start()
         try:
             peers, past = Peers(ingest), PastAnswers(settings, store)
-            stream = Stream(ingest, Samples(ingest, metrics), stopping or asyncio.Event())
+            costs = Costs(ingest, metrics)
+            metrics.watch_costs(costs)
+            samples = Samples(ingest, metrics, costs)
+            stream = Stream(ingest, samples, stopping or asyncio.Event())
             metrics.watch_stream(lambda: stream.n_listeners)
             ingest.on_outcome = lambda outcome, entry: _tell(metrics, stream, outcome, entry)
             rule_watch = RuleWatch(ingest)
@@ -153,6 +157,7 @@ async def _service_on_store(
                 _in_background(rule_watch.run(), "nobody looks for rules that fight"),
                 _in_background(peers.run(), "this replica is no longer listed"),
                 _in_background(stream.run(), "the dashboard gets no news"),
+                _in_background(costs.run(), "costs of late are no longer known"),
                 impression_service(settings, ingest, metrics) as shown,
             ):
                 signing = None
@@ -161,7 +166,7 @@ async def _service_on_store(
                 with collector.calmed():
                     sessions = Sessions(settings)
                     watching = (peers, stream, sessions, shown, rule_watch)
-                    yield Service(settings, ingest, metrics, past, *watching, signing)
+                    yield Service(settings, ingest, metrics, costs, past, *watching, signing)
         finally:
             await ingest.stop()
 
