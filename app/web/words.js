@@ -27,6 +27,31 @@ export const DETECTORS = {
   adwin_concentration: "Repeats of items",
 };
 
+export const STAGES = {
+  reads: "Lists",
+  receiving: "Receiving feedback",
+  appending: "Writing it to the log",
+  judging: "Judging",
+  learning: "Learning",
+  snapshots: "Snapshots",
+  other: "Everything else",
+};
+
+export const PARTS = {
+  users: "Users",
+  items: "Items and catalogue",
+  covisit: "Co-visitation",
+  sequence: "Sequence",
+  factors: "Factors",
+  trending: "Trending",
+  combiner: "Combiner",
+  versions: "Versions (indices)",
+  challenger: "Challenger",
+  window: "Events to learn again",
+  gate: "Gate and detectors",
+  event_ids: "Event ids and caps",
+};
+
 const KINDS = {
   promote: "Promotion",
   first_anchor: "First anchor",

