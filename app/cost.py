@@ -58,7 +58,7 @@ class Meter:
         self._copies_s = 0.0
         self._stage: Stage = OTHER
         self._since = cpu()
-        self._n_read = self._n_steps = 0
+        self._reads, self._records = _Chosen(EVERY), _Chosen(_JUDGED_EVERY)
         self._judging = _Share()
         self._shown = dict.fromkeys(STAGES, 0.0)
         self._split_at = 0.0
@@ -113,8 +113,7 @@ class Meter:
 
     def begin_read(self) -> float | None:
         """Return when something that was read began to be worked on, if it is to be measured."""
-        self._n_read += 1
-        return None if self._n_read % EVERY else self._cpu()
+        return self._cpu() if self._reads.next() else None
 
     def end_read(self, stage: Stage, began: float) -> None:
         """Charge a stage for what was read, and for those like it that were not measured."""
@@ -128,8 +127,7 @@ class Meter:
 
     def is_sampled(self) -> bool:
         """Tell whether the next record is to be applied by `sample`."""
-        self._n_steps += 1
-        return self._n_steps % _JUDGED_EVERY == 0
+        return self._records.next()
 
     def sample(self, step: Callable[[], object], watch: Callable[[Mark | None], None]) -> None:
         """Apply one record; `watch` lets a function be called as judging begins and as it ends.
@@ -183,6 +181,21 @@ class Meter:
 
 
 Mark = Callable[[], None]
+
+
+class _Chosen:
+    """Chooses one in so many, evenly also among every second, third, ... of them.
+
+    So two kinds that come by turns are both measured. Multiples of the golden ratio do that.
+    """
+
+    def __init__(self, every: int) -> None:
+        self._place = 0
+        self._below = 2**32 // every
+
+    def next(self) -> bool:
+        self._place = (self._place + 2_654_435_769) & 0xFFFFFFFF
+        return self._place < self._below
 
 
 class _Share:

@@ -15,11 +15,13 @@ from dataclasses import asdict
 from typing import Any
 
 from app import collector, events, tasks, traces
+from app.budget import Budget
 from app.clock import Clock
 from app.cost import APPENDING, LEARNING, Mark, Meter
 from app.embedded import EmbeddedServer
 from app.engine import TUNABLE, Engine, Outcome, begun, changed_fields
 from app.errors import (
+    Delayed,
     Diverged,
     LogRewritten,
     LogStopped,
@@ -50,6 +52,8 @@ PEERS_S = 1.0
 # Records in one transaction: 10,000 take the store, and us, a tenth of a second.
 QUARANTINE_BATCH = 500
 PROGRESS_S = 1.0
+# From how far behind on, by the budget, feedback is acknowledged when it is in the log.
+DELAYED_S = 1.0
 
 _MAYBE_IN_LOG = (
     "what was sent may be in the log, but is not applied here yet: send it again with the same"
@@ -84,6 +88,7 @@ class Ingest:
         self.settings = settings
         self.engine = Engine(settings.engine())
         self.meter = Meter()
+        self.budget = Budget(settings.budget_learning, self.meter, clock.monotonic)
         self.is_store_up = False
         self.stopped: LogStopped | None = None
         self.lag_s = 0.0
@@ -132,6 +137,7 @@ class Ingest:
         while (n_restored := await self.meter.timed(LEARNING, replay())) is None:
             logger.info("the log has changed while it was read: starting once more")
         self.is_store_up = True
+        self.budget.begin()
         self._tasks = [
             asyncio.create_task(
                 self.meter.timed(APPENDING, self._writer.run()), name="sluice-writer"
@@ -169,6 +175,7 @@ class Ingest:
 
     async def stop(self) -> None:
         """Stop learning and write a last snapshot, if there is anything new."""
+        self.budget.lift()
         await tasks.end(*self._tasks, holding=self._whole_entries)  # not in the middle of an entry
         if self.stopped is None:
             await self.keeper.finish(self.engine.cursor)
@@ -302,15 +309,25 @@ class Ingest:
 
     # -- writing ------------------------------------------------------------------------------
 
-    async def submit(self, records: Sequence[Record], *, arrival_ms: int) -> Outcome:
-        """Append records as one entry, durably, and return what applying it here did."""
+    async def submit(
+        self, records: Sequence[Record], *, arrival_ms: int, is_patient: bool = True
+    ) -> Outcome:
+        """Append records as one entry, durably, and return what applying it here did.
+
+        Raises Delayed where the budget delays that for too long; at once, if not `is_patient`.
+        """
         tag, applied = self._expect()
+        cursor = None
         try:
             async with asyncio.timeout(self.settings.feedback_timeout_s):
-                await self._append(records, arrival_ms, tag)
+                cursor = await self._append(records, arrival_ms, tag)
+                if self.is_delayed and not is_patient:
+                    raise Delayed(cursor)
                 return await applied
         except TimeoutError:
             self._refuse_if_stopped()
+            if cursor is not None and self.budget.is_delaying:
+                raise Delayed(cursor) from None
             raise StoreUnavailable(_MAYBE_IN_LOG) from None
         finally:
             self._waiting.pop(tag, None)
@@ -349,6 +366,11 @@ class Ingest:
 
     # -- reading ------------------------------------------------------------------------------
 
+    @property
+    def is_delayed(self) -> bool:
+        """Tell whether learning is behind, and because its budget says so."""
+        return self.lag_s >= DELAYED_S and self.budget.is_delaying
+
     async def _read_forever(self) -> None:
         while self.stopped is None:
             try:
@@ -381,15 +403,16 @@ class Ingest:
                 await self._flush_quarantine()
         count = self._read_count
         batch = await self._read(block_ms=BLOCK_MS)
-        is_behind = len(batch) == count
+        is_behind, rested_s = len(batch) == count, self.budget.rested_s
         for cursor, payload, tag in batch:
             await self._apply(cursor, payload, tag)
             if self.stopped is not None:
                 return
             if self.keeper.is_due(self.n, cursor):
                 await self.keeper.begin()
-            self.lag_s = max(0.0, self._clock.wall() - parse_cursor(cursor)[0] / 1_000)
-        if not is_behind:
+            self._note_lag(cursor)
+            await self._rest(cursor)
+        if not is_behind and self.budget.rested_s == rested_s:
             self.lag_s = 0.0
 
     async def _come_back(self) -> None:
@@ -534,8 +557,21 @@ class Ingest:
                 outcome: Outcome = end.value
                 return outcome
             if self._clock.monotonic() > until:
-                await asyncio.sleep(0)
+                await self._pause(cursor)
                 until = self._clock.monotonic() + slice_s
+
+    async def _pause(self, cursor: Cursor) -> None:
+        """Let requests have their turn, and rest if the budget of learning is used up."""
+        await asyncio.sleep(0)
+        await self._rest(cursor)
+
+    async def _rest(self, cursor: Cursor) -> None:
+        while self._tasks and (rest_s := self.budget.rest_s()):
+            self._note_lag(cursor)
+            await asyncio.sleep(rest_s)
+
+    def _note_lag(self, cursor: Cursor) -> None:
+        self.lag_s = max(0.0, self._clock.wall() - parse_cursor(cursor)[0] / 1_000)
 
     def _watch_judging(self, mark: Mark | None) -> None:
         self.engine.on_judge = mark

@@ -48,6 +48,7 @@ from app.recommend import Request
 from app.rule_watch import RuleWatch
 from app.settings import SEMANTICS, EngineSettings, Settings
 from app.store import Store
+from app.thinning import Thinning
 
 VERSION = "0.1.0"
 
@@ -157,6 +158,9 @@ async def _service_on_store(
                 _in_background(rule_watch.run(), "nobody looks for rules that fight"),
                 _in_background(peers.run(), "this replica is no longer listed"),
                 _in_background(stream.run(), "the dashboard gets no news"),
+                _in_background(
+                    Thinning(ingest).run(), "judging stays as it is, whatever the budget"
+                ),
                 _in_background(costs.run(), "costs of late are no longer known"),
                 impression_service(settings, ingest, metrics) as shown,
             ):

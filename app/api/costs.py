@@ -34,6 +34,10 @@ _UNITS = {
 }
 
 
+# What the budget of learning pays for.
+_PAID = "receiving", "appending", "judging", "learning"
+
+
 class _Counts(NamedTuple):
     """What only goes up, at one moment: CPU seconds by stage, and what was done by unit."""
 
@@ -99,10 +103,24 @@ class Costs:
                 }
                 for stage in STAGES
             },
+            "budget": self._budget(spent, window_s),
             "memory": {
                 "process_bytes": resident_bytes(),
                 "parts": {name: part._asdict() for name, part in self.memory.items()},
             },
+        }
+
+    def _budget(self, spent: dict[str, float], window_s: float) -> dict[str, Any]:
+        """Return what learning may use and has used of late, and what is done to keep to it."""
+        ingest = self._ingest
+        return {
+            "learning": ingest.settings.budget_learning,
+            "used": sum(spent[stage] for stage in _PAID) / window_s,
+            "is_delaying": ingest.is_delayed,
+            "rested_s": ingest.budget.rested_s,
+            "lag_s": ingest.lag_s,
+            "thinned": ingest.engine.thinned[0],
+            "judge_share": ingest.engine.judge_share,
         }
 
 

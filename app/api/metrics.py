@@ -260,6 +260,8 @@ class _EngineCollector(Collector):
                 "Log time of the newest snapshot that this process took part in; 0: none yet",
                 ingest.keeper.newest_ms / 1_000,
             ),
+            ("sluice_learning_delayed", "1 if its budget delays learning", ingest.is_delayed),
+            ("sluice_judge_share", "Share of the events that is judged", engine.judge_share),
             ("sluice_store_up", "1 if the store answers", ingest.is_store_up),
             ("sluice_log_stopped", "1 if an entry stopped the log", ingest.stopped is not None),
         ):

@@ -6,9 +6,12 @@ from collections.abc import Callable
 
 import pytest
 
+from app import events
 from app.cost import STAGES
+from app.events import Thin
 from tests.factories import sessions
-from tests.integration.service import Service, batches, until
+from tests.faults.log import Archive, agree
+from tests.integration.service import Service, batches, until, wire
 
 StartService = Callable[..., Service]
 
@@ -18,7 +21,8 @@ def test_cost_is_in_the_model_and_the_metrics(make_service: StartService) -> Non
     service = make_service(core_hour_price=100).start()
     for batch in batches(sessions(600), 50):
         service.learn(batch)
-        service.get("/v1/recommendations/u1")
+        for _ in range(5):
+            service.get("/v1/recommendations/u1")
     service.post("/v1/snapshots")
     cost = service.get("/v1/model")["cost"]
     assert list(cost["stages"]) == list(STAGES)
@@ -41,3 +45,47 @@ def test_cost_is_in_the_model_and_the_metrics(make_service: StartService) -> Non
     memory = service.get("/v1/model")["cost"]["memory"]
     parts = sum(part["held"] for part in memory["parts"].values())
     assert 0 < parts < memory["process_bytes"]
+
+
+TIGHT = {"budget_learning": 0.01, "budget_least_judged": 0.25, "ready_lag_s": 0.5}
+
+
+def thinned(archive: Archive) -> list[Thin]:
+    """Return what was asked of judging so far."""
+    archive.catch_up()
+    records = [r for payload in archive.entries.values() for r in events.decode(payload).records]
+    return [record for record in records if isinstance(record, Thin)]
+
+
+def test_a_budget_delays_learning_and_loses_nothing(make_service: StartService) -> None:
+    """Over its budget a service acknowledges at once, says how far it is behind, and stays ready.
+
+    It asks for fewer events to be judged, in the log. Killed in the middle of all that, it has
+    learned each event once after the next start, and is where an offline replay gets.
+    """
+    service = make_service(snapshots_keep=100, id_share=1.0, **TIGHT).start()
+    archive = Archive(service.store_url)
+    acknowledged, statuses = list[str](), set[int]()
+    for batch in batches(sessions(3_000, n_users=40), 50):
+        answer = service.client.post("/v1/feedback", json=wire(batch))
+        assert answer.is_success, answer.text
+        statuses.add(answer.status_code)
+        acknowledged += [result["event_id"] for result in answer.json()["results"]]
+    until(lambda: thinned(archive))
+    assert 202 in statuses
+    ready = service.client.get("/readyz")
+    assert ready.status_code == 200
+    assert ready.json()["is_delayed_by_budget"]
+    assert ready.json()["lag_s"] > TIGHT["ready_lag_s"]
+    assert service.counter("sluice_learning_delayed") == 1
+    assert service.get("/v1/model")["cost"]["budget"]["is_delaying"]
+    service.kill()
+    entries = archive.entries
+    archive.close()
+    service.start()
+    archive = Archive(service.store_url, entries)
+    decision = service.get("/v1/decisions", n=1_000, without="promote")["decisions"]
+    assert [d["asked_by"] for d in decision if d["kind"] == "thin"] == ["budget"]
+    assert service.get("/v1/model")["judging"]["thinned"] == thinned(archive)[0].part < 1
+    agree(service, archive, acknowledged)
+    archive.close()

@@ -107,13 +107,24 @@ async def test_a_thread_is_charged(meter: Meter, cpu: Cpu) -> None:
 
 def test_requests_measured_now_and_then_stand_for_all(cpu: Cpu, meter: Meter) -> None:
     """Of like requests one in EVERY is measured, and the sum is that of all."""
-    for _ in range(10 * EVERY):
+    for _ in range(1_000 * EVERY):
         began = meter.begin_read()
         cpu.work(0.001)
         if began is not None:
             meter.end_read(READS, began)
-    assert meter.seconds()[READS] == pytest.approx(10 * EVERY * 0.001)
-    assert meter.seconds()[OTHER] == pytest.approx(0.0, abs=1e-9)
+    assert meter.seconds()[READS] == pytest.approx(1_000 * EVERY * 0.001, rel=0.01)
+
+
+def test_requests_that_take_turns_are_measured_alike(cpu: Cpu, meter: Meter) -> None:
+    """Where lists and feedback are read by turns, each is charged for what it takes."""
+    for n in range(4_000):
+        began = meter.begin_read()
+        cpu.work(0.001 if n % 2 else 0.003)
+        if began is not None:
+            meter.end_read(READS if n % 2 else APPENDING, began)
+    seconds = meter.seconds()
+    assert seconds[READS] == pytest.approx(2.0, rel=0.05)
+    assert seconds[APPENDING] == pytest.approx(6.0, rel=0.05)
 
 
 async def test_judging_is_told_apart_by_samples(cpu: Cpu, meter: Meter) -> None:
@@ -158,7 +169,7 @@ def test_no_stage_ever_goes_down(cpu: Cpu, meter: Meter) -> None:
     def shown() -> Iterator[dict[str, float]]:
         for n in range(40):
             began = meter.begin_read()
-            cpu.work(0.5 if n == 2 * EVERY - 1 else 0.01)
+            cpu.work(0.5 if n % EVERY == 1 else 0.01)
             if began is not None:
                 meter.end_read(READS, began)
             yield meter.seconds()
