@@ -16,6 +16,9 @@ export function costPanel() {
       ["CPU", `${percent(cost.cpu)} of a core`],
       ["An hour of a core", money(cost.core_hour_price)],
       ["Memory of the process", bytes(cost.memory.process_bytes)],
+      ["Learning uses", `${percent(cost.budget.used)} of a core`],
+      ["It may use", cost.budget.learning === null ? "all it needs" : `${percent(cost.budget.learning)} of a core`, cost.budget.is_delaying],
+      ["Events judged", cost.budget.judge_share === 1 ? "all" : `${percent(cost.budget.judge_share)}`, cost.budget.thinned < 1],
     ]);
     showStages(Object.entries(cost.stages).map(([name, stage]) => [name, [
       stage.unit,

@@ -30,9 +30,10 @@ export function overview(live) {
   };
 }
 
-function troubleOf({ stopped, store, lag_s: lag }) {
+function troubleOf({ stopped, store, lag_s: lag, cost: { budget } }) {
   if (stopped) return `This process has stopped learning. ${stopped}`;
   if (store !== "up") return "The store does not answer: lists are served from memory, feedback is refused.";
+  if (budget.is_delaying) return `Learning is delayed by its budget: lists are as of ${duration(lag)} ago. What is posted is kept, and learned later.`;
   return lag > 10 ? `This process is ${duration(lag)} behind the log.` : "";
 }
 

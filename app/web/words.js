@@ -78,6 +78,7 @@ const KINDS = {
   requeue: "Requeued",
   configure: "Settings changed",
   upgrade: "Semantics upgraded",
+  thin: "Judging thinned or restored",
 };
 
 export const kindName = (kind) => KINDS[kind] ?? kind.replaceAll("_", " ").replace(/^./, (c) => c.toUpperCase());
