@@ -26,7 +26,7 @@ export function costPanel() {
       milliseconds(stage.per_1000),
       milliseconds(stage.per_1000_since_start),
     ]]));
-    const parts = Object.entries(cost.memory.parts).filter(([, part]) => part.reserved).sort(([, a], [, b]) => b.held - a.held);
+    const parts = Object.entries(cost.memory.parts).filter(([, part]) => part.reserved >= 1_024).sort(([, a], [, b]) => b.held - a.held);
     showParts(parts.map(([name, part]) => [name, [null, bytes(part.held), bytes(part.reserved)]]));
   };
 }
