@@ -7,7 +7,7 @@ no randomness. What has to be done outside is returned.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from copy import copy
 from dataclasses import dataclass, field
 from itertools import islice
@@ -166,6 +166,8 @@ class Engine:
         self.n_events = 0
         self.n_learned = 0
         self.n_impressions = 0
+        # The part that is judged of what is to be judged, and which replica asked for it.
+        self.thinned: tuple[float, str] = (1.0, "")
         self.tick = 0
         self.promoted_tick = 0
         # snapshot id -> cursor of the command that restored it: retention must keep it so long.
@@ -201,6 +203,8 @@ class Engine:
         # Had-sets name types by their place here, so it only ever grows.
         self.types: list[str] = []
         self._know_types(settings)
+        # Called as an event begins to be judged and as that ends, by whoever measures it.
+        self.on_judge: Callable[[], None] | None = None
         # None where there are no rules.
         self.rulebook: Rulebook | None = None
 
@@ -269,6 +273,8 @@ class Engine:
             return
         if isinstance(record, events.Upgrade):
             refused = self._upgrade(record)
+        elif isinstance(record, events.Thin):
+            refused = self._thin(record)
         elif isinstance(record, events.UserMerge):
             outcome.results.append(self._merge(record))
             return
@@ -459,7 +465,11 @@ class Engine:
         gate.before_event(event.item_id, watermark_ms, is_known=item != MISS)
         reason = self._limit(event, item)
         case = Case(profile, profile.user, item, reward, time_ms)
+        if self.on_judge is not None:
+            self.on_judge()
         losses, is_repeat = self._judge(case, event, type_index, is_taught=reason is None)
+        if self.on_judge is not None:
+            self.on_judge()
         if is_repeat and not self.settings.teach_repeats and reason != FROZEN:
             reason = REPEAT
         self.n_events += 1
@@ -541,7 +551,7 @@ class Engine:
             type_index=type_index,
             reward=reward,
             time_ms=time_ms,
-            is_judged=is_chosen(event.event_id, self.settings.judge_share, "judge"),
+            is_judged=is_chosen(event.event_id, self.judge_share, "judge"),
             is_taught=is_taught,
         )
         if ranks is None:
@@ -686,6 +696,25 @@ class Engine:
             self.exploration.begin()
         self.gate.record("upgrade", record.reason, evidence, record.asked_by)
         return None
+
+    @property
+    def judge_share(self) -> float:
+        """Return the share of events that are judged: what is set, thinned by a budget."""
+        return self.settings.judge_share * self.thinned[0]
+
+    def _thin(self, record: events.Thin) -> str | None:
+        """Judge another part of the events; return why not, if another replica was faster."""
+        was, part = self.thinned[0], record.part
+        if record.was != was or not 0 < part <= 1:
+            return f"the part that is judged is {was}, not {record.was}"
+        self.thinned = part, record.replica
+        evidence = {"part": [was, part], "judge_share": self.judge_share}
+        self.gate.record("thin", record.reason, evidence, "budget")
+        return None
+
+    def _thinned_state(self) -> State:
+        """Return what is thinned, if it is: programs that do not know it compare snapshots, too."""
+        return {"thinned": list(self.thinned)} if self.thinned[0] < 1 else {}
 
     def _configure(self, record: events.Configure) -> None:
         if not self.is_configured:
@@ -1061,6 +1090,7 @@ class Engine:
                 "counts": self.admission.counts,
                 "watermark": events.format_time(self.admission.watermark_ms),
             },
+            "judging": {"share": self.judge_share, "thinned": self.thinned[0]},
             "users": len(self.history.users),
             "items": len(self.history.items),
             "cursor": self.cursor,
@@ -1100,6 +1130,7 @@ class Engine:
             "challenges": self.challenges.state(),
             "prequential": {name: p.state() for name, p in self.prequential.items()},
             **self._rules_state(),
+            **self._thinned_state(),
         }
         if self.explores:
             state["exploration"] = self.exploration.state()
@@ -1140,6 +1171,8 @@ class Engine:
             engine.ignored.load_state(state["ignored"])
         elif engine.explores:  # a snapshot of a program that did not know these
             engine.exploration.begin()
+        part, replica = state.get("thinned", (1.0, ""))
+        engine.thinned = float(part), str(replica)
         engine._use_rules(orjson.loads(state.get("rules", "[]")))
         return engine
 
@@ -1193,6 +1226,7 @@ class Engine:
             "gate": gate,
             "prequential": {name: p.state() for name, p in self.prequential.items()},
             **self._rules_state(),
+            **self._thinned_state(),
         }
 
 

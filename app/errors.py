@@ -118,6 +118,21 @@ class StoreUnavailable(SluiceError):
         super().__init__(message, retry_after_s=retry_after_s)
 
 
+class Delayed(SluiceError):
+    """What was sent is in the log, at `cursor`, and is applied later, as the budget has it."""
+
+    status = 503
+    code = "delayed"
+
+    def __init__(self, cursor: str) -> None:
+        super().__init__(
+            f"what was sent is in the log at {cursor} and will be applied, which takes longer, as"
+            " SLUICE_BUDGET_LEARNING delays learning: do not send it again",
+            retry_after_s=30,
+        )
+        self.cursor = cursor
+
+
 class CopyFailed(SluiceError):
     """The copy of this process that read its state ended before it had done so."""
 

@@ -174,6 +174,19 @@ class Upgrade(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", ta
     asked_by: str
 
 
+class Thin(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", tag="thin"):
+    """Judge another part of the events that are to be judged, from here on: 1, 1/2, 1/4, ...
+
+    `was` is the part that this is asked instead of: of two replicas that ask at once, one does.
+    `replica` is the one that asks.
+    """
+
+    part: float
+    was: float
+    reason: str
+    replica: str
+
+
 Event = Feedback | Malformed
 Record = (
     Feedback
@@ -188,6 +201,7 @@ Record = (
     | Command
     | Configure
     | Upgrade
+    | Thin
 )
 
 

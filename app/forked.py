@@ -29,12 +29,17 @@ _NICER = 5
 SILENCE_S = 300.0
 
 
-async def start(work: Work, *, silence_s: float = SILENCE_S) -> AsyncIterator[bytes]:
+async def start(
+    work: Work,
+    *,
+    silence_s: float = SILENCE_S,
+    on_ended: Callable[[float], None] = lambda cpu_s: None,
+) -> AsyncIterator[bytes]:
     """Begin work in a copy of this process; return what will yield the frames that it yields.
 
     Returns once the copy is made: whatever `work` reads may change from then on. Where nothing
     can be forked, it returns when all of the work is done. Raises CopyFailed, here or there, also
-    when the copy yields nothing for `silence_s`.
+    when the copy yields nothing for `silence_s`. `on_ended` is told what CPU seconds it took.
     """
     if not CAN_FORK:
         return _replay(await asyncio.to_thread(lambda: list(work())))
@@ -48,7 +53,7 @@ async def start(work: Work, *, silence_s: float = SILENCE_S) -> AsyncIterator[by
     if pid == 0:
         _be_the_copy(work, write_end)
     os.close(write_end)
-    return _frames(read_end, pid, silence_s)
+    return _frames(read_end, pid, silence_s, on_ended)
 
 
 async def _replay(frames: list[bytes]) -> AsyncIterator[bytes]:
@@ -56,7 +61,9 @@ async def _replay(frames: list[bytes]) -> AsyncIterator[bytes]:
         yield frame
 
 
-async def _frames(read_end: int, pid: int, silence_s: float) -> AsyncIterator[bytes]:
+async def _frames(
+    read_end: int, pid: int, silence_s: float, on_ended: Callable[[float], None]
+) -> AsyncIterator[bytes]:
     reader = asyncio.StreamReader()
     loop = asyncio.get_running_loop()
     pipe = os.fdopen(read_end, "rb", 0)
@@ -74,7 +81,8 @@ async def _frames(read_end: int, pid: int, silence_s: float) -> AsyncIterator[by
         transport.close()
         if not is_whole:
             os.kill(pid, signal.SIGKILL)  # not reaped yet, so it is still this one's number
-        _, status = await asyncio.to_thread(os.waitpid, pid, 0)
+        _, status, used = await asyncio.to_thread(os.wait4, pid, 0)
+        on_ended(used.ru_utime + used.ru_stime)
     if status != 0:
         raise CopyFailed(f"the copy of the process ended with {os.waitstatus_to_exitcode(status)}")
 

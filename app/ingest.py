@@ -14,11 +14,14 @@ from contextlib import asynccontextmanager
 from dataclasses import asdict
 from typing import Any
 
-from app import collector, events, forked, tasks, traces
+from app import collector, events, tasks, traces
+from app.budget import Budget
 from app.clock import Clock
+from app.cost import APPENDING, LEARNING, Mark, Meter
 from app.embedded import EmbeddedServer
 from app.engine import TUNABLE, Engine, Outcome, begun, changed_fields
 from app.errors import (
+    Delayed,
     Diverged,
     LogRewritten,
     LogStopped,
@@ -49,6 +52,8 @@ PEERS_S = 1.0
 # Records in one transaction: 10,000 take the store, and us, a tenth of a second.
 QUARANTINE_BATCH = 500
 PROGRESS_S = 1.0
+# From how far behind on, by the budget, feedback is acknowledged when it is in the log.
+DELAYED_S = 1.0
 
 _MAYBE_IN_LOG = (
     "what was sent may be in the log, but is not applied here yet: send it again with the same"
@@ -77,11 +82,13 @@ class Ingest:
         server: EmbeddedServer | None = None,
         reconfigure: bool = False,
         clock: Clock = Clock(),  # noqa: B008  frozen, hence shared without harm
-        start_copy: StartCopy = forked.start,
+        start_copy: StartCopy | None = None,
     ) -> None:
         self.store = store
         self.settings = settings
         self.engine = Engine(settings.engine())
+        self.meter = Meter()
+        self.budget = Budget(settings.budget_learning, self.meter, clock.monotonic)
         self.is_store_up = False
         self.stopped: LogStopped | None = None
         self.lag_s = 0.0
@@ -102,7 +109,12 @@ class Ingest:
             end=lambda: self._tail.end,
         )
         self.keeper = Keeper(
-            store, settings, self.whole, on_diverged=self._on_diverged, start_copy=start_copy
+            store,
+            settings,
+            self.whole,
+            on_diverged=self._on_diverged,
+            start_copy=start_copy,
+            meter=self.meter,
         )
         self._waiting: dict[str, asyncio.Future[Outcome]] = {}
         self._traced: dict[str, Any] = {}  # in which span of a request
@@ -121,12 +133,18 @@ class Ingest:
 
         Raises SettingsError where the log was made with other settings, or cannot be continued.
         """
-        while (n_restored := await self._restore_and_replay()) is None:
+        replay = self._restore_and_replay
+        while (n_restored := await self.meter.timed(LEARNING, replay())) is None:
             logger.info("the log has changed while it was read: starting once more")
         self.is_store_up = True
+        self.budget.begin()
         self._tasks = [
-            asyncio.create_task(self._writer.run(), name="sluice-writer"),
-            asyncio.create_task(self._read_forever(), name="sluice-reader"),
+            asyncio.create_task(
+                self.meter.timed(APPENDING, self._writer.run()), name="sluice-writer"
+            ),
+            asyncio.create_task(
+                self.meter.timed(LEARNING, self._read_forever()), name="sluice-reader"
+            ),
         ]
         for task in self._tasks:
             task.add_done_callback(self._on_task_done)
@@ -157,6 +175,7 @@ class Ingest:
 
     async def stop(self) -> None:
         """Stop learning and write a last snapshot, if there is anything new."""
+        self.budget.lift()
         await tasks.end(*self._tasks, holding=self._whole_entries)  # not in the middle of an entry
         if self.stopped is None:
             await self.keeper.finish(self.engine.cursor)
@@ -290,15 +309,25 @@ class Ingest:
 
     # -- writing ------------------------------------------------------------------------------
 
-    async def submit(self, records: Sequence[Record], *, arrival_ms: int) -> Outcome:
-        """Append records as one entry, durably, and return what applying it here did."""
+    async def submit(
+        self, records: Sequence[Record], *, arrival_ms: int, is_patient: bool = True
+    ) -> Outcome:
+        """Append records as one entry, durably, and return what applying it here did.
+
+        Raises Delayed where the budget delays that for too long; at once, if not `is_patient`.
+        """
         tag, applied = self._expect()
+        cursor = None
         try:
             async with asyncio.timeout(self.settings.feedback_timeout_s):
-                await self._append(records, arrival_ms, tag)
+                cursor = await self._append(records, arrival_ms, tag)
+                if self.is_delayed and not is_patient:
+                    raise Delayed(cursor)
                 return await applied
         except TimeoutError:
             self._refuse_if_stopped()
+            if cursor is not None and self.budget.is_delaying:
+                raise Delayed(cursor) from None
             raise StoreUnavailable(_MAYBE_IN_LOG) from None
         finally:
             self._waiting.pop(tag, None)
@@ -331,10 +360,16 @@ class Ingest:
         # Without its settings applied here, the entry might become the log's first.
         if not (self.is_store_up and self.engine.is_configured):
             raise StoreUnavailable("the store does not answer; nothing was written")
+        self.meter.n_received += len(records)
         with traces.span("append", records=len(records)):
             return await self._writer.append(events.encode(Entry(list(records), arrival_ms)), tag)
 
     # -- reading ------------------------------------------------------------------------------
+
+    @property
+    def is_delayed(self) -> bool:
+        """Tell whether learning is behind, and because its budget says so."""
+        return self.lag_s >= DELAYED_S and self.budget.is_delaying
 
     async def _read_forever(self) -> None:
         while self.stopped is None:
@@ -368,15 +403,16 @@ class Ingest:
                 await self._flush_quarantine()
         count = self._read_count
         batch = await self._read(block_ms=BLOCK_MS)
-        is_behind = len(batch) == count
+        is_behind, rested_s = len(batch) == count, self.budget.rested_s
         for cursor, payload, tag in batch:
             await self._apply(cursor, payload, tag)
             if self.stopped is not None:
                 return
             if self.keeper.is_due(self.n, cursor):
                 await self.keeper.begin()
-            self.lag_s = max(0.0, self._clock.wall() - parse_cursor(cursor)[0] / 1_000)
-        if not is_behind:
+            self._note_lag(cursor)
+            await self._rest(cursor)
+        if not is_behind and self.budget.rested_s == rested_s:
             self.lag_s = 0.0
 
     async def _come_back(self) -> None:
@@ -507,18 +543,38 @@ class Ingest:
         return None
 
     async def _in_slices(self, entry: Entry, cursor: Cursor, state: State | None) -> Outcome:
-        steps = self.engine.steps(entry, cursor, state)
+        steps, meter = self.engine.steps(entry, cursor, state), self.meter
+        meter.n_applied += len(entry.records)
         slice_s = self.settings.slice_ms / 1_000
         until = self._clock.monotonic() + slice_s
         while True:
             try:
-                next(steps)
+                if meter.is_sampled():
+                    meter.sample(steps.__next__, self._watch_judging)
+                else:
+                    next(steps)
             except StopIteration as end:
                 outcome: Outcome = end.value
                 return outcome
             if self._clock.monotonic() > until:
-                await asyncio.sleep(0)
+                await self._pause(cursor)
                 until = self._clock.monotonic() + slice_s
+
+    async def _pause(self, cursor: Cursor) -> None:
+        """Let requests have their turn, and rest if the budget of learning is used up."""
+        await asyncio.sleep(0)
+        await self._rest(cursor)
+
+    async def _rest(self, cursor: Cursor) -> None:
+        while self._tasks and (rest_s := self.budget.rest_s()):
+            self._note_lag(cursor)
+            await asyncio.sleep(rest_s)
+
+    def _note_lag(self, cursor: Cursor) -> None:
+        self.lag_s = max(0.0, self._clock.wall() - parse_cursor(cursor)[0] / 1_000)
+
+    def _watch_judging(self, mark: Mark | None) -> None:
+        self.engine.on_judge = mark
 
     def _stop_at(self, cursor: Cursor, error: Exception) -> None:
         self.stopped = LogStopped(f"stopped at log entry {cursor}: {error}")

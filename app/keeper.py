@@ -13,12 +13,14 @@ import platform
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 import orjson
 from llvmlite import binding as llvm
 
 from app import archive, forked, pages, snapshot, tasks, traces
+from app.cost import SNAPSHOTS, Meter
 from app.engine import Engine
 from app.errors import Diverged, NotFound, SluiceError, SnapshotRefused, StoreUnavailable
 from app.events import DAY_MS
@@ -84,7 +86,8 @@ class Keeper:
     """Writes snapshots in the background and trims the log behind the oldest one kept.
 
     `whole` lends the engine between two entries, with all that it set aside written; `start_copy`
-    runs what reads it; `on_diverged` hears that this process's state is not that of its peers.
+    runs what reads it; `on_diverged` hears that this process's state is not that of its peers;
+    `meter` is charged for all of it.
     """
 
     def __init__(
@@ -94,7 +97,8 @@ class Keeper:
         whole: WholeEngine,
         *,
         on_diverged: Callable[[Diverged], None],
-        start_copy: StartCopy = forked.start,
+        start_copy: StartCopy | None = None,
+        meter: Meter | None = None,
     ) -> None:
         self.refused: list[str] = []
         self._refused_ids: set[str] = set()
@@ -102,7 +106,8 @@ class Keeper:
         self._settings = settings
         self._whole = whole
         self._on_diverged = on_diverged
-        self._start_copy = start_copy
+        self._meter = meter = meter or Meter()
+        self._start_copy = start_copy or partial(forked.start, on_ended=meter.note_copy)
         self._lock = asyncio.Lock()
         self._task: asyncio.Task[Any] | None = None
         self._cursor = BEGINNING
@@ -165,18 +170,18 @@ class Keeper:
         if self._task is not None and not self._task.done():
             return
         try:
-            job = await self._copy()
+            job = await self._meter.timed(SNAPSHOTS, self._copy())
         except SluiceError as error:
             logger.warning("no snapshot now: %s", error.message)
             return
-        self._task = asyncio.create_task(self._finish_quietly(job))
+        self._task = asyncio.create_task(self._meter.timed(SNAPSHOTS, self._finish_quietly(job)))
 
     async def write(self) -> Manifest:
         """Write a snapshot of the present state, if there is none of it, and return its manifest.
 
         Raises Diverged where there is one, and it is of another state.
         """
-        return await self._finish(await self._copy())
+        return await self._meter.timed(SNAPSHOTS, self._write())
 
     async def finish(self, cursor: Cursor) -> None:
         """Wait for a snapshot that is being written, and write a last one if there is news.
@@ -194,11 +199,14 @@ class Keeper:
         except TimeoutError:
             logger.warning("no last snapshot: it is not done within %g s", STOP_WAIT_S)
 
+    async def _write(self) -> Manifest:
+        return await self._finish(await self._copy())
+
     # -- one snapshot -------------------------------------------------------------------------
 
     async def _copy(self) -> _Job:
         """Copy the process between two entries: learning waits until that is done."""
-        await asyncio.to_thread(pages.collapse)
+        await self._meter.in_thread(SNAPSHOTS, pages.collapse)
         async with self._lock, self._whole() as engine:
             cursor = engine.cursor
             if cursor in self._refused_ids:  # where a damaged one stands, there is a good one soon

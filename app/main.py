@@ -25,6 +25,7 @@ from app.api import (
     rules,
 )
 from app.api.asgi import BodyLimit, Measure, PlainFailure, RawPath
+from app.api.costs import Costs
 from app.api.errors import add_error_handlers
 from app.api.metrics import Metrics
 from app.api.past import PastAnswers
@@ -36,6 +37,7 @@ from app.api.shortcut import take_shortcut
 from app.api.signing import Signing
 from app.api.stream import Stream
 from app.conditions import parse
+from app.cost import RECEIVING
 from app.embedded import EmbeddedServer
 from app.engine import Engine, Outcome
 from app.events import Configure, Entry, Feedback, Impression, ItemUpsert
@@ -46,6 +48,7 @@ from app.recommend import Request
 from app.rule_watch import RuleWatch
 from app.settings import SEMANTICS, EngineSettings, Settings
 from app.store import Store
+from app.thinning import Thinning
 
 VERSION = "0.1.0"
 
@@ -143,7 +146,10 @@ async def _service_on_store(
         await ingest.start()
         try:
             peers, past = Peers(ingest), PastAnswers(settings, store)
-            stream = Stream(ingest, Samples(ingest, metrics), stopping or asyncio.Event())
+            costs = Costs(ingest, metrics)
+            metrics.watch_costs(costs)
+            samples = Samples(ingest, metrics, costs)
+            stream = Stream(ingest, samples, stopping or asyncio.Event())
             metrics.watch_stream(lambda: stream.n_listeners)
             ingest.on_outcome = lambda outcome, entry: _tell(metrics, stream, outcome, entry)
             rule_watch = RuleWatch(ingest)
@@ -152,6 +158,10 @@ async def _service_on_store(
                 _in_background(rule_watch.run(), "nobody looks for rules that fight"),
                 _in_background(peers.run(), "this replica is no longer listed"),
                 _in_background(stream.run(), "the dashboard gets no news"),
+                _in_background(
+                    Thinning(ingest).run(), "judging stays as it is, whatever the budget"
+                ),
+                _in_background(costs.run(), "costs of late are no longer known"),
                 impression_service(settings, ingest, metrics) as shown,
             ):
                 signing = None
@@ -160,7 +170,7 @@ async def _service_on_store(
                 with collector.calmed():
                     sessions = Sessions(settings)
                     watching = (peers, stream, sessions, shown, rule_watch)
-                    yield Service(settings, ingest, metrics, past, *watching, signing)
+                    yield Service(settings, ingest, metrics, costs, past, *watching, signing)
         finally:
             await ingest.stop()
 
@@ -172,7 +182,8 @@ async def impression_service(
     """Log impressions meanwhile: with tokens on all that is served, else what clients declare."""
     shown = Impressions(ingest, settings)
     metrics.watch(shown)
-    async with _in_background(shown.run(), "impressions are no longer logged"):
+    appending = ingest.meter.timed(RECEIVING, shown.run())
+    async with _in_background(appending, "impressions are no longer logged"):
         yield shown
 
 

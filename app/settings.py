@@ -445,6 +445,16 @@ class Settings(EngineSettings, BaseSettings):
         10.0, gt=0, le=3_600, description="seconds behind the log at which readyz says no"
     )
 
+    budget_learning: float | None = Field(
+        None, gt=0, le=1, description="share of one core that learning may use; none: all it needs"
+    )
+    budget_least_judged: float = Field(
+        0.125, gt=0, le=1, description="least part of the events that is judged to keep to that"
+    )
+    core_hour_price: float = Field(
+        0.05, ge=0, le=1e6, description="what an hour of a core costs you, in whatever money"
+    )
+
     snapshot_events: Positive = Field(50_000, description="admitted events between snapshots")
     snapshot_s: Positive = Field(600, description="or seconds, if anything was admitted")
     snapshot_min_s: float = Field(60.0, ge=0, description="least seconds between two snapshots")

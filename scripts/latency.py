@@ -73,15 +73,16 @@ async def _measure(
                 await response.read()
                 return response.status
 
-        await _open_loop(get, gets_per_s, 1.0)
-        alone = await _open_loop(get, gets_per_s, seconds)
+        await open_loop(get, gets_per_s, 1.0)
+        alone = await open_loop(get, gets_per_s, seconds)
         under, posts = await asyncio.gather(
-            _open_loop(get, gets_per_s, seconds), _open_loop(post, events_per_s, seconds)
+            open_loop(get, gets_per_s, seconds), open_loop(post, events_per_s, seconds)
         )
     return {"GET alone": alone, "GET under feedback": under, "POST": posts}
 
 
-async def _open_loop(send: Send, per_s: float, seconds: float) -> dict[str, Any]:
+async def open_loop(send: Send, per_s: float, seconds: float) -> dict[str, Any]:
+    """Send so many a second, at their planned times; return how long they took from these."""
     begin = time.perf_counter()
     taken: list[float] = []
     late: list[float] = []

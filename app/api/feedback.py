@@ -15,7 +15,7 @@ from app.api import schemas
 from app.api.asgi import read_body
 from app.api.service import Running, Service, StrictRoute, answer, may_use, now_ms
 from app.engine import Outcome
-from app.errors import InvalidRequest
+from app.errors import Delayed, InvalidRequest
 from app.events import MAX_ID_BYTES, Event, malformed_line, parse_feedback
 from app.tokens import MAX_TOKEN_BYTES
 
@@ -84,9 +84,17 @@ async def take_feedback(service: Service, scope: Scope, receive: Receive, ack: s
         events = await service.signing.verified(service.engine, events, arrival_ms)
     if ack == "log":
         cursor = await service.ingest.submit_only(events, arrival_ms=arrival_ms)
-        accepted = [(event.event_id, "accepted", None) for event in events]
-        return _answer(accepted, cursor, None, status=202)
-    return learned(await service.ingest.submit(events, arrival_ms=arrival_ms))
+        return _accepted(events, cursor)
+    try:
+        return learned(await service.ingest.submit(events, arrival_ms=arrival_ms, is_patient=False))
+    except Delayed as delayed:
+        return _accepted(events, delayed.cursor)
+
+
+def _accepted(events: list[Event], cursor: str) -> Response:
+    """Return the answer to events that are durable, and not applied yet."""
+    accepted = [(event.event_id, "accepted", None) for event in events]
+    return _answer(accepted, cursor, None, status=202)
 
 
 def learned(outcome: Outcome) -> Response:

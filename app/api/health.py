@@ -22,19 +22,21 @@ async def healthz() -> Response:
 async def readyz(service: Running) -> Response:
     """Say whether this process should get traffic: restored, and not far behind the log.
 
-    A store that does not answer leaves it ready, as reads go on from memory; it says so.
+    A store that does not answer leaves it ready, as reads go on from memory; so does a budget that
+    delays learning, as other processes would be no less behind. It says so.
     """
     ingest = service.ingest
     problems = []
     if ingest.stopped is not None:
         problems.append(ingest.stopped.message)
-    if ingest.lag_s > service.settings.ready_lag_s:
+    if ingest.lag_s > service.settings.ready_lag_s and not ingest.is_delayed:
         problems.append(f"{ingest.lag_s:.1f} s behind the log")
     content = {
         "status": "not_ready" if problems else "ready",
         "problems": problems,
         "store": "up" if ingest.is_store_up else "unavailable",
         "lag_s": ingest.lag_s,
+        "is_delayed_by_budget": ingest.is_delayed,
         "cursor": service.engine.cursor,
         "refused_snapshots": ingest.keeper.refused,
     }

@@ -17,6 +17,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 if TYPE_CHECKING:
+    from app.api.costs import Costs
     from app.engine import Engine
     from app.impressions import Impressions
     from app.ingest import Ingest
@@ -102,6 +103,10 @@ class Metrics:
     def watch(self, impressions: Impressions) -> None:
         """Show what becomes of impressions, too."""
         self.registry.register(_ImpressionCollector(impressions))
+
+    def watch_costs(self, costs: Costs) -> None:
+        """Show what the service costs, too."""
+        self.registry.register(_CostCollector(self._ingest, costs))
 
     def watch_rules(self, watch: RuleWatch) -> None:
         """Show what rules do, too."""
@@ -255,6 +260,8 @@ class _EngineCollector(Collector):
                 "Log time of the newest snapshot that this process took part in; 0: none yet",
                 ingest.keeper.newest_ms / 1_000,
             ),
+            ("sluice_learning_delayed", "1 if its budget delays learning", ingest.is_delayed),
+            ("sluice_judge_share", "Share of the events that is judged", engine.judge_share),
             ("sluice_store_up", "1 if the store answers", ingest.is_store_up),
             ("sluice_log_stopped", "1 if an entry stopped the log", ingest.stopped is not None),
         ):
@@ -281,6 +288,48 @@ class _RuleCollector(Collector):
             "sluice_rule_warnings",
             "Rules in force that match nothing or fight: GET /v1/rules says which",
             value=self._watch.n_warnings,
+        )
+
+
+class _CostCollector(Collector):
+    """Reads what CPU and memory went into."""
+
+    def __init__(self, ingest: Callable[[], Ingest], costs: Costs) -> None:
+        self._ingest = ingest
+        self._costs = costs
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the counts of now, and memory as it was surveyed last."""
+        meter = self._ingest().meter
+        cpu = CounterMetricFamily(
+            "sluice_cpu_seconds", "CPU of this process and its copies by stage", labels=["stage"]
+        )
+        for stage, seconds in meter.seconds().items():
+            cpu.add_metric([stage], seconds)
+        yield cpu
+        records = CounterMetricFamily(
+            "sluice_records",
+            "Records received (posted here) and applied (posted anywhere)",
+            labels=["what"],
+        )
+        records.add_metric(["received"], meter.n_received)
+        records.add_metric(["applied"], meter.n_applied)
+        yield records
+        memory = GaugeMetricFamily(
+            "sluice_memory_bytes", "Memory that a part of the state has taken", labels=["part"]
+        )
+        reserved = GaugeMetricFamily(
+            "sluice_memory_reserved_bytes", "The same at its capacity", labels=["part"]
+        )
+        for name, part in self._costs.memory.items():
+            memory.add_metric([name], part.held)
+            reserved.add_metric([name], part.reserved)
+        yield memory
+        yield reserved
+        yield GaugeMetricFamily(
+            "sluice_cost_per_day",
+            "What CPU as of the last minutes costs a day, at the price set",
+            value=self._costs.view()["per_day"],
         )
 
 

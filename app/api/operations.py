@@ -52,9 +52,10 @@ async def get_model(
         bool, Query(alias="hash", description="add model_hash and state_hash (takes a while)")
     ] = False,
 ) -> Response:
-    """Return gate, versions with their prequential quality, detectors, learner."""
+    """Return gate, versions with their prequential quality, detectors, learner, cost."""
     content = service.engine.describe()
     content["lag_s"] = service.ingest.lag_s
+    content["cost"] = service.costs.view()
     if hash_:
         content |= await service.ingest.hashes()
     return answer(content)

@@ -19,9 +19,13 @@ from app.api.arrivals import Arrivals
 from app.api.direct import Head, answer_directly
 from app.api.service import Service
 from app.api.stream import ABORT
+from app.cost import OTHER, READS, RECEIVING, Meter, Stage
 
 # More than that is not held back, so that whoever writes without end is told to wait as before.
 MAX_HELD_BYTES = 2**16
+
+_LISTS = b"/v1/recommendations"
+_POSTED = b"/v1/feedback", b"/v1/impressions"
 
 
 class SluiceProtocol(HttpToolsProtocol):
@@ -32,6 +36,8 @@ class SluiceProtocol(HttpToolsProtocol):
         self._gathering = Gathering(transport, self.loop)
         self._service: Service | None = self.app_state.get("service")
         self._arrivals = Arrivals() if self._service is None else self._service.arrivals
+        self._meter = Meter() if self._service is None else self._service.ingest.meter
+        self._stage: Stage = OTHER
         self._handle = self.app
         self.app = self._begin
         super().connection_made(cast("asyncio.Transport", self._gathering))
@@ -40,7 +46,10 @@ class SluiceProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Take note of when it came, first."""
         self._arrivals.read(self.loop)
+        began = self._meter.begin_read()
         super().data_received(data)
+        if began is not None:
+            self._meter.end_read(self._stage, began)
 
     def on_message_begin(self) -> None:
         """Let the handler know when the request came, and how to cut the connection off."""
@@ -50,6 +59,7 @@ class SluiceProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Answer at once what need not, or must not, wait; put everything else into the queue."""
+        self._stage = _stage(self.url)
         if self._service is not None and self._is_plain():
             head = Head(self.parser.get_method(), self.url, self.headers)
             response = answer_directly(self._service, head)
@@ -79,12 +89,20 @@ class SluiceProtocol(HttpToolsProtocol):
 
     async def _begin(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._arrivals.n_waiting -= 1
-        await self._handle(scope, receive, send)
+        stage = _stage(scope.get("raw_path") or b"")
+        await self._meter.timed(stage, self._handle(scope, receive, send))
 
     def on_response_complete(self) -> None:
         """Send the answer now, not when the turn is over."""
         self._gathering.flush()
         super().on_response_complete()
+
+
+def _stage(url: bytes) -> Stage:
+    """Return what a request is for, as CPU is charged."""
+    if url.startswith(_LISTS):
+        return READS
+    return RECEIVING if url.startswith(_POSTED) else OTHER
 
 
 class _Answered:

@@ -5,19 +5,19 @@ Owns a small ring and the counts that rates are taken from. Reads the engine, an
 
 from __future__ import annotations
 
-import os
 import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, NamedTuple
 
+from app.api.costs import Costs
 from app.api.metrics import BUCKETS, Metrics
 from app.events import format_time
 from app.gate_data import Decision
 from app.ingest import Ingest
+from app.memory import resident_bytes
 
 RATE_S = 10.0
 """Rates and latencies are those of the last so many seconds."""
@@ -33,7 +33,6 @@ _ROUTES = {
 }
 _STATUSES = ("learned", "duplicate", "late", "quarantined")
 _DESCRIBED = ("model", "gate", "detectors", "challenger", "users", "items", "semantics")
-_STATM = Path("/proc/self/statm")
 
 
 class _Counts(NamedTuple):
@@ -52,12 +51,14 @@ class Samples:
         self,
         ingest: Ingest,
         metrics: Metrics,
+        costs: Costs,
         *,
         monotonic: Callable[[], float] = time.monotonic,
         wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
         self._ingest = ingest
         self._metrics = metrics
+        self._costs = costs
         self._monotonic = monotonic
         self._wall_ms = wall_ms
         self._counts: deque[_Counts] = deque([self._count()])
@@ -102,7 +103,8 @@ class Samples:
                 "watermark": described["events"]["watermark"],
             },
             "latency": {name: self._latency(name) for name in (*_ROUTES, "freshness")},
-            "process": {"cpu": self._cpu(), "memory_bytes": _resident_bytes()},
+            "process": {"cpu": self._cpu(), "memory_bytes": resident_bytes()},
+            "cost": self._costs.view(),
             "lag_s": ingest.lag_s,
             "store": "up" if ingest.is_store_up else "unavailable",
             "stopped": None if ingest.stopped is None else ingest.stopped.message,
@@ -158,14 +160,6 @@ def quantile_ms(counts: list[int], share: float) -> float | None:
             return (low + (high - low) * (wanted - below) / count) * 1_000
         below += count
     return BUCKETS[-1] * 1_000
-
-
-def _resident_bytes() -> int | None:
-    """Return the memory of this process; None where the system does not say (no Linux)."""
-    try:
-        return int(_STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except OSError:
-        return None
 
 
 _COLUMNS = [

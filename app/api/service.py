@@ -19,6 +19,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
 from app.api.arrivals import Arrivals
+from app.api.costs import Costs
 from app.api.metrics import Metrics
 from app.api.past import PastAnswers
 from app.api.popular import Popular
@@ -43,6 +44,7 @@ class Service:
     settings: Settings
     ingest: Ingest
     metrics: Metrics
+    costs: Costs
     past: PastAnswers
     peers: Peers
     stream: Stream

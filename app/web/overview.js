@@ -2,6 +2,7 @@
 
 import { get, ask, post, part } from "./api.js";
 import { lineChart } from "./chart.js";
+import { costPanel } from "./cost.js";
 import { recentDecisions } from "./decisions.js";
 import { confirm } from "./dialog.js";
 import { byId, facts, h, keyed, s, say, sayError } from "./dom.js";
@@ -12,7 +13,7 @@ const REPLICAS_MS = 5_000;
 const VERSIONS = ["shadow", "champion", "anchor"];
 
 export function overview(live) {
-  const parts = [gate(live), events(live), versions(live), detectors(live), speed(live), service(live), challenger(live)];
+  const parts = [gate(live), events(live), versions(live), detectors(live), speed(live), service(live), costPanel(), challenger(live)];
   const showRecent = recentDecisions(live);
   const trouble = byId("trouble");
 
@@ -29,9 +30,10 @@ export function overview(live) {
   };
 }
 
-function troubleOf({ stopped, store, lag_s: lag }) {
+function troubleOf({ stopped, store, lag_s: lag, cost: { budget } }) {
   if (stopped) return `This process has stopped learning. ${stopped}`;
   if (store !== "up") return "The store does not answer: lists are served from memory, feedback is refused.";
+  if (budget.is_delaying) return `Learning is delayed by its budget: lists are as of ${duration(lag)} ago. What is posted is kept, and learned later.`;
   return lag > 10 ? `This process is ${duration(lag)} behind the log.` : "";
 }
 
@@ -293,11 +295,9 @@ function service(live) {
     }
   }
 
-  return ({ process, latency, events: { per_second: perSecond }, users, items, semantics, store }) => {
-    const done = Object.values(perSecond).reduce((sum, n) => sum + n, 0) + latency.recommend.per_second;
+  return ({ process, users, items, semantics, store }) => {
     showFacts([
-      ["CPU", `${(process.cpu * 100).toFixed(0)} % of a core`],
-      ["CPU for 1,000 events and lists", done >= 1 ? `${figure((process.cpu / done) * 1_000)} s` : "–"],
+      ["CPU, last 10 s", `${(process.cpu * 100).toFixed(0)} % of a core`],
       ["Memory", bytes(process.memory_bytes)],
       ["Users", count(users)],
       ["Items", count(items)],

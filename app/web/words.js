@@ -27,6 +27,31 @@ export const DETECTORS = {
   adwin_concentration: "Repeats of items",
 };
 
+export const STAGES = {
+  reads: "Lists",
+  receiving: "Receiving feedback",
+  appending: "Writing it to the log",
+  judging: "Judging",
+  learning: "Learning",
+  snapshots: "Snapshots",
+  other: "Everything else",
+};
+
+export const PARTS = {
+  users: "Users",
+  items: "Items and catalogue",
+  covisit: "Co-visitation",
+  sequence: "Sequence",
+  factors: "Factors",
+  trending: "Trending",
+  combiner: "Combiner",
+  versions: "Versions (indices)",
+  challenger: "Challenger",
+  window: "Events to learn again",
+  gate: "Gate and detectors",
+  event_ids: "Event ids and caps",
+};
+
 const KINDS = {
   promote: "Promotion",
   first_anchor: "First anchor",
@@ -53,6 +78,7 @@ const KINDS = {
   requeue: "Requeued",
   configure: "Settings changed",
   upgrade: "Semantics upgraded",
+  thin: "Judging thinned or restored",
 };
 
 export const kindName = (kind) => KINDS[kind] ?? kind.replaceAll("_", " ").replace(/^./, (c) => c.toUpperCase());

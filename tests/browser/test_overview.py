@@ -6,7 +6,8 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import ADMIN, OpenPage
-from tests.integration.service import Service, small
+from tests.factories import sessions
+from tests.integration.service import Service, batches, small
 
 
 def act(page: Page, label: str, reason: str, *, tick: bool = False) -> None:
@@ -44,8 +45,31 @@ def test_all_is_seen_at_a_glance(shop: Service, open_page: OpenPage) -> None:
     expect(page.locator("#speed")).to_contain_text("Until it is felt")
     expect(page.locator("#service-facts")).to_contain_text("of a core")
     expect(page.locator("#replicas li")).to_have_count(1)
+    expect(page.locator("#cost-per-day")).not_to_have_text("–")
+    stages = page.locator("#cost-stages tbody tr")
+    expect(stages).to_have_count(len(model["cost"]["stages"]))
+    expect(stages.filter(has_text="Learning")).to_contain_text("events")
+    expect(page.locator("#cost-memory tbody tr", has_text="Co-visitation")).to_contain_text("iB")
     expect(page.locator("#recent li", has_text="First anchor")).to_be_visible()
     expect(page.locator("#quality-chart path.mark-blessing").first).to_be_attached()
+
+
+def test_a_budget_that_delays_learning_is_said(
+    tmp_path_factory: pytest.TempPathFactory, open_page: OpenPage
+) -> None:
+    """How far behind lists are, and why, is at the top; what learning may use is with the cost."""
+    folder = tmp_path_factory.mktemp("budget")
+    service = small(folder, budget_learning=0.005, id_share=1.0).start()
+    try:
+        for batch in batches(sessions(1_500, n_users=40), 50):
+            service.learn(batch)
+        page = open_page(service)
+        expect(page.locator("#trouble")).to_contain_text("Learning is delayed by its budget")
+        expect(page.locator("#cost-facts")).to_contain_text("It may use0.5 % of a core")
+        expect(page.locator("#recent li", has_text="Judging thinned")).to_be_visible(timeout=30_000)
+        expect(page.locator("#cost-facts")).not_to_contain_text("Events judgedall")
+    finally:
+        service.close()
 
 
 def test_what_is_posted_is_seen(shop: Service, open_page: OpenPage) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from app.api.costs import Costs
 from app.api.metrics import Metrics
 from app.api.samples import Samples
 from app.api.stream import ABORT, MAX_LISTENERS, EventStream, Stream
@@ -113,7 +114,9 @@ async def test_who_takes_nothing_is_cut_off(tmp_path: Path) -> None:
     """A listener who takes no byte for too long loses the place, and the connection."""
     settings = Settings(**SMALL)
     ingest = Ingest(Store(f"unix://{tmp_path}/none", settings), settings)
-    stream = Stream(ingest, Samples(ingest, Metrics(lambda: ingest)), asyncio.Event())
+    metrics = Metrics(lambda: ingest)
+    samples = Samples(ingest, metrics, Costs(ingest, metrics))
+    stream = Stream(ingest, samples, asyncio.Event())
     n_sent, n_cut = 0, 0
 
     async def send(message: Any) -> None:

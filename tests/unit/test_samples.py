@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.api.costs import Costs
 from app.api.metrics import BUCKETS, Durations, Metrics
 from app.api.samples import N_POINTS, POINT_S, Samples, quantile_ms
 from app.ingest import Ingest
@@ -22,7 +23,8 @@ def made(step_s: float) -> tuple[Samples, Ingest, Metrics]:
     ingest = Ingest(Store("unix:///nowhere", settings), settings)
     metrics = Metrics(lambda: ingest)
     times = (n * step_s for n in count())
-    return Samples(ingest, metrics, monotonic=lambda: next(times)), ingest, metrics
+    samples = Samples(ingest, metrics, Costs(ingest, metrics), monotonic=lambda: next(times))
+    return samples, ingest, metrics
 
 
 def test_the_ring_has_an_hour_and_no_more() -> None:

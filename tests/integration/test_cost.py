@@ -1,0 +1,91 @@
+"""What the service says that it costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from app import events
+from app.cost import STAGES
+from app.events import Thin
+from tests.factories import sessions
+from tests.faults.log import Archive, agree
+from tests.integration.service import Service, batches, until, wire
+
+StartService = Callable[..., Service]
+
+
+def test_cost_is_in_the_model_and_the_metrics(make_service: StartService) -> None:
+    """CPU by stage, for 1,000 of what it was for, memory by part and money a day are told."""
+    service = make_service(core_hour_price=100).start()
+    for batch in batches(sessions(600), 50):
+        service.learn(batch)
+        for _ in range(5):
+            service.get("/v1/recommendations/u1")
+    service.post("/v1/snapshots")
+    cost = service.get("/v1/model")["cost"]
+    assert list(cost["stages"]) == list(STAGES)
+    for name, stage in cost["stages"].items():
+        assert stage["cpu_s"] > 0, name
+        unit = {"reads": "requests", "other": None}.get(name, "events")
+        assert stage["unit"] == unit
+        assert (stage["per_1000"] is None) == (unit is None)
+    assert cost["per_day"] == pytest.approx(cost["cpu"] * 24 * 100)
+    total = sum(stage["cpu_s"] for stage in cost["stages"].values())
+    for stage in STAGES:
+        assert service.counter(f'sluice_cpu_seconds_total{{stage="{stage}"}}') > 0
+    # The process's own count has all of it, but for the copies'.
+    assert total >= 0.9 * service.counter("process_cpu_seconds_total")
+    assert service.counter('sluice_records_total{what="received"}') == 600
+    assert service.counter('sluice_records_total{what="applied"}') >= 600
+    until(lambda: service.counter('sluice_memory_bytes{part="users"}') > 0)
+    held = service.counter('sluice_memory_bytes{part="covisit"}')
+    assert 0 < held <= service.counter('sluice_memory_reserved_bytes{part="covisit"}')
+    memory = service.get("/v1/model")["cost"]["memory"]
+    parts = sum(part["held"] for part in memory["parts"].values())
+    assert 0 < parts < memory["process_bytes"]
+
+
+TIGHT = {"budget_learning": 0.01, "budget_least_judged": 0.25, "ready_lag_s": 0.5}
+
+
+def thinned(archive: Archive) -> list[Thin]:
+    """Return what was asked of judging so far."""
+    archive.catch_up()
+    records = [r for payload in archive.entries.values() for r in events.decode(payload).records]
+    return [record for record in records if isinstance(record, Thin)]
+
+
+def test_a_budget_delays_learning_and_loses_nothing(make_service: StartService) -> None:
+    """Over its budget a service acknowledges at once, says how far it is behind, and stays ready.
+
+    It asks for fewer events to be judged, in the log. Killed in the middle of all that, it has
+    learned each event once after the next start, and is where an offline replay gets.
+    """
+    service = make_service(snapshots_keep=100, id_share=1.0, **TIGHT).start()
+    archive = Archive(service.store_url)
+    acknowledged, statuses = list[str](), set[int]()
+    for batch in batches(sessions(3_000, n_users=40), 50):
+        answer = service.client.post("/v1/feedback", json=wire(batch))
+        assert answer.is_success, answer.text
+        statuses.add(answer.status_code)
+        acknowledged += [result["event_id"] for result in answer.json()["results"]]
+    until(lambda: thinned(archive))
+    assert 202 in statuses
+    ready = service.client.get("/readyz")
+    assert ready.status_code == 200
+    assert ready.json()["is_delayed_by_budget"]
+    assert ready.json()["lag_s"] > TIGHT["ready_lag_s"]
+    assert service.counter("sluice_learning_delayed") == 1
+    assert service.get("/v1/model")["cost"]["budget"]["is_delaying"]
+    service.kill()
+    entries = archive.entries
+    archive.close()
+    service.start()
+    archive = Archive(service.store_url, entries)
+    decision = service.get("/v1/decisions", n=1_000, without="promote")["decisions"]
+    assert [d["asked_by"] for d in decision if d["kind"] == "thin"] == ["budget"]
+    assert service.get("/v1/model")["judging"]["thinned"] == thinned(archive)[0].part < 1
+    agree(service, archive, acknowledged)
+    archive.close()
