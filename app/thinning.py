@@ -81,11 +81,12 @@ def part_that_fits(
 class Thinning:
     """Looks at what learning takes once a second, and asks for another part to be judged."""
 
-    def __init__(self, ingest: Ingest) -> None:
+    def __init__(self, ingest: Ingest, *, again_s: float = AGAIN_S) -> None:
         self._ingest = ingest
+        self._again_s = again_s
         self._samples: deque[Sample] = deque()
         self._part = 1.0
-        self._changed_s = -AGAIN_S
+        self._changed_s = -again_s
         self._asked: Cursor | None = None
         self._need = (0.0, 0.0)
 
@@ -105,7 +106,7 @@ class Thinning:
             self._part, self._changed_s = part, sample.at
             self._samples.clear()
         self._samples.append(sample)
-        while sample.at - self._samples[0].at > AGAIN_S + LOOK_S:
+        while sample.at - self._samples[0].at > self._again_s + LOOK_S:
             self._samples.popleft()
         wanted = self._wanted(sample)
         if wanted > part and not await self._may_restore():
@@ -122,8 +123,8 @@ class Thinning:
 
     def _wanted(self, now: Sample) -> float:
         ingest, settings, first = self._ingest, self._ingest.settings, self._samples[0]
-        share, is_seen = ingest.budget.share, now.at - first.at >= AGAIN_S
-        if share is None or self._is_asked or now.at - self._changed_s < AGAIN_S:
+        share, is_seen = ingest.budget.share, now.at - first.at >= self._again_s
+        if share is None or self._is_asked or now.at - self._changed_s < self._again_s:
             return self._part
         is_behind = ingest.lag_s >= BEHIND_S and ingest.budget.is_delaying
         if len(self._samples) < 2 or not (is_behind or (is_seen and ingest.lag_s < BEHIND_S)):

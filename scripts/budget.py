@@ -1,9 +1,11 @@
 """`python -m scripts.budget`: what lists suffer where more feedback comes than a budget pays.
 
-The service runs with SLUICE_BUDGET_LEARNING. First it says what an event costs, and so how many a
-second the budget carries; then lists are asked for, alone and while a multiple of that is posted,
-by turns, at planned times (see `latency`). In the end nothing comes any more, until the service has
-caught up: then each acknowledged event must have been admitted, once.
+The service runs with SLUICE_BUDGET_LEARNING, on another core than this; on a machine with other
+work, both under `chrt -r 1`, or what is measured is who else wanted the core. First it says what an
+event costs, and so how many a second the budget carries; then lists are asked for, alone and while
+a multiple of that is posted by another process, by turns, at planned times (see `latency`). In the
+end nothing comes any more until the service has caught up: then each acknowledged event must have
+been admitted, once.
 """
 
 from __future__ import annotations
@@ -11,7 +13,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
 from itertools import count
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -50,19 +55,31 @@ def budget(
         raise SystemExit(1)
 
 
+@dataclass
+class Posted:
+    """What was answered, and how many events were acknowledged."""
+
+    statuses: Counter[int] = field(default_factory=Counter)
+    n: int = 0
+
+    def add(self, other: Posted) -> None:
+        """Add what another one has posted."""
+        self.statuses += other.statuses
+        self.n += other.n
+
+
 class _Service:
     """The service, and what it has acknowledged."""
 
     def __init__(self, client: aiohttp.ClientSession, users: int, items: int) -> None:
         self._client = client
-        self._users, self._items = users, items
+        self.n_users, self.n_items = users, items
         self._numbers = count(time.time_ns())
-        self.statuses: Counter[int] = Counter()
-        self.n_acknowledged = 0
+        self.posted = Posted()
 
     async def get(self, number: int) -> int:
         """Ask for a list."""
-        path = f"/v1/recommendations/{number % self._users + 1}"
+        path = f"/v1/recommendations/{number % self.n_users + 1}"
         async with self._client.get(path) as response:
             await response.read()
             return response.status
@@ -72,16 +89,15 @@ class _Service:
         events = [self._event(next(self._numbers)) for _ in range(BATCH)]
         async with self._client.post("/v1/feedback", data=orjson.dumps(events)) as response:
             content = orjson.loads(await response.read())
-            self.statuses[response.status] += 1
-            if response.status < 400:
-                self.n_acknowledged += len(content["results"])
+            n = len(content["results"]) if response.status < 400 else 0
+            self.posted.add(Posted(Counter([response.status]), n))
             return response.status
 
     def _event(self, number: int) -> dict[str, str]:
         return {
             "event_id": f"budget-{number}",
-            "user_id": str(number * 7_919 % self._users + 1),
-            "item_id": str(number * 104_729 % self._items + 1),
+            "user_id": str(number * 7_919 % self.n_users + 1),
+            "item_id": str(number * 104_729 % self.n_items + 1),
             "type": "click",
         }
 
@@ -110,8 +126,7 @@ async def _measure(
     rounds: int,
     teach: int,
 ) -> dict[str, Any]:
-    connector = aiohttp.TCPConnector(limit=256)
-    async with aiohttp.ClientSession(url, connector=connector) as client:
+    async with _client(url) as client:
         service = _Service(client, users, items)
         before = await service.model()
         share = before["cost"]["budget"]["learning"]
@@ -125,7 +140,7 @@ async def _measure(
         alone, under, lags = [], [], []
         for _ in range(rounds):
             alone.append(await open_loop(service.get, gets_per_s, seconds))
-            under.append(await _together(service, gets_per_s, per_s / BATCH, seconds))
+            under.append(await _together(service, url, gets_per_s, per_s, seconds))
             lags.append((await service.model())["lag_s"])
             lags.append(await service.catch_up())
         after = await service.model()
@@ -142,7 +157,7 @@ async def _measure(
         "cpu of an event, ms": cost_s * 1_000,
         "carried, events a second": share / cost_s,
         "posted, events a second": per_s,
-        "answers": {str(status): n for status, n in sorted(service.statuses.items())},
+        "answers": {str(status): n for status, n in sorted(service.posted.statuses.items())},
         "GET p99 alone, ms": p99[0],
         "GET p99 under, ms": p99[1],
         "GET p99, under / alone": p99[1] / p99[0],
@@ -151,10 +166,10 @@ async def _measure(
         "lag after each phase, s": [round(lag, 1) for lag in lags[::2]],
         "caught up within, s": [round(lag, 1) for lag in lags[1::2]],
         "judged of all": after["judging"]["share"],
-        "acknowledged": service.n_acknowledged,
+        "acknowledged": service.posted.n,
         "admitted": n_admitted,
         "refused": n_refused,
-        "lost": max(0, service.n_acknowledged - n_admitted - n_refused),
+        "lost": max(0, service.posted.n - n_admitted - n_refused),
         "twice": grown.get("duplicate", 0),
     }
 
@@ -162,20 +177,38 @@ async def _measure(
 async def _cost_of_an_event(service: _Service, seconds: float, share: float) -> float:
     """Return the CPU seconds that an event takes of the budget, at a rate that it carries."""
     before = (await service.model())["cost"]["stages"]
-    n_before = service.n_acknowledged
+    n_before = service.posted.n
     await open_loop(service.post, share * 1_000 / BATCH, seconds)
     after = (await service.model())["cost"]["stages"]
     spent = sum(after[stage]["cpu_s"] - before[stage]["cpu_s"] for stage in PAID)
-    return float(spent) / (service.n_acknowledged - n_before)
+    return float(spent) / (service.posted.n - n_before)
 
 
 async def _together(
-    service: _Service, gets_per_s: float, posts_per_s: float, seconds: float
+    service: _Service, url: str, gets_per_s: float, events_per_s: float, seconds: float
 ) -> dict[str, Any]:
-    posting = asyncio.create_task(open_loop(service.post, posts_per_s, seconds))
-    gets = await open_loop(service.get, gets_per_s, seconds)
-    await posting
+    loop = asyncio.get_running_loop()
+    with ProcessPoolExecutor(1, get_context("spawn")) as other:
+        await loop.run_in_executor(other, int)  # it has begun
+        kind = (service.n_users, service.n_items)
+        posting = loop.run_in_executor(other, _post, url, kind, events_per_s / BATCH, seconds)
+        gets = await open_loop(service.get, gets_per_s, seconds)
+        service.posted.add(await posting)
     return gets
+
+
+def _post(url: str, kind: tuple[int, int], per_s: float, seconds: float) -> Posted:
+    async def post() -> Posted:
+        async with _client(url) as client:
+            service = _Service(client, *kind)
+            await open_loop(service.post, per_s, seconds)
+            return service.posted
+
+    return asyncio.run(post())
+
+
+def _client(url: str) -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(url, connector=aiohttp.TCPConnector(limit=1_000))
 
 
 def _median(values: list[float]) -> float:

@@ -57,17 +57,17 @@ class Costs:
         self._monotonic = monotonic
         self._price = ingest.settings.core_hour_price
         self._points = deque([self._count()], maxlen=round(WINDOW_S / POINT_S))
-        self.memory: dict[str, Part] = {}
+        self.memory: dict[str, Part] = Survey(ingest.engine).count()
 
     async def run(self) -> None:
         """Keep a point every ten seconds, and survey memory every minute, until cancelled."""
-        surveyed = -MEMORY_S
+        surveyed = self._monotonic()
         while True:
+            await asyncio.sleep(POINT_S)
+            self.keep()
             if self._monotonic() - surveyed >= MEMORY_S:
                 surveyed = self._monotonic()
                 self.memory = await asyncio.to_thread(Survey(self._ingest.engine).count)
-            await asyncio.sleep(POINT_S)
-            self.keep()
 
     def keep(self) -> None:
         """Keep a point: what is there now is what later figures are compared with."""

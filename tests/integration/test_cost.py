@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,7 @@ from app.cost import STAGES
 from app.events import Thin
 from tests.factories import sessions
 from tests.faults.log import Archive, agree
-from tests.integration.service import Service, batches, until, wire
+from tests.integration.service import Service, batches, error_of, until, wire
 
 StartService = Callable[..., Service]
 
@@ -47,7 +48,12 @@ def test_cost_is_in_the_model_and_the_metrics(make_service: StartService) -> Non
     assert 0 < parts < memory["process_bytes"]
 
 
-TIGHT = {"budget_learning": 0.01, "budget_least_judged": 0.25, "ready_lag_s": 0.5}
+TIGHT: dict[str, Any] = {
+    "budget_learning": 0.01,
+    "budget_least_judged": 0.25,
+    "ready_lag_s": 0.5,
+    "feedback_timeout_s": 2,
+}
 
 
 def thinned(archive: Archive) -> list[Thin]:
@@ -60,8 +66,9 @@ def thinned(archive: Archive) -> list[Thin]:
 def test_a_budget_delays_learning_and_loses_nothing(make_service: StartService) -> None:
     """Over its budget a service acknowledges at once, says how far it is behind, and stays ready.
 
-    It asks for fewer events to be judged, in the log. Killed in the middle of all that, it has
-    learned each event once after the next start, and is where an offline replay gets.
+    It asks for fewer events to be judged, in the log; a command waits, and is in it as well. Killed
+    in the middle of all that, it has learned each event once after the next start, and is where an
+    offline replay gets.
     """
     service = make_service(snapshots_keep=100, id_share=1.0, **TIGHT).start()
     archive = Archive(service.store_url)
@@ -79,6 +86,8 @@ def test_a_budget_delays_learning_and_loses_nothing(make_service: StartService) 
     assert ready.json()["lag_s"] > TIGHT["ready_lag_s"]
     assert service.counter("sluice_learning_delayed") == 1
     assert service.get("/v1/model")["cost"]["budget"]["is_delaying"]
+    late = service.client.post("/v1/model/freeze", json={"reason": "a test asks"})
+    assert error_of(late, 503)["code"] == "delayed"
     service.kill()
     entries = archive.entries
     archive.close()
@@ -87,5 +96,6 @@ def test_a_budget_delays_learning_and_loses_nothing(make_service: StartService) 
     decision = service.get("/v1/decisions", n=1_000, without="promote")["decisions"]
     assert [d["asked_by"] for d in decision if d["kind"] == "thin"] == ["budget"]
     assert service.get("/v1/model")["judging"]["thinned"] == thinned(archive)[0].part < 1
+    assert service.get("/v1/model")["model"]["mode"] == "frozen"
     agree(service, archive, acknowledged)
     archive.close()
