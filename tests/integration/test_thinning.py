@@ -39,10 +39,14 @@ async def running(store: Store, url: str, **settings: Any) -> AsyncIterator[Inge
         await ingest.stop()
 
 
-async def look(watching: list[Thinning], until: Callable[[], bool]) -> None:
-    """Let replicas look at what learning takes until something holds."""
-    async with asyncio.timeout(30):
+async def look(
+    watching: list[Thinning], until: Callable[[], bool], announced: tuple[Store, str] | None = None
+) -> None:
+    """Let replicas look at what learning takes until something holds; one says that it is there."""
+    async with asyncio.timeout(60):
         while not until():
+            if announced is not None:
+                await announced[0].announce(announced[1], b"{}")
             for each in watching:
                 await each.look()
             await asyncio.sleep(0.02)
@@ -60,16 +64,15 @@ async def test_the_one_with_the_least_room_decides(
         running(first, url, budget_learning=0.02, budget_least_judged=0.5) as tight,
         running(second, url, budget_learning=1.0) as roomy,
     ):
-        await first.announce(tight.origin, b"{}")
+        there = first, tight.origin
         both = [Thinning(tight, again_s=0.1), Thinning(roomy, again_s=0.1)]
         for batch in batches(sessions(1_000, n_users=40), 50):
             await roomy.submit(batch, arrival_ms=10**13)
-        await look(both, lambda: roomy.engine.thinned[0] < 1)
+        await look(both, lambda: roomy.engine.thinned[0] < 1, there)
         assert roomy.engine.thinned == (0.5, tight.origin)
-        await look(both[1:], lambda: not tight.budget.is_delaying and tight.lag_s == 0)
-        cursor = roomy.engine.cursor
-        for _ in range(50):
-            await both[1].look()
+        await look(both[1:], lambda: not tight.is_delayed and tight.lag_s == 0, there)
+        cursor, looks = roomy.engine.cursor, iter(range(50))
+        await look(both[1:], lambda: next(looks, None) is None, there)
         assert await second.last_cursor() == cursor
         await first.withdraw(tight.origin)
         await look(both[1:], lambda: roomy.engine.thinned[0] == 1)
