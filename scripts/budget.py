@@ -137,11 +137,14 @@ async def _measure(
         await service.catch_up()
         cost_s = await _cost_of_an_event(service, seconds, share)
         per_s = times * share / cost_s
-        alone, under, lags = [], [], []
+        alone, under, lags, used = [], [], [], []
         for _ in range(rounds):
             alone.append(await open_loop(service.get, gets_per_s, seconds))
+            paid, began = _paid(await service.model()), time.perf_counter()
             under.append(await _together(service, url, gets_per_s, per_s, seconds))
-            lags.append((await service.model())["lag_s"])
+            model = await service.model()
+            used.append((_paid(model) - paid) / (time.perf_counter() - began))
+            lags.append(model["lag_s"])
             lags.append(await service.catch_up())
         after = await service.model()
     grown = {
@@ -158,6 +161,7 @@ async def _measure(
         "carried, events a second": share / cost_s,
         "posted, events a second": per_s,
         "answers": {str(status): n for status, n in sorted(service.posted.statuses.items())},
+        "used of a core under it": [round(each, 3) for each in used],
         "GET p99 alone, ms": p99[0],
         "GET p99 under, ms": p99[1],
         "GET p99, under / alone": p99[1] / p99[0],
@@ -176,12 +180,17 @@ async def _measure(
 
 async def _cost_of_an_event(service: _Service, seconds: float, share: float) -> float:
     """Return the CPU seconds that an event takes of the budget, at a rate that it carries."""
-    before = (await service.model())["cost"]["stages"]
+    before = _paid(await service.model())
     n_before = service.posted.n
     await open_loop(service.post, share * 1_000 / BATCH, seconds)
-    after = (await service.model())["cost"]["stages"]
-    spent = sum(after[stage]["cpu_s"] - before[stage]["cpu_s"] for stage in PAID)
-    return float(spent) / (service.posted.n - n_before)
+    spent = _paid(await service.model()) - before
+    return spent / (service.posted.n - n_before)
+
+
+def _paid(model: dict[str, Any]) -> float:
+    """Return the CPU seconds so far of what the budget pays for."""
+    stages = model["cost"]["stages"]
+    return float(sum(stages[stage]["cpu_s"] for stage in PAID))
 
 
 async def _together(
