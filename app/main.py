@@ -16,6 +16,7 @@ from app import collector, snapshot, tasks, traces
 from app.api import (
     catalogue,
     dashboard,
+    features,
     feedback,
     health,
     impressions,
@@ -84,6 +85,7 @@ def create_app(settings: Settings, *, reconfigure: bool = False) -> FastAPI:
         feedback,
         impressions,
         catalogue,
+        features,
         rules,
         operations,
         replicas,
@@ -98,7 +100,7 @@ def create_app(settings: Settings, *, reconfigure: bool = False) -> FastAPI:
     app.add_middleware(Measure)
     app.add_middleware(RawPath)
     app.add_middleware(PlainFailure)
-    _describe_bodies(app)
+    _describe_bodies(app, settings)
     return app
 
 
@@ -111,15 +113,18 @@ class _App(FastAPI):
             await super().__call__(scope, receive, send)
 
 
-def _describe_bodies(app: FastAPI) -> None:
-    """Put the feedback event and rules into /openapi.json: their routes read bodies by hand."""
+def _describe_bodies(app: FastAPI, settings: Settings) -> None:
+    """Put into /openapi.json what no model says: bodies that are read by hand, declared features."""
     original = app.openapi
 
     def openapi() -> dict[str, object]:
+        if app.openapi_schema is not None:  # it is made once
+            return app.openapi_schema
         schema = original()
         schemas = schema["components"]["schemas"]
         schemas["FeedbackEvent"] = FeedbackEvent.model_json_schema()
         schemas |= rule_schemas()
+        features.describe(schema, settings.features)
         return schema
 
     app.openapi = openapi  # type: ignore[method-assign]

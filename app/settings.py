@@ -30,6 +30,7 @@ from pydantic_settings import (
 from river import base
 
 from app.errors import SettingsError
+from app.features import Features, check_inputs, inputs_of
 from learners import river_adapter
 from learners.combiner import feature_names
 
@@ -71,6 +72,9 @@ SINCE_8 = (
     *("freshness", "freshness_personal_s", "freshness_shared_s"),
 )
 """What came with semantics version 8: programs of before do not know these settings."""
+
+IF_SET = ("features",)
+"""What is in a log only where it is set: logs of before go on as they are, bytes and hashes."""
 
 DEFAULT_REWARDS = {
     "view": 0.5,
@@ -137,6 +141,11 @@ class EngineSettings(BaseModel):
         min_length=1,
         max_length=8,
         description="seconds after which an event counts half, one for each trending list",
+    )
+    features: Features = Field(
+        default_factory=dict,
+        description="what is given from elsewhere: name -> of (context, user, item), and values, or"
+        " min and max; users': max_age_s",
     )
     n_factors: int = Field(32, ge=4, le=256, multiple_of=4, description="factors of an item")
     blend_learning_rate: float = Field(
@@ -323,6 +332,7 @@ class EngineSettings(BaseModel):
             if not 0 <= days <= 36_500:
                 raise ValueError(f"had_return: {name}={days} is outside 0..36500 days")
         self._check_freshness()
+        check_inputs(self.features)
         if self.learner != "blend" and not self.learner.startswith(river_adapter.PREFIX):
             raise ValueError(f"learner must be blend, or begin with river:, not {self.learner!r}")
         try:
@@ -344,8 +354,8 @@ class EngineSettings(BaseModel):
         return {
             name: value
             for name, value in values.items()
-            if semantics >= 8
-            or name not in SINCE_8
+            if (semantics >= 8 and name not in IF_SET)
+            or name not in (*SINCE_8, *IF_SET)
             or value != type(self).model_fields[name].get_default(call_default_factory=True)
         }
 
@@ -377,8 +387,9 @@ class EngineSettings(BaseModel):
         """Return the untaught River model that `learner` describes, if it does."""
         if self.learner == "blend":
             return None
-        features = feature_names(self.trending_half_lives_s)
-        return river_adapter.make_model(self.learner, self.seed, features)
+        features = feature_names(self.trending_half_lives_s) + inputs_of(self.features, "item")
+        given = inputs_of(self.features, "context", "user")
+        return river_adapter.make_model(self.learner, self.seed, features, given)
 
 
 class Settings(EngineSettings, BaseSettings):

@@ -18,6 +18,7 @@ from app.api.recommendations import slate_answer
 from app.api.service import Json, Service
 from app.api.shortcut import PATH, RECOMMENDATIONS, ROUTE, Headers, Plain, plain_recommendations
 from app.errors import Overloaded, SluiceError
+from app.feature_state import check_names
 from app.recommend import Request
 from app.store import parse_cursor
 
@@ -80,6 +81,7 @@ def _list(service: Service, plain: Plain, rung: Rung) -> Response:
 
 def _trending(service: Service, request: Request) -> Response:
     """Answer with what is trending; where ids are signed, each list is made for itself."""
+    check_names(service.engine.features, request.features)
     body = None if service.signing else service.popular.answer(service.engine, request)
     if body is None:
         return slate_answer(service, request._replace(in_haste=True), "deadline")

@@ -145,9 +145,11 @@ async def _read_events(body: bytes, is_ndjson: bool, service: Service) -> list[E
         raise InvalidRequest(f"events: {len(raws)} in one request, at most {max_events} are taken")
     parse = _parse_line if is_ndjson else _parse
     max_bytes = MAX_ID_BYTES if service.signing is None else MAX_TOKEN_BYTES
+    declared = service.engine.features
+    names = () if declared is None else declared.names
     events: list[Event] = []
     for start in range(0, len(raws), _PARSE_BATCH):
-        events += [parse(raw, max_bytes) for raw in raws[start : start + _PARSE_BATCH]]
+        events += [parse(raw, max_bytes, names) for raw in raws[start : start + _PARSE_BATCH]]
         if len(raws) > _PARSE_BATCH:
             await asyncio.sleep(0)
     return events
@@ -165,14 +167,16 @@ def _load(body: bytes) -> list[Any]:
     return loaded
 
 
-def _parse(raw: Any, max_bytes: int) -> Event:
+def _parse(raw: Any, max_bytes: int, features: tuple[str, ...]) -> Event:
     has_id = isinstance(raw, dict) and raw.get("event_id") is not None
     new_id = "" if has_id else uuid.uuid4().hex
-    return parse_feedback(raw, new_id=new_id, max_recommendation_id_bytes=max_bytes)
+    return parse_feedback(
+        raw, new_id=new_id, max_recommendation_id_bytes=max_bytes, features=features
+    )
 
 
-def _parse_line(line: bytes, max_bytes: int) -> Event:
+def _parse_line(line: bytes, max_bytes: int, features: tuple[str, ...]) -> Event:
     try:
-        return _parse(orjson.loads(line), max_bytes)
+        return _parse(orjson.loads(line), max_bytes, features)
     except orjson.JSONDecodeError as error:
         return malformed_line(str(error), line)

@@ -242,6 +242,7 @@ class _EngineCollector(Collector):
         yield thresholds
         yield _challenger(engine)
         yield _calibration(engine)
+        yield _missing(engine)
         states = GaugeMetricFamily("sluice_gate_state", "1 for the present state", labels=["state"])
         for state in ("open", "ask", "hold"):
             states.add_metric([state], engine.gate.data.state == state)
@@ -365,6 +366,19 @@ def _calibration(engine: Engine) -> Metric:
     for version, calibration in engine.calibration.items():
         if calibration.error is not None:
             family.add_metric([version], calibration.error)
+    return family
+
+
+def _missing(engine: Engine) -> Metric:
+    """Return how often a declared feature was not there, and why."""
+    family = CounterMetricFamily(
+        "sluice_feature_missing",
+        "Features that were not there: of requests and events, or of an item as it was described",
+        labels=["feature", "reason"],
+    )
+    counts = {} if engine.features is None else engine.features.n_missing
+    for (name, why), count in sorted(counts.items()):
+        family.add_metric([name, why], count)
     return family
 
 

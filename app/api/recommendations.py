@@ -26,6 +26,7 @@ from app.api.service import (
 from app.conditions import checked, of_categories
 from app.engine import Slate
 from app.errors import NotFound
+from app.feature_state import check_names
 from app.recommend import Request
 from app.store import parse_cursor
 
@@ -53,6 +54,7 @@ async def get_recommendations(
     if query.at is not None:
         await may_operate(service, given)
         request = query.request_for(user_id)
+        check_names(service.engine.features, request.features)
         content = await service.past.recommend(request, query.at, http.receive)
         return Json(content)
     return await recommend_now(service, user_id, query, http.scope)
@@ -105,6 +107,7 @@ async def _recommend(
 
 def slate_answer(service: Service, request: Request, degraded: str | None = None) -> Response:
     """Answer with a list, and in what way it is `degraded`, if it is known to be."""
+    check_names(service.engine.features, request.features)
     if service.signing is None:
         id_ = os.urandom(12).hex()
         slate = service.engine.recommend(request, id_, is_signed=False)
@@ -181,8 +184,10 @@ async def get_explanation(
         degraded = "replica_behind"
     if item_id not in service.engine.history.items:
         raise NotFound(f"there is no item {item_id!r}")
+    request = query.request_for(user_id)
+    check_names(service.engine.features, request.features)
     about = {"user_id": user_id, "item_id": item_id}
-    content = about | service.engine.explain(query.request_for(user_id), item_id)
+    content = about | service.engine.explain(request, item_id)
     headers = {"X-Degraded": degraded} if degraded else None
     return answer(content | {"degraded": degraded}, headers=headers)
 
