@@ -114,7 +114,7 @@ class _App(FastAPI):
 
 
 def _describe_bodies(app: FastAPI, settings: Settings) -> None:
-    """Put into /openapi.json what no model says: bodies that are read by hand, declared features."""
+    """Put what no model says into /openapi.json: bodies read by hand, and declared features."""
     original = app.openapi
 
     def openapi() -> dict[str, object]:

@@ -22,7 +22,7 @@ from learners.inputs import CONTEXTS
 from learners.kernels import MISS
 
 LEARNERS: list[type[Learner]] = [Covisit, Sequence, Factors, Trending, Blend]
-SIZES: dict[str, int] = {
+SIZES: dict[str, Any] = {
     "max_items": 100,
     "max_users": 60,
     "history_length": 8,
