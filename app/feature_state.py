@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from app.errors import InvalidRequest
-from app.features import Feature, Value, Values, Why, inputs_of
+from app.features import ALL_READ, Feature, Unread, Value, Values, Why, inputs_of
 from learners.history import History
 from learners.ids import State
 from learners.inputs import Inputs
@@ -66,10 +66,10 @@ class FeatureState:
 
     # -- requests and events ------------------------------------------------------------------
 
-    def situate(self, given: Values, user: int, now_ms: int, unread: Why = "missing") -> None:
+    def situate(self, given: Values, user: int, now_ms: int, unread: Unread = ALL_READ) -> None:
         """Let combiners see what is given with a request or event, and what is kept of its user.
 
-        What is given comes first. `unread` says why more is not there than is. Changes no state.
+        What is given comes first. `unread` says why more is not given than is. Changes no state.
         """
         into = self._inputs.given
         into[:] = 0.0
@@ -84,10 +84,10 @@ class FeatureState:
                 place, number = slot.feature.meaning(kept)
                 into[slot.first + place] = number
 
-    def _kept(self, slot: _Slot, user: int, now_ms: int, unread: Why) -> float | Why:
+    def _kept(self, slot: _Slot, user: int, now_ms: int, unread: Unread) -> float | Why:
         time_ms = 0 if user == MISS else int(self._times[user, slot.place])
         if not time_ms:
-            return unread
+            return unread.get(slot.name, "missing")
         limit_s = slot.feature.max_age_s
         is_stale = limit_s is not None and now_ms - time_ms > limit_s * 1_000
         return "stale" if is_stale else float(self._values[user, slot.place])

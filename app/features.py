@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Annotated, Literal, NamedTuple, Self
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
@@ -22,6 +23,9 @@ NOTHING: Values = MappingProxyType({})
 Of = Literal["context", "user", "item"]
 Why = Literal["missing", "stale", "unknown", "not_a_number", "timeout", "unavailable"]
 """Why a feature is not there. `unknown`: none of the values that were declared."""
+Unread = Mapping[str, Why]
+"""Why features of a store are not there, by name; of those that it does not have, nothing."""
+ALL_READ: Unread = MappingProxyType({})
 
 
 class Meant(NamedTuple):
@@ -97,6 +101,18 @@ Features = Annotated[
     dict[Annotated[str, StringConstraints(pattern=NAME)], Feature],
     Field(max_length=MAX_FEATURES),
 ]
+
+
+FEAST = ("feast+http://", "feast+https://")
+_STORES = ("redis://", "rediss://", "unix://", *FEAST)
+
+
+def check_feature_store_url(url: str) -> None:
+    """Raise ValueError where a URL is of no store that features can be read from."""
+    if not url.startswith(_STORES):
+        raise ValueError(f"feature_store_url must begin with one of {', '.join(_STORES)}")
+    if url.startswith(FEAST) and not urlsplit(url).path.strip("/"):
+        raise ValueError("feature_store_url: name a feature service: feast+http://HOST:PORT/NAME")
 
 
 def text_of(value: str | float) -> str:

@@ -42,6 +42,7 @@ from app.cost import RECEIVING
 from app.embedded import EmbeddedServer
 from app.engine import Engine, Outcome
 from app.events import Configure, Entry, Feedback, Impression, ItemUpsert
+from app.feature_store import FeatureStore
 from app.impressions import Impressions
 from app.ingest import Ingest
 from app.peers import Peers
@@ -172,10 +173,13 @@ async def _service_on_store(
                 signing = None
                 if settings.tokens != "off":
                     signing = Signing(settings, shown, metrics)
-                with collector.calmed():
-                    sessions = Sessions(settings)
-                    watching = (peers, stream, sessions, shown, rule_watch)
-                    yield Service(settings, ingest, metrics, costs, past, *watching, signing)
+                async with feature_store_of(settings, metrics) as read:
+                    with collector.calmed():
+                        sessions = Sessions(settings)
+                        watching = (peers, stream, sessions, shown, rule_watch)
+                        yield Service(
+                            settings, ingest, metrics, costs, past, *watching, signing, read
+                        )
         finally:
             await ingest.stop()
 
@@ -190,6 +194,22 @@ async def impression_service(
     appending = ingest.meter.timed(RECEIVING, shown.run())
     async with _in_background(appending, "impressions are no longer logged"):
         yield shown
+
+
+@asynccontextmanager
+async def feature_store_of(
+    settings: Settings, metrics: Metrics
+) -> AsyncIterator[FeatureStore | None]:
+    """Open where users' features are read, if they are."""
+    if not settings.feature_store_url:
+        yield None
+        return
+    store = FeatureStore(settings)
+    metrics.watch_features(store)
+    try:
+        yield store
+    finally:
+        await store.close()
 
 
 @asynccontextmanager

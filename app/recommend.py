@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from app.catalogue import Catalogue
 from app.conditions import Condition, of_categories
-from app.features import NOTHING, Values, Why
+from app.features import ALL_READ, NOTHING, Unread, Values
 from app.ignored import Ignored
 from learners import kernels
 from learners.blend import Blend
@@ -43,7 +43,7 @@ class Request(NamedTuple):
     `history_ms` says when each of its items was had (Unix ms; None: just now), if it says anything.
     `in_haste`: what is trending, without whatever must be left out; in less than half the time.
     `is_declared`: the client will say what of it was shown. `features` come with the request, and
-    `unread` says why those of a feature store do not, if they should.
+    `unread` says why some of a feature store do not.
     """
 
     user_id: str | None = None
@@ -58,7 +58,7 @@ class Request(NamedTuple):
     in_haste: bool = False
     is_declared: bool = False
     features: Values = NOTHING
-    unread: Why = "missing"
+    unread: Unread = ALL_READ
 
 
 class Scored(NamedTuple):

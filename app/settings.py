@@ -30,7 +30,7 @@ from pydantic_settings import (
 from river import base
 
 from app.errors import SettingsError
-from app.features import Features, check_inputs, inputs_of
+from app.features import Features, check_feature_store_url, check_inputs, inputs_of
 from learners import river_adapter
 from learners.combiner import feature_names
 
@@ -438,6 +438,21 @@ class Settings(EngineSettings, BaseSettings):
     )
     impression_share: float = Field(1.0, ge=0, le=1, description="share of the slates logged so")
 
+    feature_store_url: str = Field(
+        "",
+        description="where users' features are read: redis://, rediss://, unix://, or Feast's"
+        " server as feast+http://HOST:PORT/FEATURE_SERVICE; empty = nowhere",
+    )
+    feature_key: str = Field(
+        "features:{user_id}", max_length=256, description="key of a user's hash in that Redis"
+    )
+    feature_timeout_ms: float = Field(
+        20.0, gt=0, le=60_000, description="milliseconds that a list waits for what is read there"
+    )
+    feature_cache_s: float = Field(
+        10.0, ge=0, le=86_400, description="seconds for which that is used again"
+    )
+
     max_events: int = Field(10_000, ge=1, le=100_000, description="events in one POST")
     max_body_bytes: int = Field(8 * 2**20, ge=1_024, le=2**28, description="bytes in one body")
     deadline_ms: int = Field(
@@ -497,6 +512,20 @@ class Settings(EngineSettings, BaseSettings):
         if self.wait_replicas and not self.redis_url:
             raise ValueError(
                 "wait_replicas: the embedded store has no replicas; set SLUICE_REDIS_URL"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _can_read_features(self) -> Self:
+        url = self.feature_store_url
+        if not url:
+            return self
+        check_feature_store_url(url)
+        if "{user_id}" not in self.feature_key:
+            raise ValueError(f"feature_key={self.feature_key!r} needs {{user_id}} in it")
+        if not any(feature.of == "user" for feature in self.features.values()):
+            raise ValueError(
+                "SLUICE_FEATURE_STORE_URL is set, but SLUICE_FEATURES declares no feature of a user"
             )
         return self
 

@@ -1,18 +1,21 @@
-"""Users' features that were computed elsewhere: pushed through the log, and what is kept."""
+"""Users' features that were computed elsewhere: pushed through the log, or read from a store."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi import APIRouter, Depends, Response
+from msgspec.structs import replace
 
 from app.api import schemas
 from app.api.service import Running, Service, StrictRoute, UserId, answer, may_use, now_ms
 from app.errors import NotFound
-from app.events import UserFeatures, format_time
+from app.events import Event, Feedback, UserFeatures, format_time
 from app.feature_state import check_names
+from app.feature_store import FeatureStore, Found
 from app.features import Feature
+from app.recommend import Request
 
 router = APIRouter(tags=["features"], dependencies=[Depends(may_use)], route_class=StrictRoute)
 
@@ -70,6 +73,57 @@ def _view(service: Service, user_id: str) -> dict[str, object]:
         for name, (value, time_ms) in kept.items()
     }
     return {"user_id": user_id, "features": shown}
+
+
+# -- a feature store --------------------------------------------------------------------------
+
+
+def is_known(service: Service, request: Request) -> bool:
+    """Tell whether nothing is to be read for a request."""
+    store = _store_for(service, request)
+    return store is None or store.is_known(str(request.user_id))
+
+
+def with_known(service: Service, request: Request) -> Request:
+    """Return a request with what its user's features are elsewhere, as far as that is known."""
+    store = _store_for(service, request)
+    found = None if store is None else store.known(str(request.user_id))
+    return request if found is None else _with(request, found)
+
+
+async def with_read(service: Service, request: Request, until: float) -> Request:
+    """Return a request with what its user's features are elsewhere, as far as there is time."""
+    store = _store_for(service, request)
+    if store is None:
+        return request
+    within_s = service.arrivals.time_to_wait(until)
+    return _with(request, await store.read(str(request.user_id), within_s))
+
+
+def _store_for(service: Service, request: Request) -> FeatureStore | None:
+    """Return where something may be said of who asks; with a history, that is nobody."""
+    is_anybody = request.user_id is not None and request.history is None
+    return service.feature_store if is_anybody else None
+
+
+def _with(request: Request, found: Found) -> Request:
+    features = {**found.features, **request.features}
+    return request._replace(features=features, unread=found.unread)
+
+
+async def with_features(store: FeatureStore, events: Sequence[Event]) -> list[Event]:
+    """Return events with their users' features as they are elsewhere now: a replay needs no store.
+
+    What an event brings itself comes first.
+    """
+    users = [event.user_id for event in events if isinstance(event, Feedback)]
+    found = await store.read_all(users)
+    return [
+        replace(event, features={**known, **(event.features or {})})
+        if isinstance(event, Feedback) and (known := found[event.user_id].features)
+        else event
+        for event in events
+    ]
 
 
 # -- /openapi.json ----------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from starlette.types import Receive, Scope
 
 from app.api import schemas
 from app.api.asgi import read_body
+from app.api.features import with_features
 from app.api.service import Running, Service, StrictRoute, answer, may_use, now_ms
 from app.engine import Outcome
 from app.errors import Delayed, InvalidRequest
@@ -79,6 +80,8 @@ async def take_feedback(service: Service, scope: Scope, receive: Receive, ack: s
     events = await _read_events(body, _is_ndjson(scope), service)
     if not events:
         raise InvalidRequest("there are no events in the body")
+    if service.feature_store is not None:
+        events = await with_features(service.feature_store, events)
     arrival_ms = now_ms()
     if service.signing is not None:
         events = await service.signing.verified(service.engine, events, arrival_ms)

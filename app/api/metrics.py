@@ -19,6 +19,7 @@ from prometheus_client.registry import Collector
 if TYPE_CHECKING:
     from app.api.costs import Costs
     from app.engine import Engine
+    from app.feature_store import FeatureStore
     from app.impressions import Impressions
     from app.ingest import Ingest
     from app.rule_watch import RuleWatch
@@ -107,6 +108,11 @@ class Metrics:
     def watch_costs(self, costs: Costs) -> None:
         """Show what the service costs, too."""
         self.registry.register(_CostCollector(self._ingest, costs))
+
+    def watch_features(self, store: FeatureStore) -> None:
+        """Show what becomes of reads of the feature store, too."""
+        name, text = "sluice_feature_reads", "Users whose features were wanted, by what was found"
+        self.registry.register(_CountCollector({(name, text, "outcome"): store.n_reads}))
 
     def watch_rules(self, watch: RuleWatch) -> None:
         """Show what rules do, too."""

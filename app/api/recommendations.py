@@ -10,6 +10,7 @@ from fastapi import Request as HttpRequest
 from starlette.types import Scope
 
 from app.api import schemas
+from app.api.features import is_known, with_read
 from app.api.service import (
     GivenKey,
     ItemId,
@@ -97,17 +98,19 @@ async def _recommend(
     service: Service, request: Request, min_cursor: str | None, until: float, scope: Scope
 ) -> Response:
     degraded = None
+    check_names(service.engine.features, request.features)
     if min_cursor is not None and not await has_applied(service, min_cursor, until):
         degraded = "replica_behind"
+    has_waited = min_cursor is not None or not is_known(service, request)
+    request = await with_read(service, request, until)
     if not service.arrivals.has_time(until):
         degraded, request = degraded or "deadline", request._replace(in_haste=True)
-    scope["state"]["is_whole"] = min_cursor is None and not request.in_haste
+    scope["state"]["is_whole"] = not (has_waited or request.in_haste)
     return slate_answer(service, request, degraded)
 
 
 def slate_answer(service: Service, request: Request, degraded: str | None = None) -> Response:
     """Answer with a list, and in what way it is `degraded`, if it is known to be."""
-    check_names(service.engine.features, request.features)
     if service.signing is None:
         id_ = os.urandom(12).hex()
         slate = service.engine.recommend(request, id_, is_signed=False)
@@ -186,6 +189,7 @@ async def get_explanation(
         raise NotFound(f"there is no item {item_id!r}")
     request = query.request_for(user_id)
     check_names(service.engine.features, request.features)
+    request = await with_read(service, request, until)
     about = {"user_id": user_id, "item_id": item_id}
     content = about | service.engine.explain(request, item_id)
     headers = {"X-Degraded": degraded} if degraded else None

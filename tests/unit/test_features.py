@@ -132,7 +132,7 @@ def test_what_is_missing_is_counted_by_reason() -> None:
     assert missing(engine)["age", "stale"] == 1
     apply(engine, UserFeatures("u", {"age": "old"}, START_MS + 4_000_000))
     assert missing(engine)["age", "not_a_number"] == 1
-    engine.recommend(Request("u", features={}, unread="timeout"))
+    engine.recommend(Request("u", features={}, unread={"age": "timeout"}))
     assert missing(engine)["age", "timeout"] == 1
 
 
