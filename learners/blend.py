@@ -322,6 +322,7 @@ class Blend(Learner):
             pool.begin()
             if user_index != MISS:
                 personal.mark_had(user_index, pool.allowed.mark, pool.tick)
+            personal.inputs.give(x)
             self.pool_candidates(SHADOW, profile, pool, int((x or {}).get("time_ms", 0)))
             self.learn_choice(profile, pool, item_index, float(y))
         super().learn_one(user, item, y, x)

@@ -6,6 +6,9 @@ from elsewhere. Features of items are given, too. What is not known is 0, and pl
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 
 from learners.kernels import F64
@@ -40,6 +43,11 @@ class Inputs:
     def given(self) -> F64:
         """Return the contexts that were given, to be read or written."""
         return self.context[len(CONTEXTS) :]
+
+    def give(self, x: Mapping[str, Any] | None) -> None:
+        """Take what is given from the context of a River call, by name."""
+        for place, name in enumerate(self.contexts):
+            self.given[place] = float((x or {}).get(name, 0.0))
 
     def clear(self) -> None:
         """Go on as if nothing had been given with a request."""

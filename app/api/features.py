@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from app.api import schemas
 from app.api.service import Running, Service, StrictRoute, UserId, answer, may_use, now_ms
-from app.errors import NotFound
+from app.errors import InvalidRequest, NotFound
 from app.events import Event, Feedback, UserFeatures, format_time
 from app.feature_state import check_names
 from app.feature_store import FeatureStore, Found
@@ -53,6 +53,24 @@ async def patch_features(service: Running, user_id: UserId, body: schemas.Featur
     return await _give(service, user_id, body, replace=False)
 
 
+@router.post(
+    "/v1/features",
+    response_model=schemas.GivenFeatures,
+    responses=schemas.errors(*schemas.WRITES),
+)
+async def post_features(service: Running, body: schemas.UsersInList) -> Response:
+    """Do what PATCH does for many users at once, all of them or, where one is wrong, none."""
+    if len(body) > service.settings.max_events:
+        raise InvalidRequest(f"give the features of at most {service.settings.max_events} users")
+    for user in body:
+        check_names(service.engine.features, user.features, "user")
+    time_ms = now_ms()
+    outcome = await service.submit(
+        *(UserFeatures(user.user_id, user.features, time_ms) for user in body)
+    )
+    return answer({"updated": len(body), "cursor": outcome.cursor})
+
+
 async def _give(
     service: Service, user_id: str, body: schemas.FeaturesBody, *, replace: bool
 ) -> Response:
@@ -78,6 +96,10 @@ def _view(service: Service, user_id: str) -> dict[str, object]:
 # -- a feature store --------------------------------------------------------------------------
 
 
+# Of the time that there is: a whole list without features is better than less of one with them.
+_SHARE = 0.5
+
+
 def is_known(service: Service, request: Request) -> bool:
     """Tell whether nothing is to be read for a request."""
     store = _store_for(service, request)
@@ -96,7 +118,7 @@ async def with_read(service: Service, request: Request, until: float) -> Request
     store = _store_for(service, request)
     if store is None:
         return request
-    within_s = service.arrivals.time_to_wait(until)
+    within_s = _SHARE * service.arrivals.time_to_wait(until)
     return _with(request, await store.read(str(request.user_id), within_s))
 
 
@@ -138,6 +160,7 @@ def describe(schema: dict[str, Any], features: Mapping[str, Feature]) -> None:
     bodies = schema["components"]["schemas"]
     _describe_body(bodies["RecommendationsBody"]["properties"]["context"], of_request)
     _describe_body(bodies["FeaturesBody"], of_users)
+    _describe_body(bodies["UserFeaturesInList"]["properties"]["features"], of_users)
     for path in _ASKED:
         parameters = schema["paths"][path]["get"]["parameters"]
         parameters += [_parameter(name, feature) for name, feature in of_request.items()]

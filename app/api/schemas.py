@@ -589,6 +589,16 @@ class FeaturesBody(RootModel[Context]):
     model_config = ConfigDict(strict=True)
 
 
+class UserFeaturesInList(Body):
+    """A user in a list of many: what is not given stays as it is, what is null goes."""
+
+    user_id: Id = Field(examples=["u1"])
+    features: Context = Field(examples=[{"age": 31}])
+
+
+UsersInList = Annotated[list[UserFeaturesInList], Field(min_length=1, max_length=10_000)]
+
+
 class FeatureView(BaseModel):
     """A feature that is kept: a number past a bound is the bound."""
 
@@ -644,6 +654,12 @@ class Written(BaseModel):
     """A change that is in the log and applied here."""
 
     cursor: str
+
+
+class GivenFeatures(Written):
+    """Features of many users that are in the log and applied here."""
+
+    updated: int
 
 
 class RefusedItem(BaseModel):

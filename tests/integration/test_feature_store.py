@@ -218,15 +218,19 @@ def test_features_are_read_for_lists_and_kept_with_events(
 
 
 def test_a_service_goes_on_without_the_store(make_service: StartService, node: Node) -> None:
-    """With the store hanging, then gone, lists and events go on as before, and it is counted."""
+    """With the store hanging, then gone, lists and events go on, and it is counted.
+
+    A list waits for half of its deadline at most, however long the store may take.
+    """
     service = make_service(
-        features=FEATURES, feature_store_url=url_of(node), feature_cache_s=0, gate="off"
+        features=FEATURES,
+        feature_store_url=url_of(node),
+        feature_cache_s=0,
+        feature_timeout_ms=60_000,
     ).start()
     service.post("/v1/items", [{"item_id": f"i{n}"} for n in range(20)])
     node.signal(signal.SIGSTOP)
-    begin = time.monotonic()
-    assert shown(service, "u")
-    assert time.monotonic() - begin < 4
+    assert service.get("/v1/recommendations/u", deadline_ms=1_500)["items"]
     assert service.counter(MISSING.format("age", "timeout")) == 1
     assert service.counter(READS.format("timeout")) == 1
     node.signal(signal.SIGCONT)

@@ -131,6 +131,21 @@ def test_features_of_users_survive_a_kill(make_service: StartService) -> None:
     error_of(service.client.get("/v1/users/u2/features"), 404)
 
 
+def test_features_of_many_users_are_put_at_once(make_service: StartService) -> None:
+    """A list gives each user what it says and leaves the rest; with a wrong name, nothing."""
+    declared = FEATURES | {"spend": {"of": "user", "min": 0, "max": 9}}
+    service = make_service(features=declared).start()
+    service.client.put("/v1/users/u1/features", json={"age": 1, "spend": 1})
+    users = [{"user_id": f"u{n}", "features": {"age": n}} for n in range(1, 101)]
+    assert service.post("/v1/features", users)["updated"] == 100
+    kept = service.get("/v1/users/u1/features")["features"]
+    assert {name: feature["value"] for name, feature in kept.items()} == {"age": 1.0, "spend": 1.0}
+    assert service.get("/v1/users/u100/features")["features"]["age"]["value"] == 100.0
+    wrong = [*users[:1], {"user_id": "x", "features": {"device": "mobile"}}]
+    assert "of a user" in error_of(service.client.post("/v1/features", json=wrong), 422)["message"]
+    error_of(service.client.get("/v1/users/x/features"), 404)
+
+
 def test_features_are_fixed_within_a_log(make_service: StartService) -> None:
     """Another declaration on the same log is refused at the start, by its name."""
     service = make_service(features=FEATURES).start()

@@ -11,13 +11,17 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from app import events, snapshot
+from app import events, quarantine, snapshot
+from app.admission import Verdict
 from app.engine import Engine
 from app.errors import InvalidRequest
 from app.events import Feedback, ItemUpsert, UserDelete, UserFeatures, UserMerge, parse_feedback
 from app.feature_state import check_names
 from app.features import Feature, Why
+from app.identity import Identity
 from app.recommend import Request
+from learners import Blend, History
+from learners.inputs import Inputs
 from tests.factories import START_MS, apply, click, feed, fingerprint, make_engine, make_settings
 
 DEVICE: dict[str, Any] = {"of": "context", "values": ["mobile", "desktop"]}
@@ -111,6 +115,31 @@ def test_nothing_changes_until_something_is_learned() -> None:
     listed = with_features.recommend(request).items
     assert listed
     assert listed == without.recommend(Request("u", k=20)).items
+
+
+def test_a_blend_takes_contexts_as_a_river_ranker() -> None:
+    """Alone, a blend has contexts from `x` and items' inputs from its history, by name."""
+    inputs = Inputs(("mobile",), ("short",), max_items=50)
+    blend = Blend(max_neighbours=5, history=History(max_items=50, max_users=60, inputs=inputs))
+    chance = random.Random(1)
+    for n in range(400):
+        mobile = float(chance.random() < 0.5)
+        item = f"i{2 * chance.randrange(10) + int(mobile)}"
+        blend.learn_one(f"u{chance.randrange(60)}", item, 1.0, {"mobile": mobile, "time_ms": n})
+        index = blend.personal.items.get(item)
+        inputs.of_item[0, index] = int(item[1:]) % 2
+    ranked = blend.rank("new", [f"i{n}" for n in range(20)], {"mobile": 1.0})
+    assert all(int(str(item)[1:]) % 2 for item in ranked[:8])
+    assert ranked[:8] != blend.rank("new", [f"i{n}" for n in range(20)], {"mobile": 0.0})[:8]
+
+
+def test_an_event_that_is_released_has_its_features() -> None:
+    """What was quarantined and is let go is learned with the context that it came with."""
+    event = click("u", "a", at_s=1, features={"device": "mobile"})
+    verdict = Verdict("quarantined", "future", "it is from the future")
+    again = quarantine.released(quarantine.record_of(event, verdict), START_MS)
+    assert again is not None
+    assert again.features == {"device": "mobile"}
 
 
 def test_what_is_missing_is_counted_by_reason() -> None:
@@ -258,6 +287,13 @@ def test_features_are_part_of_the_state() -> None:
     assert second.features is not None
     assert second.features.of_user(0) == {}
     assert second.hashes()["model_hash"] == third.hashes()["model_hash"]
+
+
+def test_who_is_forgotten_exactly_leaves_no_features_in_the_log() -> None:
+    """A log that is written anew without a user has no record of their features."""
+    records: list[events.Record] = [UserFeatures(user, {"age": 1}, START_MS) for user in "uw"]
+    kept = Identity("u").without(events.Entry(records), (1, 0)).records
+    assert kept == records[1:]
 
 
 def test_a_merged_user_has_the_later_of_two_features() -> None:
