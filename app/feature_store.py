@@ -142,11 +142,11 @@ class FeatureStore:
         try:
             async with asyncio.timeout(_GIVE_UP_S):
                 told = await self._source.fetch(user_ids, self._names)
+            found = {id_: self._found(one) for id_, one in zip(user_ids, told, strict=True)}
         except Exception as error:  # whatever a store, or its client, makes of it
             self._quiet_until = time.monotonic() + QUIET_S
             logger.warning("the feature store does not answer: %s: %s", type(error).__name__, error)
             return {}
-        found = {id_: self._found(one) for id_, one in zip(user_ids, told, strict=True)}
         self.n_reads["read"] += len(found)
         self._keep(found)
         return found
@@ -203,14 +203,19 @@ class _Hashes:
         pipeline = self._redis.pipeline(transaction=False)
         for user_id in user_ids:
             pipeline.hmget(self._key.replace("{user_id}", user_id), *names, TIMESTAMP)
-        return [_of_hash(names, fields) for fields in await pipeline.execute()]
+        found = await pipeline.execute(raise_on_error=False)
+        return [_of_hash(names, fields) for fields in found]
 
     async def close(self) -> None:
         """Close the connections."""
         await self._redis.aclose()
 
 
-def _of_hash(names: Sequence[str], fields: Sequence[bytes | None]) -> _Told:
+def _of_hash(names: Sequence[str], fields: Sequence[bytes | None] | Exception) -> _Told:
+    if isinstance(fields, Exception):
+        if str(fields).startswith("WRONGTYPE"):  # one user's key is no hash: that is no outage
+            return _Told({}, {})
+        raise fields
     texts = [None if field is None else field.decode(errors="replace") for field in fields]
     time_ms = _time_of(texts[-1])
     values = dict(zip(names, texts))
