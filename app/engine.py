@@ -470,9 +470,7 @@ class Engine:
         gate.before_event(event.item_id, watermark_ms, is_known=item != MISS)
         reason = self._limit(event, item)
         case = Case(profile, profile.user, item, reward, time_ms)
-        if self.features is not None:
-            self.features.situate(event.features or {}, profile.user, watermark_ms)
-            self.features.count()
+        self._situate(event, profile.user)
         if self.on_judge is not None:
             self.on_judge()
         losses, is_repeat = self._judge(case, event, type_index, is_taught=reason is None)
@@ -490,8 +488,7 @@ class Engine:
         item = history.touch_item(event.item_id, self.tick)
         if is_new:
             self._arrive(item)
-            if self.features is not None:
-                self.features.describe(item, {})
+            self._come_undescribed(item)
         profile.user = user  # who may be new
         is_taught = reason is None
         self.window.add(
@@ -523,6 +520,17 @@ class Engine:
             self._note_answer(event, event.recommendation_id)
         gate.after_event(Clock(self.n_events, self.n_learned, watermark_ms), losses)
         return reason
+
+    def _situate(self, event: Feedback, user: int) -> None:
+        """Let combiners see what an event came with, and what is kept of its user."""
+        if self.features is not None:
+            self.features.situate(event.features or {}, user, self.admission.watermark_ms)
+            self.features.count()
+
+    def _come_undescribed(self, item: int) -> None:
+        """Count that an item came of which nothing has been said."""
+        if self.features is not None:
+            self.features.describe(item, {})
 
     def _take_beside(self, case: Case, type_index: int, *, is_taught: bool) -> None:
         """Teach learner and challenger an event, and append it to its user's history."""
