@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from copy import copy
 from itertools import islice
 from typing import Any
@@ -12,6 +12,8 @@ import numpy as np
 from app.columns import Columns, Plain
 from app.conditions import TIMES
 from app.events import MAX_TIME_MS, MIN_TIME_MS, ItemUpsert
+from app.feature_state import FeatureState
+from app.features import Feature
 from app.first_seen import FirstSeen
 from learners.history import History
 from learners.ids import State
@@ -30,18 +32,25 @@ Attributes = dict[str, str | int | float | bool | None]
 
 
 class Catalogue:
-    """Attributes and the hidden flag of items, attributes of users; items' categories are with the
-    history, as learners know them too.
+    """Attributes and the hidden flag of items, attributes and features of users; items' categories
+    are with the history, as learners know them too.
 
     Attributes are kept as they were sent, to be shown, and in `columns`, to be filtered by.
     """
 
     def __init__(
-        self, history: History, *, max_columns: int = 64, max_strings: int = 1_000_000
+        self,
+        history: History,
+        *,
+        max_columns: int = 64,
+        max_strings: int = 1_000_000,
+        features: Mapping[str, Feature] | None = None,
     ) -> None:
         self.history = history
         self.columns = Columns(history, max_columns, max_strings)
         self.first_seen = FirstSeen(history)
+        # None where none are declared.
+        self.features = FeatureState(history, features) if features else None
         # Before version 8 attributes had no types: what does not fit its column is only shown.
         self.is_typed = True
         self.hidden = np.zeros(history.max_items, np.uint8)
@@ -80,6 +89,8 @@ class Catalogue:
         for name, value in changed.items():
             self.columns.put(index, name, value)
         self._put_fields(index, change, wanted)
+        if self.features is not None:
+            self.features.describe(index, self.attributes.get(index, {}))
         return None
 
     def _refusal(self, item_id: str, wanted: Attributes, changed: dict[str, Plain]) -> str | None:
@@ -194,6 +205,8 @@ class Catalogue:
         }
         if self.is_typed:
             state |= {"columns": self.columns.state(), "first_seen": self.first_seen.state()}
+        if self.features is not None:
+            state["features"] = self.features.state()
         return state
 
     def load_state(self, state: State, semantics: int = TYPED_SINCE) -> None:
@@ -215,6 +228,10 @@ class Catalogue:
         row = self.columns.row("available_from")
         published = None if row == MISS else self.columns.values[row]
         self.first_seen.load_state(state.get("first_seen", {}), published)
+        if self.features is not None:
+            self.features.load_state(state["features"])
+            for index, attributes in self.attributes.items():
+                self.features.describe(index, attributes, is_counted=False)
 
     def canonical(self) -> list[Any]:
         """Return the content sorted by external id, for hashing."""

@@ -29,6 +29,7 @@ from app.errors import InvalidRequest, LogStopped, SettingsError
 from app.events import VALID, Entry, Feedback, Malformed
 from app.explain import Explaining
 from app.exploration import Exploration
+from app.feature_state import FeatureState, make_inputs
 from app.freshness import is_over
 from app.gate import Gate
 from app.gate_data import Clock, Decision, Losses, Refusal, Relearn, Rival, Version
@@ -179,9 +180,13 @@ class Engine:
             history_length=settings.history_length,
             scored_history=settings.scored_history,
             had_length=settings.had_length,
+            inputs=make_inputs(settings.features, settings.max_items),
         )
         self.catalogue = Catalogue(
-            self.history, max_columns=settings.max_columns, max_strings=settings.max_strings
+            self.history,
+            max_columns=settings.max_columns,
+            max_strings=settings.max_strings,
+            features=settings.features,
         )
         self.exploration = Exploration(self.history, self.catalogue)
         self.ignored = Ignored(self.history)
@@ -465,6 +470,7 @@ class Engine:
         gate.before_event(event.item_id, watermark_ms, is_known=item != MISS)
         reason = self._limit(event, item)
         case = Case(profile, profile.user, item, reward, time_ms)
+        self._situate(event, profile.user)
         if self.on_judge is not None:
             self.on_judge()
         losses, is_repeat = self._judge(case, event, type_index, is_taught=reason is None)
@@ -482,6 +488,7 @@ class Engine:
         item = history.touch_item(event.item_id, self.tick)
         if is_new:
             self._arrive(item)
+            self._come_undescribed(item)
         profile.user = user  # who may be new
         is_taught = reason is None
         self.window.add(
@@ -513,6 +520,17 @@ class Engine:
             self._note_answer(event, event.recommendation_id)
         gate.after_event(Clock(self.n_events, self.n_learned, watermark_ms), losses)
         return reason
+
+    def _situate(self, event: Feedback, user: int) -> None:
+        """Let combiners see what an event came with, and what is kept of its user."""
+        if self.features is not None:
+            self.features.situate(event.features or {}, user, self.admission.watermark_ms)
+            self.features.count()
+
+    def _come_undescribed(self, item: int) -> None:
+        """Count that an item came of which nothing has been said."""
+        if self.features is not None:
+            self.features.describe(item, {})
 
     def _take_beside(self, case: Case, type_index: int, *, is_taught: bool) -> None:
         """Teach learner and challenger an event, and append it to its user's history."""
@@ -588,7 +606,11 @@ class Engine:
 
     def _change_catalogue(
         self,
-        record: events.ItemUpsert | events.ItemDelete | events.UserUpsert | events.UserDelete,
+        record: events.ItemUpsert
+        | events.ItemDelete
+        | events.UserUpsert
+        | events.UserFeatures
+        | events.UserDelete,
     ) -> str | None:
         """Change an item or a user; return why not, if it is refused."""
         self.tick += 1
@@ -608,6 +630,10 @@ class Engine:
         elif isinstance(record, events.UserUpsert):
             self.history.touch_user(record.user_id, self.tick)
             self.catalogue.user_attributes[record.user_id] = dict(record.attributes)
+        elif isinstance(record, events.UserFeatures):
+            user = self.history.touch_user(record.user_id, self.tick)
+            if self.features is not None:
+                self.features.put(user, record.features, record.time_ms, replace=record.replace)
         else:
             if record.user_id in self.history.users:
                 self.history.forget_user(record.user_id)
@@ -618,7 +644,7 @@ class Engine:
     def _merge(self, record: events.UserMerge) -> Result:
         """Make one user of two; an id that is unknown, or is the user's own, changes nothing.
 
-        Attributes first, and what was ignored, before the history forgets the id.
+        Attributes first, features, and what was ignored, before the history forgets the id.
         """
         user_id, from_id = record.user_id, record.from_id
         self.tick += 1
@@ -626,12 +652,20 @@ class Engine:
             return Result(None, "unchanged", "nothing is known of it")
         attributes = self.catalogue.take_attributes(from_id)
         ignored = self.ignored.of(self.history.users.get(from_id))
+        features = self.features and self.features.kept_of(self.history.users.get(from_id))
         merged = self.history.merge_users(user_id, from_id, self.tick)
         self.catalogue.add_attributes(user_id, attributes)
         self.ignored.merge(merged.user, ignored)
+        if self.features and features:
+            self.features.merge(merged.user, features)
         self.window.merge(merged)
         self.admission.shares.forget(from_id)
         return Result(None, "applied")
+
+    @property
+    def features(self) -> FeatureState | None:
+        """Return what is given from elsewhere, None where no features are declared."""
+        return self.catalogue.features
 
     @property
     def explores(self) -> bool:
@@ -901,6 +935,8 @@ class Engine:
             slate = Slate(self._explored(request, recommendation_id), self.model_info())
         if self.rulebook is not None:
             self.rulebook.count()
+        if self.features is not None and not request.in_haste:
+            self.features.count()
         return slate
 
     def _explored(self, request: Request, recommendation_id: str) -> list[Scored]:
@@ -1204,6 +1240,8 @@ class Engine:
         if self.explores:
             self.exploration.update_hash(order, place, state)
             self.ignored.update_hash(state)
+        if self.features is not None:
+            self.features.update_hash(self.history.users.sorted_indices(), state)
         state.update(_canonical(self._canonical_rest()))
         return {"model_hash": model.hexdigest(), "state_hash": state.hexdigest()}
 

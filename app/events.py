@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Collection
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, Literal
@@ -18,11 +19,18 @@ import msgspec
 WIRE_VERSION = 1
 MAX_ID_BYTES = 256
 MAX_EXCERPT_CHARS = 512
+# One more than what is declared may have: what is longer is none of it.
+MAX_VALUE_CHARS = 65
+_PLAIN = str | int | float | bool
 # 1970-01-01 and 9999-12-31T23:59:59Z: outside of these a time cannot be written as RFC 3339.
 MIN_TIME_MS, MAX_TIME_MS = 0, 253_402_300_799_000
 DAY_MS = 86_400_000
 VALID = "valid"
 """The verdict on a token whose signature, user, item and age are right."""
+
+
+Given = dict[str, str | int | float | bool | None]
+"""Features as a client, or a feature store, gives them: see `app.features`."""
 
 
 class Feedback(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", tag="feedback"):
@@ -31,7 +39,8 @@ class Feedback(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", t
     Where recommendation ids are signed tokens, whoever logs an event has verified its token:
     `token` is the verdict (VALID, or what is wrong), and `recommendation_id` the slate's id, which
     is no secret. `draft` names the team that drafted the item, where two versions filled the slate
-    (see `Draft`). `released` marks what an operator let out of quarantine.
+    (see `Draft`). `released` marks what an operator let out of quarantine. `features` are those
+    that it was chosen with, by name: the context, and what was then known of the user elsewhere.
     """
 
     event_id: str
@@ -45,6 +54,7 @@ class Feedback(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", t
     token: str | None = None
     draft: str | None = None
     released: bool = False
+    features: Given | None = None
 
 
 class Impression(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", tag="impression"):
@@ -103,6 +113,17 @@ class UserUpsert(msgspec.Struct, frozen=True, array_like=True, tag_field="kind",
 
     user_id: str
     attributes: dict[str, str | int | float | bool | None]
+
+
+class UserFeatures(
+    msgspec.Struct, frozen=True, array_like=True, tag_field="kind", tag="user_features"
+):
+    """Give a user features as of a time (Unix ms): all that they have, or (not `replace`) more."""
+
+    user_id: str
+    features: Given
+    time_ms: int
+    replace: bool = False
 
 
 class UserDelete(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", tag="user_delete"):
@@ -195,6 +216,7 @@ Record = (
     | ItemUpsert
     | ItemDelete
     | UserUpsert
+    | UserFeatures
     | UserDelete
     | UserMerge
     | Rules
@@ -254,13 +276,19 @@ class _RawFeedback(msgspec.Struct):
     timestamp: str | int | float | None = None
     source: str | None = None
     recommendation_id: str | None = None
+    context: Any = None
 
 
 def parse_feedback(
-    raw: object, *, new_id: str, max_recommendation_id_bytes: int = MAX_ID_BYTES
+    raw: object,
+    *,
+    new_id: str,
+    max_recommendation_id_bytes: int = MAX_ID_BYTES,
+    features: Collection[str] = (),
 ) -> Event:
     """Read one client event; what cannot be read becomes `Malformed`, never an exception.
 
+    Of its context it keeps what `features` names, as far as these are texts, numbers or booleans.
     `new_id` is used where neither an event_id nor a timestamp is given; without an event_id but
     with a timestamp the id is derived from (user, item, type, timestamp in milliseconds), so that
     a retry is recognised.
@@ -295,7 +323,16 @@ def parse_feedback(
         time_ms,
         event.source,
         event.recommendation_id,
+        features=_given(event.context, features) if features else None,
     )
+
+
+def _given(context: Any, features: Collection[str]) -> Given | None:
+    if not isinstance(context, dict):
+        return None
+    plain = {name: context[name] for name in features if isinstance(context.get(name), _PLAIN)}
+    texts = {n: v[:MAX_VALUE_CHARS] for n, v in plain.items() if isinstance(v, str)}
+    return (plain | texts) or None
 
 
 def _malformed(reason: str, message: str, raw: object) -> Malformed:

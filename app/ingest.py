@@ -196,7 +196,7 @@ class Ingest:
                     "the store has lost the log, and has snapshots of it: restore the store, or use"
                     " another SLUICE_NAMESPACE"
                 )
-            settings = self.settings.engine().model_dump()
+            settings = self.settings.engine().logged(SEMANTICS)
             await self._append_configure(Configure(SEMANTICS, settings))
         entries = await self.store.read(BEGINNING, block_ms=0, count=1)
         if not entries:

@@ -16,6 +16,7 @@ from app import collector, snapshot, tasks, traces
 from app.api import (
     catalogue,
     dashboard,
+    features,
     feedback,
     health,
     impressions,
@@ -41,6 +42,7 @@ from app.cost import RECEIVING
 from app.embedded import EmbeddedServer
 from app.engine import Engine, Outcome
 from app.events import Configure, Entry, Feedback, Impression, ItemUpsert
+from app.feature_store import FeatureStore
 from app.impressions import Impressions
 from app.ingest import Ingest
 from app.peers import Peers
@@ -84,6 +86,7 @@ def create_app(settings: Settings, *, reconfigure: bool = False) -> FastAPI:
         feedback,
         impressions,
         catalogue,
+        features,
         rules,
         operations,
         replicas,
@@ -98,7 +101,7 @@ def create_app(settings: Settings, *, reconfigure: bool = False) -> FastAPI:
     app.add_middleware(Measure)
     app.add_middleware(RawPath)
     app.add_middleware(PlainFailure)
-    _describe_bodies(app)
+    _describe_bodies(app, settings)
     return app
 
 
@@ -111,15 +114,18 @@ class _App(FastAPI):
             await super().__call__(scope, receive, send)
 
 
-def _describe_bodies(app: FastAPI) -> None:
-    """Put the feedback event and rules into /openapi.json: their routes read bodies by hand."""
+def _describe_bodies(app: FastAPI, settings: Settings) -> None:
+    """Put what no model says into /openapi.json: bodies read by hand, and declared features."""
     original = app.openapi
 
     def openapi() -> dict[str, object]:
+        if app.openapi_schema is not None:  # it is made once
+            return app.openapi_schema
         schema = original()
         schemas = schema["components"]["schemas"]
         schemas["FeedbackEvent"] = FeedbackEvent.model_json_schema()
         schemas |= rule_schemas()
+        features.describe(schema, settings.features)
         return schema
 
     app.openapi = openapi  # type: ignore[method-assign]
@@ -167,10 +173,13 @@ async def _service_on_store(
                 signing = None
                 if settings.tokens != "off":
                     signing = Signing(settings, shown, metrics)
-                with collector.calmed():
-                    sessions = Sessions(settings)
-                    watching = (peers, stream, sessions, shown, rule_watch)
-                    yield Service(settings, ingest, metrics, costs, past, *watching, signing)
+                async with feature_store_of(settings, metrics) as read:
+                    with collector.calmed():
+                        sessions = Sessions(settings)
+                        watching = (peers, stream, sessions, shown, rule_watch)
+                        yield Service(
+                            settings, ingest, metrics, costs, past, *watching, signing, read
+                        )
         finally:
             await ingest.stop()
 
@@ -185,6 +194,22 @@ async def impression_service(
     appending = ingest.meter.timed(RECEIVING, shown.run())
     async with _in_background(appending, "impressions are no longer logged"):
         yield shown
+
+
+@asynccontextmanager
+async def feature_store_of(
+    settings: Settings, metrics: Metrics
+) -> AsyncIterator[FeatureStore | None]:
+    """Open where users' features are read, if they are."""
+    if not settings.feature_store_url:
+        yield None
+        return
+    store = FeatureStore(settings)
+    metrics.watch_features(store)
+    try:
+        yield store
+    finally:
+        await store.close()
 
 
 @asynccontextmanager

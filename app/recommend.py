@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from app.catalogue import Catalogue
 from app.conditions import Condition, of_categories
+from app.features import ALL_READ, NOTHING, Unread, Values
 from app.ignored import Ignored
 from learners import kernels
-from learners.blend import PARTS, Blend
+from learners.blend import Blend
 from learners.candidates import Candidates, Program
 from learners.history import History, Profile
 from learners.kernels import I32, I64, MISS
@@ -41,7 +42,8 @@ class Request(NamedTuple):
 
     `history_ms` says when each of its items was had (Unix ms; None: just now), if it says anything.
     `in_haste`: what is trending, without whatever must be left out; in less than half the time.
-    `is_declared`: the client will say what of it was shown.
+    `is_declared`: the client will say what of it was shown. `features` come with the request, and
+    `unread` says why some of a feature store do not.
     """
 
     user_id: str | None = None
@@ -55,6 +57,8 @@ class Request(NamedTuple):
     history_ms: Sequence[int | None] = ()
     in_haste: bool = False
     is_declared: bool = False
+    features: Values = NOTHING
+    unread: Unread = ALL_READ
 
 
 class Scored(NamedTuple):
@@ -106,6 +110,7 @@ class Recommender:
         self.catalogue = catalogue
         self.blend = blend
         self.exclude_had = exclude_had
+        self._features = catalogue.features
         self._pool = blend.new_pool(
             MOST_POOLED,
             hidden=catalogue.hidden,
@@ -212,6 +217,9 @@ class Recommender:
             lowered.ignored.lower(user, self._pool, lowered.weight)
 
     def _request_profile(self, request: Request, user: int, now_ms: int) -> Profile:
+        if self._features is not None:
+            known = user if request.history is None else MISS
+            self._features.situate(request.features, known, now_ms, request.unread)
         if request.history is None:
             return self.history.seen(user, self._profile)
         profile = self._profile
@@ -325,14 +333,14 @@ class Recommender:
     ) -> list[list[dict[str, Any]] | None]:
         """Return for each place of the pool what its score is made of; `moved`: what rules add."""
         items = self._pool.item[places].tolist()
-        parts = self.blend.contributions(self._pool, places).tolist()
+        parts = self.blend.contributions(version, self._pool, places).tolist()
         whys: list[list[dict[str, Any]] | None] = []
         for item, own, by_rules in zip(items, parts, moved or repeat({})):
             moves = dict(by_rules)
             times = lowered.ignored.times(profile.user, item) if lowered else 0
             if lowered and times:
                 moves["ignored"] = -lowered.weight * times
-            shares = dict(zip(PARTS, own)) | moves
+            shares = dict(zip(self.blend.parts, own)) | moves
             if not self.blend.is_linear:  # then the model's part is the total, all of it
                 shares["model"] -= sum(moves.values())
             whys.append(self._why(item, profile, version, shares))
@@ -452,16 +460,18 @@ class Recommender:
         self.blend.pool_candidates(version, profile, self._pool, now_ms)
 
     def top(self, version: int, user: int, now_ms: int, k: int = OVERLAP_K) -> set[int]:
-        """Return the k best items of a version for a known user, as a set."""
+        """Return the k best items of a version for a known user, given nothing, as a set."""
+        self.history.inputs.clear()
         profile = self.history.profile(user, self._profile)
         self._pool_for(version, profile, now_ms)
         return {int(self._pool.item[place]) for place in self._best_places(k)}
 
     def overlaps(self, versions: I64, users: list[int], now_ms: int) -> list[float]:
-        """Return the shares of known users' first ten that two versions have in common.
+        """Return the shares of known users' first ten, given nothing, that two versions share.
 
         Nothing is said of users for whom neither has any.
         """
+        self.history.inputs.clear()
         if self.blend.is_linear:
             shares = self.blend.overlaps(
                 versions,

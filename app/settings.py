@@ -30,6 +30,7 @@ from pydantic_settings import (
 from river import base
 
 from app.errors import SettingsError
+from app.features import Features, check_feature_store_url, check_inputs, inputs_of
 from learners import river_adapter
 from learners.combiner import feature_names
 
@@ -71,6 +72,9 @@ SINCE_8 = (
     *("freshness", "freshness_personal_s", "freshness_shared_s"),
 )
 """What came with semantics version 8: programs of before do not know these settings."""
+
+IF_SET = ("features",)
+"""What is in a log only where it is set: logs of before go on as they are, bytes and hashes."""
 
 DEFAULT_REWARDS = {
     "view": 0.5,
@@ -137,6 +141,11 @@ class EngineSettings(BaseModel):
         min_length=1,
         max_length=8,
         description="seconds after which an event counts half, one for each trending list",
+    )
+    features: Features = Field(
+        default_factory=dict,
+        description="what is given from elsewhere: name -> of (context, user, item), and values, or"
+        " min and max; users': max_age_s",
     )
     n_factors: int = Field(32, ge=4, le=256, multiple_of=4, description="factors of an item")
     blend_learning_rate: float = Field(
@@ -323,6 +332,7 @@ class EngineSettings(BaseModel):
             if not 0 <= days <= 36_500:
                 raise ValueError(f"had_return: {name}={days} is outside 0..36500 days")
         self._check_freshness()
+        check_inputs(self.features)
         if self.learner != "blend" and not self.learner.startswith(river_adapter.PREFIX):
             raise ValueError(f"learner must be blend, or begin with river:, not {self.learner!r}")
         try:
@@ -344,8 +354,8 @@ class EngineSettings(BaseModel):
         return {
             name: value
             for name, value in values.items()
-            if semantics >= 8
-            or name not in SINCE_8
+            if (semantics >= 8 and name not in IF_SET)
+            or name not in (*SINCE_8, *IF_SET)
             or value != type(self).model_fields[name].get_default(call_default_factory=True)
         }
 
@@ -377,8 +387,9 @@ class EngineSettings(BaseModel):
         """Return the untaught River model that `learner` describes, if it does."""
         if self.learner == "blend":
             return None
-        features = feature_names(self.trending_half_lives_s)
-        return river_adapter.make_model(self.learner, self.seed, features)
+        features = feature_names(self.trending_half_lives_s) + inputs_of(self.features, "item")
+        given = inputs_of(self.features, "context", "user")
+        return river_adapter.make_model(self.learner, self.seed, features, given)
 
 
 class Settings(EngineSettings, BaseSettings):
@@ -426,6 +437,21 @@ class Settings(EngineSettings, BaseSettings):
         30.0, ge=0, le=3_600, description="seconds that a slate waits for answers, then is logged"
     )
     impression_share: float = Field(1.0, ge=0, le=1, description="share of the slates logged so")
+
+    feature_store_url: str = Field(
+        "",
+        description="where users' features are read: redis://, rediss://, unix://, or Feast's"
+        " server as feast+http://HOST:PORT/FEATURE_SERVICE; empty = nowhere",
+    )
+    feature_key: str = Field(
+        "features:{user_id}", max_length=256, description="key of a user's hash in that Redis"
+    )
+    feature_timeout_ms: float = Field(
+        20.0, gt=0, le=60_000, description="milliseconds that a list waits for what is read there"
+    )
+    feature_cache_s: float = Field(
+        10.0, ge=0, le=86_400, description="seconds for which that is used again"
+    )
 
     max_events: int = Field(10_000, ge=1, le=100_000, description="events in one POST")
     max_body_bytes: int = Field(8 * 2**20, ge=1_024, le=2**28, description="bytes in one body")
@@ -486,6 +512,20 @@ class Settings(EngineSettings, BaseSettings):
         if self.wait_replicas and not self.redis_url:
             raise ValueError(
                 "wait_replicas: the embedded store has no replicas; set SLUICE_REDIS_URL"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _can_read_features(self) -> Self:
+        url = self.feature_store_url
+        if not url:
+            return self
+        check_feature_store_url(url)
+        if "{user_id}" not in self.feature_key:
+            raise ValueError(f"feature_key={self.feature_key!r} needs {{user_id}} in it")
+        if not any(feature.of == "user" for feature in self.features.values()):
+            raise ValueError(
+                "SLUICE_FEATURE_STORE_URL is set, but SLUICE_FEATURES declares no feature of a user"
             )
         return self
 

@@ -96,7 +96,7 @@ class Learner(Ranker):
 
     Subclasses say how to learn from (profile, item, reward, time), and which candidates they name
     with which scores. Nothing here reads a clock: a context `x` may carry `time_ms`; without it
-    time stands still.
+    time stands still. And what the history's `inputs` name.
     """
 
     # What a subclass may add to the pool in one event: itself and each item of the profile.
@@ -241,6 +241,7 @@ class Learner(Ranker):
         personal, pool = self.personal, self._own_pool
         profile = personal.profile(personal.users.get(user), self._profile)
         pool.begin()
+        personal.inputs.give(x)
         known = [index for index in map(personal.items.get, items) if index != MISS]
         time_ms = int((x or {}).get("time_ms", 0))
         # Some are named as well: what a score is relative to must not depend on who else is asked.

@@ -26,7 +26,7 @@ from learners.trending import Trending
 MOST = (60, 20, 15)
 
 # What a total is made of: the sources, how much an item has been had and how new it is, the
-# categories that it shares, and what a River model says.
+# categories that it shares, and what a River model says. Before that, what is given (`Inputs`).
 PARTS = ("covisit", "sequence", "factors", "trending", "item", "categories", "model")
 
 # Items, their totals, and the names of the sources that speak for each.
@@ -115,21 +115,26 @@ class Blend(Learner):
         self._taste = np.zeros(MAX_LISTED, np.float64)
         features = feature_names(self.half_lives_s)
         of_item = ["categories" if name == "shared_categories" else "item" for name in OF_ITEM]
-        named = [*self.columns, *self.columns, *of_item]
-        self._part_of = np.array([PARTS.index(name) for name in named], np.int32)
+        inputs = personal.inputs
+        features += inputs.items
+        self.parts = (*PARTS[:-1], *inputs.items, *inputs.contexts, PARTS[-1])
+        named = [*self.columns, *self.columns, *of_item, *inputs.items, *inputs.contexts]
+        self._part_of = np.array([self.parts.index(name) for name in named], np.int32)
         names = list(self.sources)
         self._names = [
             [name for place, name in enumerate(names) if number >> place & 1] or ["catalogue"]
             for number in range(2 ** len(names))
         ]
         trending = dict.fromkeys(features[3 : self.n_columns], _INITIAL_TRENDING)
-        self.combiner: Combiner = (
-            LinearCombiner(features, _INITIAL | trending, self.learning_rate)
-            if self.model is None
-            else adapt(self.model, features, personal, seed)
-        )
-        # Such a one's totals are made where the features are; any other is called for them.
-        self.is_linear = isinstance(self.combiner, LinearCombiner)
+        self.combiner: Combiner
+        # A linear one's totals are made where the features are; any other is called for them.
+        self.is_linear = self.model is None
+        if self.model is None:
+            initial = _INITIAL | trending
+            self.combiner = LinearCombiner(features, initial, self.learning_rate, inputs.contexts)
+            self.combiner.context = inputs.context
+        else:
+            self.combiner = adapt(self.model, features, personal, seed)
         self._shared: Any = None
 
     @property
@@ -192,7 +197,7 @@ class Blend(Learner):
 
     def new_pool(self, capacity: int, **arrays: Any) -> Candidates:
         """Return a pool with room for every source's scores and the features made of them."""
-        n_features = len(self._part_of)
+        n_features = len(self._part_of) - len(self.personal.inputs.contexts)
         return super().new_pool(capacity, n_features=n_features, **arrays)
 
     @property
@@ -317,6 +322,7 @@ class Blend(Learner):
             pool.begin()
             if user_index != MISS:
                 personal.mark_had(user_index, pool.allowed.mark, pool.tick)
+            personal.inputs.give(x)
             self.pool_candidates(SHADOW, profile, pool, int((x or {}).get("time_ms", 0)))
             self.learn_choice(profile, pool, item_index, float(y))
         super().learn_one(user, item, y, x)
@@ -502,10 +508,10 @@ class Blend(Learner):
         found: list[float] = shares.tolist()
         return found
 
-    def contributions(self, pool: Candidates, places: I32) -> F64:
-        """Return what each of PARTS adds to the totals of pooled items: [places, parts]."""
-        parts = np.zeros((len(places), len(PARTS)))
-        self.combiner.parts(pool, places, self._part_of, parts)
+    def contributions(self, version: int, pool: Candidates, places: I32) -> F64:
+        """Return what each of `parts` adds to the totals of pooled items: [places, parts]."""
+        parts = np.zeros((len(places), len(self.parts)))
+        self.combiner.parts(version, pool, places, self._part_of, parts)
         return parts
 
     def read(self, pool: Candidates, places: I32) -> Read:

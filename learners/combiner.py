@@ -13,17 +13,9 @@ from learners.base import N_VERSIONS, SHADOW
 from learners.candidates import Candidates
 from learners.history import Profile
 from learners.ids import State
+from learners.inputs import CONTEXTS
 from learners.kernels import F64, I32
 
-CONTEXTS = (
-    "always",  # in every request
-    "stranger",  # no history
-    "newcomer",  # one or two items of history
-    "regular",  # twenty items or more
-    "in_a_burst",  # last event at most 20 s ago
-    "later_that_day",  # last event over 30 minutes, at most a day ago
-    "back_after_a_day",  # last event over a day ago
-)
 # Features of an item: how much it has been had, how little, how unlike the history; how new it is;
 # how much of the history shares its categories.
 OF_ITEM = (
@@ -76,8 +68,12 @@ class Combiner(abc.ABC):
         """Learn an event, whether its item was pooled or not. Nothing, here."""
 
     @abc.abstractmethod
-    def parts(self, pool: Candidates, places: I32, part_of: I32, parts: F64) -> None:
-        """Write what each part adds to the totals at some places; the last part is the model's."""
+    def parts(self, version: int, pool: Candidates, places: I32, part_of: I32, parts: F64) -> None:
+        """Write what each part adds to the totals at some places, as this version made them last.
+
+        `part_of` has the part of each feature, then of each context that is given; the last part is
+        the model's.
+        """
 
     @abc.abstractmethod
     def assign(self, target: int, source: int) -> None:
@@ -110,8 +106,9 @@ class LinearCombiner(Combiner, base.Classifier):
     r"""Say how likely a choice is, by weights of features that depend on the situation.
 
     A candidate $j$ with features $x_j$ has the total $s_j = \sum_c z_c\, w_c \cdot x_j$, the sum
-    going over the `CONTEXTS` that hold ($z_c = 1$). Learning from a list of candidates takes an
-    AdaGrad step on the log-likelihood $s_i - \log \sum_j e^{s_j}$ of the one that was chosen.
+    going over the `CONTEXTS` that hold ($z_c = 1$), and those that are given. Learning from a list
+    of candidates takes an AdaGrad step on the log-likelihood $s_i - \log \sum_j e^{s_j}$ of the one
+    that was chosen.
 
     As a River classifier it learns and predicts one difference of two candidates at a time:
     $P(y) = 1 / (1 + e^{-s})$; a context is given among the features, by its name.
@@ -124,6 +121,8 @@ class LinearCombiner(Combiner, base.Classifier):
         Their first weights, in every situation; 0 for those not named.
     learning_rate
         Length of a step.
+    given
+        Names of contexts beside `CONTEXTS`, each with a number from -1 to 1, if there are any.
 
     Examples
     --------
@@ -147,16 +146,19 @@ class LinearCombiner(Combiner, base.Classifier):
         features: tuple[str, ...] = ("x",),
         initial: dict[str, float] | None = None,
         learning_rate: float = 0.15,
+        given: tuple[str, ...] | None = None,
     ) -> None:
         self.features = features
         self.initial = initial
         self.learning_rate = learning_rate
-        shape = N_VERSIONS, len(CONTEXTS), len(features)
+        self.given = given
+        self.contexts = (*CONTEXTS, *(given or ()))
+        shape = N_VERSIONS, len(self.contexts), len(features)
         self.weights = np.zeros(shape, np.float64)
         self.weights[:, 0] = [(initial or {}).get(name, 0.0) for name in features]
         self.squares = np.full(shape, _FIRST_SQUARE)
         self.combined = np.zeros(len(features), np.float64)
-        self.context = np.zeros(len(CONTEXTS), np.float64)
+        self.context = np.zeros(len(self.contexts), np.float64)
 
     # -- lists --------------------------------------------------------------------------------
 
@@ -191,9 +193,15 @@ class LinearCombiner(Combiner, base.Classifier):
         )
         return True
 
-    def parts(self, pool: Candidates, places: I32, part_of: I32, parts: F64) -> None:
-        """Split the totals by the weights of the last total."""
-        kernels.parts_of(pool.features, self.combined, part_of, places, len(places), parts)
+    def parts(self, version: int, pool: Candidates, places: I32, part_of: I32, parts: F64) -> None:
+        """Split the totals by the weights of the last total, and what a given context adds."""
+        own, n_own = self.combined.copy(), len(CONTEXTS)
+        added = self.context[n_own:, None] * self.weights[version, n_own:]
+        for weights in added:
+            own -= weights
+        kernels.parts_of(pool.features, own, part_of, places, len(places), parts)
+        for part, weights in zip(part_of[len(self.features) :], added):
+            parts[:, part] = weights @ pool.features[:, places]
 
     # -- River's contract ---------------------------------------------------------------------
 
@@ -203,7 +211,7 @@ class LinearCombiner(Combiner, base.Classifier):
         pool.begin()
         pool.add([0, 1])
         pool.features[:, 0] = [float(x.get(name, 0.0)) for name in self.features]
-        self.context[:] = [float(x.get(name, 0.0)) for name in CONTEXTS]
+        self.context[:] = [float(x.get(name, 0.0)) for name in self.contexts]
         self.context[0] = 1.0
         kernels.weigh(
             self.weights[SHADOW], self.context, pool.features, 2, self.combined, pool.total
@@ -238,7 +246,7 @@ class LinearCombiner(Combiner, base.Classifier):
         """Return a version's weights by situation and feature."""
         return {
             context: dict(zip(self.features, map(float, weights), strict=True))
-            for context, weights in zip(CONTEXTS, self.weights[version], strict=True)
+            for context, weights in zip(self.contexts, self.weights[version], strict=True)
         }
 
     def state(self) -> State:

@@ -16,6 +16,7 @@ from learners import kernels
 from learners.as_of import AsOf
 from learners.categories import Categories
 from learners.ids import Ids, PackedRings, State
+from learners.inputs import Inputs
 from learners.kernels import BLOCK, CHUNK, F64, I32, I64, MISS, NO_EVENT
 
 
@@ -88,12 +89,15 @@ class History:
         history_length: int = 64,
         scored_history: int = 20,
         had_length: int = 1_000,
+        inputs: Inputs | None = None,
     ) -> None:
         self.max_items = max_items
         self.max_users = max_users
         self.history_length = history_length
         self.scored_history = scored_history
         self.had_length = had_length
+        # What is known from elsewhere: nothing, unless whoever makes this says what.
+        self.inputs = inputs or Inputs(max_items=max_items)
         self.items = Ids(max_items)
         self.users = Ids(max_users)
         self.categories = Categories(max_items)
@@ -143,6 +147,7 @@ class History:
                 self.items.key,
                 self.item_since,
                 self.categories.labels,
+                self.inputs.of_item,
                 self.history_length,
                 self.ring_handle,
                 self.ring_reward,
@@ -166,10 +171,10 @@ class History:
         """Return what a copy is made from; its arrays are others."""
         return self.__dict__ | {"_arrays": None}
 
-    def sizes(self) -> dict[str, int]:
+    def sizes(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
         names = ("max_items", "max_users", "history_length", "scored_history", "had_length")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in (*names, "inputs")}
 
     # -- ids ----------------------------------------------------------------------------------
 

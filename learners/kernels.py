@@ -154,7 +154,7 @@ structref.define_proxy(
     Personal,
     _PersonalType,
     [
-        *("generation", "key", "since", "labels"),
+        *("generation", "key", "since", "labels", "inputs"),
         *("history_length", "ring_handle", "ring_reward", "ring_time"),
         *("ring_chunk", "ring_free", "ring_marks", "n_events"),
         *("had_first", "had_last", "had_start", "had_count"),
@@ -1995,6 +1995,10 @@ def blend_pool(
         shared.taste,
         buffers.features,
     )
+    first = buffers.features.shape[0] - personal.inputs.shape[0]
+    for f in range(personal.inputs.shape[0]):
+        for c in range(n):
+            buffers.features[first + f, c] = personal.inputs[f, pool[c]]
     blend_totals(
         shared.weights,
         version,
@@ -2529,7 +2533,7 @@ def _assign_version(rows: Versions, target: int, source: int, n_items: int) -> i
 
 @njit(cache=True)
 def situation_of(n_items: int, away_ms: int, context: F64) -> None:
-    """Write which situations hold (1.0 or 0.0): see `combiner.CONTEXTS`."""
+    """Write which situations hold (1.0 or 0.0), the first of a context: see `inputs.CONTEXTS`."""
     context[0] = 1.0
     context[1] = n_items == 0
     context[2] = 0 < n_items <= 2

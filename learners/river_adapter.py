@@ -26,9 +26,10 @@ from river.utils import VectorDict
 from learners import codec, kernels
 from learners.base import N_VERSIONS, SHADOW
 from learners.candidates import Candidates
-from learners.combiner import CONTEXTS, Combiner, context_of
+from learners.combiner import Combiner, context_of
 from learners.history import History, Profile
 from learners.ids import State
+from learners.inputs import CONTEXTS, Inputs
 from learners.kernels import F64, I32, MISS
 
 PREFIX = "river:"
@@ -48,7 +49,7 @@ def adapt(
     """Return a combiner that totals by a River model; raise ValueError if it is of no such kind."""
     if isinstance(model, Ranker):
         return RankerCombiner(model, features, history, seed)
-    return ModelCombiner(model, features, seed)
+    return ModelCombiner(model, features, seed, history.inputs)
 
 
 def _last_step(model: base.Estimator) -> Any:
@@ -71,7 +72,7 @@ class _RiverCombiner(Combiner):
         for i in range(n):
             yield int(kernels.mix(np.uint64(state + (i << 56)))) % below
 
-    def parts(self, pool: Candidates, places: I32, part_of: I32, parts: F64) -> None:
+    def parts(self, version: int, pool: Candidates, places: I32, part_of: I32, parts: F64) -> None:
         """Leave the totals whole: nobody knows what a model's parts are."""
         parts[:, -1] = pool.total[places]
 
@@ -108,7 +109,9 @@ class ModelCombiner(_RiverCombiner):
     0.0, for a regressor); a refused item as False.
     """
 
-    def __init__(self, model: base.Estimator, features: tuple[str, ...], seed: int) -> None:
+    def __init__(
+        self, model: base.Estimator, features: tuple[str, ...], seed: int, inputs: Inputs
+    ) -> None:
         super().__init__(model, features, seed)
         last = _last_step(model)
         self.is_classifier = isinstance(last, base.Classifier)
@@ -117,12 +120,13 @@ class ModelCombiner(_RiverCombiner):
                 f"{type(last).__name__} is no classifier, no regressor and no ranker of river.reco"
             )
         self._situation: Features = {}
-        self._context = np.zeros(len(CONTEXTS), np.float64)
+        self._contexts = (*CONTEXTS, *inputs.contexts)
+        self._context = inputs.context
 
     def total(self, version: int, profile: Profile, pool: Candidates, now_ms: int) -> None:
         """Ask the model about every pooled item."""
         context_of(profile, now_ms, self._context)
-        self._situation = dict(zip(CONTEXTS, self._context.tolist()))
+        self._situation = dict(zip(self._contexts, self._context.tolist()))
         model = self.models[version]
         scores = [self.predict(model, x) for x in self._examples(pool)]
         pool.total[: pool.n] = _finite(scores)
@@ -293,15 +297,18 @@ def _by_id(model: Any) -> list[Any]:
 
 
 @lru_cache(maxsize=16)
-def make_model(text: str, seed: int, features: tuple[str, ...]) -> base.Estimator:
+def make_model(
+    text: str, seed: int, features: tuple[str, ...], given: tuple[str, ...] = ()
+) -> base.Estimator:
     """Return the model that a text like "river:reco.BiasedMF(n_factors=20)" describes, untaught.
 
     Classes of River's with arguments, joined by | and +. Where one takes a `seed` and is given
     none, it is `seed`. Nothing is evaluated. Raises ValueError if it is no such text, or if the
-    model cannot be served, which is first tried on made-up events with these features.
+    model cannot be served, which is first tried on made-up events with these features, and contexts
+    that are given.
     """
     model = parse_model(text, seed)
-    _Trial(lambda: parse_model(text, seed), features).run()
+    _Trial(lambda: parse_model(text, seed), features, given).run()
     return model
 
 
@@ -376,14 +383,21 @@ def _river_class(name: str) -> type:
 class _Trial:
     """Whether a model can be served: it learns, reads write nothing, and it survives a snapshot."""
 
-    def __init__(self, make: Callable[[], base.Estimator], features: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        make: Callable[[], base.Estimator],
+        features: tuple[str, ...],
+        given: tuple[str, ...],
+    ) -> None:
         self.make = make
-        self.features = features
+        self.names = (*features, *CONTEXTS, *given)
         self.model: Any = make()
         self.name = type(self.model).__name__
         self.is_ranker = isinstance(self.model, Ranker)
         # Says so if it is of no kind that we serve.
-        self.combiner = None if self.is_ranker else ModelCombiner(self.model, features, seed=1)
+        self.combiner = (
+            None if self.is_ranker else ModelCombiner(self.model, features, 1, Inputs(given))
+        )
 
     def run(self) -> None:
         """Raise ValueError if it cannot."""
@@ -440,8 +454,7 @@ class _Trial:
                     model.learn_one(self._x(i), y)
 
     def _x(self, i: float) -> Features:
-        names = (*self.features, *CONTEXTS)
-        return {name: (i * (0.37 + 0.11 * place)) % 1.0 for place, name in enumerate(names)}
+        return {name: (i * (0.37 + 0.11 * place)) % 1.0 for place, name in enumerate(self.names)}
 
 
 def _plain(model: Any) -> bytes:

@@ -16,6 +16,7 @@ from app.api.recommendations import slate_content
 from app.conditions import Condition, checked, of_categories, parse, parse_where
 from app.errors import InvalidRequest, SluiceError
 from app.events import format_time
+from app.feature_state import check_names
 from app.recommend import Request
 from app.store import parse_cursor
 from scripts.rebuild import Moment, rebuild
@@ -47,6 +48,10 @@ def recommend(
     filter_: Annotated[
         str | None, typer.Option("--filter", metavar="JSON", help="as in POST /v1/recommendations")
     ] = None,
+    context: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="a declared feature of the request; repeats"),
+    ] = None,
     explain: Annotated[bool, typer.Option("--explain", help="with the parts of scores")] = False,
     json: Annotated[bool, typer.Option("--json", help="as the service would answer")] = False,
     tied: Annotated[bool, typer.Option("--tied", hidden=True)] = False,
@@ -61,12 +66,22 @@ def recommend(
         condition = sum(map(parse_where, where or []), _parsed(filter_))
         condition += of_categories("all", category_all or [])
         condition = checked(condition + of_categories("none", category_none or []))
+        features = dict(map(_named, context or []))
         rebuilt = rebuild(Moment(at))
+        check_names(rebuilt.engine.features, features)
     except SluiceError as error:
         if json:
             typer.echo(orjson.dumps({"error": {"code": error.code, "message": error.message}}))
         fail(error)
-    request = Request(user, k, exclude or [], category or [], explain=explain, filter=condition)
+    request = Request(
+        user,
+        k,
+        exclude or [],
+        category or [],
+        explain=explain,
+        filter=condition,
+        features=features,
+    )
     slate = rebuilt.engine.recommend(request)
     content = {"recommendation_id": None, "user_id": user, "at": rebuilt.engine.cursor}
     content |= slate_content(slate, None)
@@ -74,6 +89,14 @@ def recommend(
         typer.echo(orjson.dumps(content))
     else:
         _show(content, explain=explain)
+
+
+def _named(text: str) -> tuple[str, str]:
+    """Return name and value of a feature that is given as NAME=VALUE."""
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise InvalidRequest(f"--context {text!r:.64} is no NAME=VALUE")
+    return name, value
 
 
 def _parsed(text: str | None) -> Condition:

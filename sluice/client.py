@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,9 @@ from sluice import results
 from sluice.feedback import AsyncFeedback, Batching, Feedback
 from sluice.results import ItemList, Merge, Slate
 from sluice.retries import Attempts, Reply, Retries, content_of
+
+Value = str | float
+"""A value of a feature; True and False are values, too."""
 
 URL = "http://127.0.0.1:8000"
 # A list is asked for while somebody waits for a page: better none than late.
@@ -41,6 +45,7 @@ def _recommend(
     min_cursor: str | None,
     history: Sequence[str | Mapping[str, Any]] | None,
     candidates: Sequence[str] | None,
+    context: Mapping[str, Value] | None,
 ) -> _Call:
     asked = {
         "k": k,
@@ -58,11 +63,18 @@ def _recommend(
         del given["user_id"]
         if explain:
             given["explain"] = "true"
+        given |= {f"context.{name}": _text(value) for name, value in (context or {}).items()}
         return _Call("GET", f"/v1/recommendations/{_segment(user_id)}", given, None, READING)
     for name in ("history", "candidates"):
         if asked[name] is not None:
             given[name] = asked[name]
+    if context:
+        given["context"] = dict(context)
     return _Call("POST", "/v1/recommendations", {}, given, READING)
+
+
+def _text(value: Value) -> str:
+    return json.dumps(value) if isinstance(value, bool) else str(value)
 
 
 def _segment(id_: str) -> str:
@@ -174,14 +186,15 @@ class Client(_Base):
         min_cursor: str | None = None,
         history: Sequence[str | Mapping[str, Any]] | None = None,
         candidates: Sequence[str] | None = None,
+        context: Mapping[str, Value] | None = None,
     ) -> Slate:
         """Return what to show a user, or an anonymous session by its `history`, oldest first.
 
-        Items of `history` are ids, or `{"item_id": ..., "timestamp": ...}`. Raises ServiceError,
-        Unavailable.
+        Items of `history` are ids, or `{"item_id": ..., "timestamp": ...}`; `context` has values of
+        the features that the service declares. Raises ServiceError, Unavailable.
         """
         asked = (k, exclude, category, explain, deadline_ms, min_cursor, history, candidates)
-        return results.slate(self._call(_recommend(user_id, *asked)))
+        return results.slate(self._call(_recommend(user_id, *asked, context)))
 
     def similar(self, item_id: str, *, k: int = 10) -> ItemList:
         """Return what goes with an item."""
@@ -260,10 +273,11 @@ class AsyncClient(_Base):
         min_cursor: str | None = None,
         history: Sequence[str | Mapping[str, Any]] | None = None,
         candidates: Sequence[str] | None = None,
+        context: Mapping[str, Value] | None = None,
     ) -> Slate:
         """Return what to show; see `Client.recommend`."""
         asked = (k, exclude, category, explain, deadline_ms, min_cursor, history, candidates)
-        return results.slate(await self._call(_recommend(user_id, *asked)))
+        return results.slate(await self._call(_recommend(user_id, *asked, context)))
 
     async def similar(self, item_id: str, *, k: int = 10) -> ItemList:
         """Return what goes with an item."""

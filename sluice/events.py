@@ -6,6 +6,7 @@ import json
 import math
 import time
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 
@@ -18,7 +19,8 @@ def new_event_id() -> str:
 class Event:
     """What a user did with an item.
 
-    `value` is a rating, `timestamp` in Unix seconds. The id and the time are set when the event is
+    `value` is a rating, `timestamp` in Unix seconds, `context` what the list that it answers was
+    asked for with. The id and the time are set when the event is
     made, so that whenever, and however often, it is sent, it is the same event.
 
     Raises ValueError for what no service would take: an empty id, a value or time past all bounds.
@@ -32,6 +34,7 @@ class Event:
     recommendation_id: str | None = None
     source: str | None = None
     event_id: str = field(default_factory=new_event_id)
+    context: Mapping[str, str | float] | None = None
 
     def __post_init__(self) -> None:
         for name in ("user_id", "item_id", "type", "event_id"):
@@ -42,11 +45,16 @@ class Event:
             number = getattr(self, name)
             if number is not None and not math.isfinite(number):
                 raise ValueError(f"{name} must be finite, not {number!r}")
+        for name, value in (self.context or {}).items():
+            is_number = isinstance(value, int | float) and math.isfinite(value)
+            if not (isinstance(value, str) or is_number):
+                raise ValueError(f"context: {name} must be a string or a number, not {value!r}")
 
     def wire(self) -> bytes:
         """Return the event as JSON."""
         named = {name: getattr(self, name) for name in self.__slots__}
-        return json.dumps({n: v for n, v in named.items() if v is not None}).encode()
+        plain = {n: dict(v) if n == "context" else v for n, v in named.items() if v is not None}
+        return json.dumps(plain).encode()
 
 
 def body_of(wired: list[bytes]) -> bytes:

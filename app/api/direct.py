@@ -14,10 +14,12 @@ from starlette.responses import Response
 from app import traces
 from app.api.arrivals import Rung
 from app.api.errors import answer_error, answer_unexpected
+from app.api.features import with_known
 from app.api.recommendations import slate_answer
 from app.api.service import Json, Service
 from app.api.shortcut import PATH, RECOMMENDATIONS, ROUTE, Headers, Plain, plain_recommendations
 from app.errors import Overloaded, SluiceError
+from app.feature_state import check_names
 from app.recommend import Request
 from app.store import parse_cursor
 
@@ -38,7 +40,7 @@ def answer_directly(service: Service, head: Head) -> Response | None:
     if head.method == b"GET" and head.url.startswith(RECOMMENDATIONS):
         path, _, query_string = head.url.partition(b"?")
         plain = plain_recommendations(service, path, query_string, head.headers)
-        if plain is not None and not _has_to_wait(service, plain.query.min_cursor):
+        if plain is not None and not _has_to_wait(service, plain):
             with traces.request("GET", head.headers) as traced:
                 response = _answer(service, plain)
                 traced.route, traced.status = PATH, response.status_code
@@ -47,7 +49,11 @@ def answer_directly(service: Service, head: Head) -> Response | None:
     return _refuse(service) if is_full and head.url.startswith(b"/v1/") else None
 
 
-def _has_to_wait(service: Service, min_cursor: str | None) -> bool:
+def _has_to_wait(service: Service, plain: Plain) -> bool:
+    store = service.feature_store
+    if store is not None and not store.is_known(plain.user_id):
+        return True
+    min_cursor = plain.query.min_cursor
     if min_cursor is None:
         return False
     return parse_cursor(min_cursor) > parse_cursor(service.engine.cursor)
@@ -71,6 +77,8 @@ def _answer(service: Service, plain: Plain) -> Response:
 def _list(service: Service, plain: Plain, rung: Rung) -> Response:
     try:
         request = plain.query.request_for(plain.user_id)
+        check_names(service.engine.features, request.features)
+        request = with_known(service, request)
         return slate_answer(service, request) if rung == "whole" else _trending(service, request)
     except SluiceError as error:
         return answer_error(error)

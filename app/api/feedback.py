@@ -13,6 +13,7 @@ from starlette.types import Receive, Scope
 
 from app.api import schemas
 from app.api.asgi import read_body
+from app.api.features import with_features
 from app.api.service import Running, Service, StrictRoute, answer, may_use, now_ms
 from app.engine import Outcome
 from app.errors import Delayed, InvalidRequest
@@ -79,6 +80,8 @@ async def take_feedback(service: Service, scope: Scope, receive: Receive, ack: s
     events = await _read_events(body, _is_ndjson(scope), service)
     if not events:
         raise InvalidRequest("there are no events in the body")
+    if service.feature_store is not None:
+        events = await with_features(service.feature_store, events)
     arrival_ms = now_ms()
     if service.signing is not None:
         events = await service.signing.verified(service.engine, events, arrival_ms)
@@ -145,9 +148,11 @@ async def _read_events(body: bytes, is_ndjson: bool, service: Service) -> list[E
         raise InvalidRequest(f"events: {len(raws)} in one request, at most {max_events} are taken")
     parse = _parse_line if is_ndjson else _parse
     max_bytes = MAX_ID_BYTES if service.signing is None else MAX_TOKEN_BYTES
+    declared = service.engine.features
+    names = () if declared is None else declared.names
     events: list[Event] = []
     for start in range(0, len(raws), _PARSE_BATCH):
-        events += [parse(raw, max_bytes) for raw in raws[start : start + _PARSE_BATCH]]
+        events += [parse(raw, max_bytes, names) for raw in raws[start : start + _PARSE_BATCH]]
         if len(raws) > _PARSE_BATCH:
             await asyncio.sleep(0)
     return events
@@ -165,14 +170,16 @@ def _load(body: bytes) -> list[Any]:
     return loaded
 
 
-def _parse(raw: Any, max_bytes: int) -> Event:
+def _parse(raw: Any, max_bytes: int, features: tuple[str, ...]) -> Event:
     has_id = isinstance(raw, dict) and raw.get("event_id") is not None
     new_id = "" if has_id else uuid.uuid4().hex
-    return parse_feedback(raw, new_id=new_id, max_recommendation_id_bytes=max_bytes)
+    return parse_feedback(
+        raw, new_id=new_id, max_recommendation_id_bytes=max_bytes, features=features
+    )
 
 
-def _parse_line(line: bytes, max_bytes: int) -> Event:
+def _parse_line(line: bytes, max_bytes: int, features: tuple[str, ...]) -> Event:
     try:
-        return _parse(orjson.loads(line), max_bytes)
+        return _parse(orjson.loads(line), max_bytes, features)
     except orjson.JSONDecodeError as error:
         return malformed_line(str(error), line)

@@ -19,6 +19,7 @@ from prometheus_client.registry import Collector
 if TYPE_CHECKING:
     from app.api.costs import Costs
     from app.engine import Engine
+    from app.feature_store import FeatureStore
     from app.impressions import Impressions
     from app.ingest import Ingest
     from app.rule_watch import RuleWatch
@@ -107,6 +108,11 @@ class Metrics:
     def watch_costs(self, costs: Costs) -> None:
         """Show what the service costs, too."""
         self.registry.register(_CostCollector(self._ingest, costs))
+
+    def watch_features(self, store: FeatureStore) -> None:
+        """Show what becomes of reads of the feature store, too."""
+        name, text = "sluice_feature_reads", "Users whose features were wanted, by what was found"
+        self.registry.register(_CountCollector({(name, text, "outcome"): store.n_reads}))
 
     def watch_rules(self, watch: RuleWatch) -> None:
         """Show what rules do, too."""
@@ -242,6 +248,7 @@ class _EngineCollector(Collector):
         yield thresholds
         yield _challenger(engine)
         yield _calibration(engine)
+        yield _missing(engine)
         states = GaugeMetricFamily("sluice_gate_state", "1 for the present state", labels=["state"])
         for state in ("open", "ask", "hold"):
             states.add_metric([state], engine.gate.data.state == state)
@@ -365,6 +372,19 @@ def _calibration(engine: Engine) -> Metric:
     for version, calibration in engine.calibration.items():
         if calibration.error is not None:
             family.add_metric([version], calibration.error)
+    return family
+
+
+def _missing(engine: Engine) -> Metric:
+    """Return how often a declared feature was not there, and why."""
+    family = CounterMetricFamily(
+        "sluice_feature_missing",
+        "Features that were not there: of requests and events, or of an item as it was described",
+        labels=["feature", "reason"],
+    )
+    counts = {} if engine.features is None else engine.features.n_missing
+    for (name, why), count in sorted(counts.items()):
+        family.add_metric([name, why], count)
     return family
 
 

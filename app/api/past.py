@@ -126,6 +126,7 @@ def _arguments(request: Request, at: Cursor) -> list[str]:
     options = ["--json", "--tied", f"--at={at}", "-k", str(request.k)]
     options += [f"--exclude={item_id}" for item_id in request.exclude]
     options += [f"--category={name}" for name in request.categories]
+    options += [f"--context={name}={value}" for name, value in request.features.items()]
     if request.filter:
         options.append(f"--filter={orjson.dumps(to_json(request.filter)).decode()}")
     explain = ["--explain"] if request.explain else []

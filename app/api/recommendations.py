@@ -10,6 +10,7 @@ from fastapi import Request as HttpRequest
 from starlette.types import Scope
 
 from app.api import schemas
+from app.api.features import is_known, with_read
 from app.api.service import (
     GivenKey,
     ItemId,
@@ -26,6 +27,7 @@ from app.api.service import (
 from app.conditions import checked, of_categories
 from app.engine import Slate
 from app.errors import NotFound
+from app.feature_state import check_names
 from app.recommend import Request
 from app.store import parse_cursor
 
@@ -53,6 +55,7 @@ async def get_recommendations(
     if query.at is not None:
         await may_operate(service, given)
         request = query.request_for(user_id)
+        check_names(service.engine.features, request.features)
         content = await service.past.recommend(request, query.at, http.receive)
         return Json(content)
     return await recommend_now(service, user_id, query, http.scope)
@@ -95,11 +98,14 @@ async def _recommend(
     service: Service, request: Request, min_cursor: str | None, until: float, scope: Scope
 ) -> Response:
     degraded = None
+    check_names(service.engine.features, request.features)
     if min_cursor is not None and not await has_applied(service, min_cursor, until):
         degraded = "replica_behind"
+    has_waited = min_cursor is not None or not is_known(service, request)
+    request = await with_read(service, request, until)
     if not service.arrivals.has_time(until):
         degraded, request = degraded or "deadline", request._replace(in_haste=True)
-    scope["state"]["is_whole"] = min_cursor is None and not request.in_haste
+    scope["state"]["is_whole"] = not (has_waited or request.in_haste)
     return slate_answer(service, request, degraded)
 
 
@@ -181,8 +187,11 @@ async def get_explanation(
         degraded = "replica_behind"
     if item_id not in service.engine.history.items:
         raise NotFound(f"there is no item {item_id!r}")
+    request = query.request_for(user_id)
+    check_names(service.engine.features, request.features)
+    request = await with_read(service, request, until)
     about = {"user_id": user_id, "item_id": item_id}
-    content = about | service.engine.explain(query.request_for(user_id), item_id)
+    content = about | service.engine.explain(request, item_id)
     headers = {"X-Degraded": degraded} if degraded else None
     return answer(content | {"degraded": degraded}, headers=headers)
 

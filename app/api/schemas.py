@@ -12,6 +12,7 @@ from pydantic import (
     ConfigDict,
     Field,
     JsonValue,
+    RootModel,
     WithJsonSchema,
     create_model,
     model_validator,
@@ -30,6 +31,7 @@ from app.conditions import (
     parse_where,
 )
 from app.events import check_id, parse_time
+from app.features import MAX_FEATURES, NAME, NOTHING, Value
 from app.recommend import Request
 from app.rules import MAX_RULES, Rule
 from app.settings import LEARNER_SETTINGS, SEMANTICS, EngineSettings
@@ -44,6 +46,8 @@ Id = Annotated[
     Field(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$"),
     AfterValidator(lambda value: check_id("id", value)),
 ]
+CONTEXT = "context."
+"""What the names of features begin with in a query."""
 CURSOR = "^[0-9]{1,19}-[0-9]{1,19}$"
 """A log position, as /openapi.json says it."""
 Number = Annotated[float, Field(allow_inf_nan=False)]
@@ -176,6 +180,17 @@ Filter = Annotated[dict[str, JsonValue], WithJsonSchema(_FILTER)]
 """See `app.conditions`, which reads it and says what is wrong."""
 
 
+FeatureName = Annotated[str, Field(pattern=NAME)]
+Context = Annotated[
+    dict[FeatureName, bool | Number | Text | None],
+    Field(
+        max_length=MAX_FEATURES,
+        description="features by name, as declared in SLUICE_FEATURES",
+        json_schema_extra={"additionalProperties": False},
+    ),
+]
+
+
 class HistoryItem(Body):
     """An item of an anonymous session."""
 
@@ -221,7 +236,12 @@ class ListQuery(BaseModel):
 
 
 class ExplanationQuery(ListQuery):
-    """The query parameters of a GET of an explanation: those of the list that it is about."""
+    """The query parameters of a GET of an explanation: those of the list that it is about.
+
+    And `context.NAME` for the features that are declared.
+    """
+
+    model_config = ConfigDict(extra="allow")
 
     deadline_ms: Annotated[int, Field(ge=1, le=60_000)] | None = Field(
         None, description="from arrival; what is not ready by then is left out (`degraded`)"
@@ -230,9 +250,25 @@ class ExplanationQuery(ListQuery):
         None, description="wait until this log position is applied here"
     )
 
+    def context(self) -> dict[str, Value]:
+        """Return the features that are given, by name."""
+        extra = self.model_extra or {}
+        return {
+            name.removeprefix(CONTEXT): value[-1] if isinstance(value, list) else value
+            for name, value in extra.items()
+            if name.startswith(CONTEXT)
+        }
+
     def request_for(self, user_id: str) -> Request:
         """Return what the engine is asked for."""
-        return Request(user_id, self.k, self.exclude, self.category, filter=self.condition())
+        return Request(
+            user_id,
+            self.k,
+            self.exclude,
+            self.category,
+            filter=self.condition(),
+            features=self.context() if self.model_extra else NOTHING,
+        )
 
 
 class RecommendationsQuery(ExplanationQuery):
@@ -272,6 +308,7 @@ class RecommendationsBody(Body):
         None, max_length=1_000, description="oldest first; nothing of it is stored"
     )
     candidates: list[Id] | None = Field(None, max_length=1_000, description="rank just these")
+    context: Context = Field({}, examples=[{"device": "mobile"}])
 
     def request(self) -> Request:
         """Return what the engine is asked for."""
@@ -293,6 +330,7 @@ class RecommendationsBody(Body):
             checked(condition),
             times,
             is_declared=self.impression == "explicit",
+            features=self.context,
         )
 
 
@@ -302,7 +340,8 @@ class Why(BaseModel):
     because: str = Field(
         description="an item of the history; or `trending`, `factors`, `item` (how often it was"
         " had, how new it is), `categories` (those it shares with the history), `model`;"
-        " `ignored`: it was shown, and not taken"
+        " `ignored`: it was shown, and not taken; `context:`, `user:` or `item:` and the name (and"
+        " value) of a declared feature"
     )
     weight: float
 
@@ -417,6 +456,11 @@ class FeedbackEvent(BaseModel):
     source: str | None = None
     recommendation_id: str | None = Field(
         None, description="of the slate that this answers; verified, with SLUICE_TOKENS on"
+    )
+    context: dict[str, Any] | None = Field(
+        None,
+        description="features that the request had; what is not declared is ignored",
+        examples=[{"device": "mobile"}],
     )
 
 
@@ -539,6 +583,36 @@ class UserView(BaseModel):
     n_had: int
 
 
+class FeaturesBody(RootModel[Context]):
+    """A user's features by name, as declared in SLUICE_FEATURES."""
+
+    model_config = ConfigDict(strict=True)
+
+
+class UserFeaturesInList(Body):
+    """A user in a list of many: what is not given stays as it is, what is null goes."""
+
+    user_id: Id = Field(examples=["u1"])
+    features: Context = Field(examples=[{"age": 31}])
+
+
+UsersInList = Annotated[list[UserFeaturesInList], Field(min_length=1, max_length=10_000)]
+
+
+class FeatureView(BaseModel):
+    """A feature that is kept: a number past a bound is the bound."""
+
+    value: str | float
+    updated_at: str
+
+
+class FeaturesView(BaseModel):
+    """What is kept of a user's features, by name."""
+
+    user_id: str
+    features: dict[str, FeatureView]
+
+
 class MergeBody(Body):
     """Which id becomes part of a user."""
 
@@ -580,6 +654,12 @@ class Written(BaseModel):
     """A change that is in the log and applied here."""
 
     cursor: str
+
+
+class GivenFeatures(Written):
+    """Features of many users that are in the log and applied here."""
+
+    updated: int
 
 
 class RefusedItem(BaseModel):

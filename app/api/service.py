@@ -30,6 +30,7 @@ from app.api.stream import Stream
 from app.engine import Engine, Outcome
 from app.errors import Conflict, Forbidden, SluiceError, Unauthorized
 from app.events import Record, check_id
+from app.feature_store import FeatureStore
 from app.impressions import Impressions
 from app.ingest import Ingest
 from app.peers import Peers
@@ -39,7 +40,10 @@ from app.settings import Settings
 
 @dataclass
 class Service:
-    """Everything a handler may use; made by the lifespan. `signing` is None with tokens off."""
+    """Everything a handler may use; made by the lifespan.
+
+    `signing` is None with tokens off, `feature_store` where features are read nowhere.
+    """
 
     settings: Settings
     ingest: Ingest
@@ -52,6 +56,7 @@ class Service:
     impressions: Impressions
     rule_watch: RuleWatch
     signing: Signing | None = None
+    feature_store: FeatureStore | None = None
     arrivals: Arrivals = field(default_factory=Arrivals)
     popular: Popular = field(default_factory=Popular)
 

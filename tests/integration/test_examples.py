@@ -52,6 +52,11 @@ SETTINGS: dict[str, Any] = {
     "snapshots_keep": 10,
     "explore_share": 0.5,
     "impression_wait_s": 0.1,
+    "features": {
+        "device": {"of": "context", "values": ["mobile", "desktop"]},
+        "age": {"of": "user", "min": 0, "max": 100, "max_age_s": 2_592_000},
+        "format": {"of": "item", "values": ["short", "long"]},
+    },
 }
 
 

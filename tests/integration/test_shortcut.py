@@ -111,7 +111,9 @@ def start(runner: asyncio.Runner, folder: Path, **changes: Any) -> Iterator[Both
 @pytest.fixture(scope="module")
 def both(runner: asyncio.Runner, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Both]:
     """A service without keys that knows a user."""
-    for made in start(runner, tmp_path_factory.mktemp("both"), max_body_bytes=2_000):
+    declared = {"device": {"of": "context", "values": ["0", "1"]}}
+    folder = tmp_path_factory.mktemp("both")
+    for made in start(runner, folder, max_body_bytes=2_000, features=declared):
         for number in range(5):
             event = {"user_id": "u", "item_id": f"i{number}", "type": "click"}
             made.ask("POST", "/v1/feedback", body=orjson.dumps(event))
@@ -131,7 +133,7 @@ VALUES = [
 ]
 NAMES = [
     *("k", "exclude", "category", "category_all", "where"),
-    *("explain", "deadline_ms", "min_cursor", "other"),
+    *("explain", "deadline_ms", "min_cursor", "other", "context.device", "context.other"),
 ]
 parameters = st.lists(st.tuples(st.sampled_from(NAMES), st.sampled_from(VALUES)), max_size=5)
 segments = st.one_of(st.just("u"), st.text(max_size=6)).map(lambda text: quote(text, safe=""))

@@ -18,6 +18,8 @@ from hypothesis import strategies as st
 
 from app.engine import Engine
 from app.events import (
+    MAX_TIME_MS,
+    MIN_TIME_MS,
     Command,
     Feedback,
     ItemUpsert,
@@ -220,6 +222,9 @@ requests = st.builds(
     candidates=st.none() | st.lists(item_ids, max_size=12),
     explain=st.booleans(),
     filter=st.just(()),
+    history_ms=st.lists(st.none() | st.integers(MIN_TIME_MS, MAX_TIME_MS), max_size=12),
+    features=st.dictionaries(st.text(max_size=3), st.text(max_size=3), max_size=2),
+    unread=st.just({}),
 )
 
 

@@ -16,12 +16,13 @@ from learners.blend import MOST
 from learners.candidates import Candidates
 from learners.checks import check_learner, checkerboard, content_hash
 from learners.checks import yield_checks as yield_our_checks
-from learners.combiner import CONTEXTS, context_of
+from learners.combiner import context_of
 from learners.history import Profile
+from learners.inputs import CONTEXTS
 from learners.kernels import MISS
 
 LEARNERS: list[type[Learner]] = [Covisit, Sequence, Factors, Trending, Blend]
-SIZES: dict[str, int] = {
+SIZES: dict[str, Any] = {
     "max_items": 100,
     "max_users": 60,
     "history_length": 8,

@@ -29,7 +29,7 @@ MODELS: dict[str, Callable[[], base.Estimator]] = {
     "pipeline": lambda: preprocessing.StandardScaler() | linear_model.LinearRegression(),
     "HoeffdingTree": tree.HoeffdingTreeClassifier,
 }
-SIZES = {
+SIZES: dict[str, Any] = {
     "max_items": 100,
     "max_users": 60,
     "history_length": 8,

@@ -1,0 +1,362 @@
+"""Users' features in somebody else's store: Redis hashes, and Feast with its Redis online store.
+
+Feast needs older packages than ours: what needs it runs where a `feast` of an environment of its
+own (`pip install 'feast[redis]'`) is on PATH, and is skipped elsewhere.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from app import events
+from app.embedded import find_server
+from app.events import Feedback
+from app.feature_store import FeatureStore, Found
+from app.features import Feature
+from app.settings import Settings
+from tests.integration.service import Service, until
+from tests.integration.stores import Node, free_ports
+
+StartService = Callable[..., Service]
+pytestmark = pytest.mark.anyio
+
+FEATURES: dict[str, Any] = {
+    "age": {"of": "user", "min": 0, "max": 100, "max_age_s": 3_600},
+    "tier": {"of": "user", "values": ["gold", "lead"]},
+    "format": {"of": "item", "values": ["short", "long"]},
+}
+MISSING = 'sluice_feature_missing_total{{feature="{}",reason="{}"}}'
+READS = 'sluice_feature_reads_total{{outcome="{}"}}'
+
+
+@pytest.fixture
+def node() -> Iterator[Node]:
+    """A Redis-protocol server that is somebody else's."""
+    node = Node(find_server()).start()
+    yield node
+    node.close()
+
+
+def url_of(node: Node) -> str:
+    """Return the URL of a server."""
+    return f"redis://127.0.0.1:{node.port}/0"
+
+
+def opened(node: Node, **changes: Any) -> FeatureStore:
+    """Return a reader of its hashes that waits for long, as tests are slow."""
+    declared = {name: Feature(**feature) for name, feature in FEATURES.items()}
+    told: dict[str, Any] = {
+        "feature_timeout_ms": 5_000,
+        "features": declared,
+        "feature_store_url": url_of(node),
+    }
+    return FeatureStore(Settings(**(told | changes)))
+
+
+async def test_hashes_are_read_as_they_are_declared(node: Node) -> None:
+    """Declared fields are taken, numbers or text; others, and users without a hash, say nothing."""
+    node.client.hset("features:u1", mapping={"age": "31.5", "tier": "gold", "secret": "x"})
+    node.client.hset("features:u2", mapping={"tier": b"\xff" * 99})
+    store = opened(node)
+    try:
+        assert await store.read("u1", 5) == Found({"age": "31.5", "tier": "gold"})
+        found = await store.read_all(["u1", "u2", "u3", "u2", *(f"x{n}" for n in range(1_200))])
+        assert len(found) == 1_203
+        assert found["u1"].features["age"] == "31.5"
+        assert len(str(found["u2"].features["tier"])) == 65
+        assert found["u3"] == found["x1199"] == Found()
+        assert store.n_reads == {"read": 1_203, "cached": 1}
+    finally:
+        await store.close()
+
+
+async def test_a_key_that_is_no_hash_says_nothing(node: Node) -> None:
+    """One user's key of another type is no failure of the store: others are read beside it."""
+    node.client.set("features:odd", "no hash")
+    node.client.hset("features:u", "age", 1)
+    store = opened(node)
+    try:
+        found = await store.read_all(["odd", "u"])
+        assert found == {"odd": Found(), "u": Found({"age": "1"})}
+    finally:
+        await store.close()
+
+
+async def test_what_is_too_old_is_stale(node: Node) -> None:
+    """With a timestamp in the hash, a feature past its `max_age_s` is not there, others are."""
+    told = {"age": 31, "tier": "gold"}
+    node.client.hset("features:old", mapping=told | {"timestamp": time.time() - 7_200})
+    recent = datetime.now(UTC).isoformat()
+    node.client.hset("features:new", mapping=told | {"timestamp": recent})
+    node.client.hset("features:odd", mapping=told | {"timestamp": "yesterday"})
+    store = opened(node)
+    try:
+        assert await store.read("old", 5) == Found({"tier": "gold"}, {"age": "stale"})
+        assert await store.read("new", 5) == await store.read("odd", 5)
+        assert (await store.read("odd", 5)).features == {"age": "31", "tier": "gold"}
+    finally:
+        await store.close()
+
+
+async def test_what_was_read_is_used_again_for_a_while(node: Node) -> None:
+    """Within the time that it is kept, a user is not asked for again; without any, each time."""
+    node.client.hset("features:u", "age", 1)
+    kept, fresh = opened(node, feature_cache_s=3_600), opened(node, feature_cache_s=0)
+    try:
+        for store in (kept, fresh):
+            assert not store.is_known("u")
+            await store.read("u", 5)
+        node.client.hset("features:u", "age", 2)
+        assert kept.is_known("u")
+        assert (await kept.read("u", 5)).features == {"age": "1"}
+        assert (await fresh.read("u", 5)).features == {"age": "2"}
+    finally:
+        await kept.close()
+        await fresh.close()
+
+
+async def test_nobody_waits_for_a_store_that_hangs(node: Node) -> None:
+    """What comes too late is a timeout; its answer is there for who asks next."""
+    node.client.hset("features:u", "age", 1)
+    store = opened(node, feature_timeout_ms=1)
+    try:
+        node.signal(signal.SIGSTOP)
+        found = await store.read("u", 5)
+        assert found == Found({}, {"age": "timeout", "tier": "timeout"})
+        node.signal(signal.SIGCONT)
+        while store.known("u") is None:
+            found = await store.read("u", 5)
+        assert (await store.read("u", 5)).features == {"age": "1"}
+    finally:
+        node.signal(signal.SIGCONT)
+        await store.close()
+
+
+@pytest.mark.parametrize("what", ["gone", "locked"])
+async def test_a_store_that_fails_is_left_alone_for_a_while(node: Node, what: str) -> None:
+    """A read that fails is no error; nobody else tries then, and each is told at once."""
+    if what == "gone":
+        node.signal(signal.SIGKILL)
+    else:
+        node.client.config_set("requirepass", "not-for-us")
+    store = opened(node)
+    try:
+        assert (await store.read("u", 5)).unread == {"age": "unavailable", "tier": "unavailable"}
+        assert store.is_known("anybody")
+        assert store.known("anybody") == await store.read("u", 5)
+        assert (await store.read_all(["a", "b"]))["b"].unread["age"] == "unavailable"
+    finally:
+        await store.close()
+
+
+# -- in a service -----------------------------------------------------------------------------
+
+
+def taught(service: Service) -> Service:
+    """Tell a service of items, and let the young take what is short."""
+    items = [
+        {"item_id": f"i{n}", "attributes": {"format": "short" if n % 2 else "long"}}
+        for n in range(20)
+    ]
+    service.post("/v1/items", items)
+    feedback = [
+        {"user_id": f"u{n % 20}", "item_id": f"i{n * 7 // 20 % 10 * 2 + n % 2}", "type": "click"}
+        for n in range(200)
+    ]
+    for start in range(0, 200, 50):
+        assert service.post("/v1/feedback", feedback[start : start + 50])["counts"]["learned"] == 50
+    return service
+
+
+def shown(service: Service, user: str) -> list[str]:
+    """Return a list, for which there is time."""
+    answer = service.get(f"/v1/recommendations/{user}", k=6, deadline_ms=5_000)
+    return [item["item_id"] for item in answer["items"]]
+
+
+def n_short(items: list[str]) -> int:
+    """Return how many of some items are short."""
+    return sum(int(item[1:]) % 2 for item in items)
+
+
+def test_features_are_read_for_lists_and_kept_with_events(
+    make_service: StartService, node: Node
+) -> None:
+    """Lists know what is in the store; events have it in the log, so that a replay needs none."""
+    for n in range(20):
+        node.client.hset(f"features:u{n}", mapping={"age": 10 if n % 2 else 90})
+    node.client.hset("features:young", mapping={"age": 11, "tier": "gold"})
+    node.client.hset("features:old", mapping={"age": 88, "tier": "tin"})
+    service = make_service(
+        features=FEATURES, feature_store_url=url_of(node), feature_timeout_ms=5_000, gate="off"
+    )
+    taught(service.start())
+    young, old = shown(service, "young"), shown(service, "old")
+    assert n_short(young) > n_short(old)
+    assert service.counter(MISSING.format("tier", "unknown")) == 1
+    why = service.get("/v1/explain/young/i1", deadline_ms=5_000)["why"]
+    assert {"user:age", "user:tier=gold"} >= {
+        part["because"] for part in why if part["because"].startswith("user:")
+    }
+    assert shown(service, "young") == young
+    assert service.counter(READS.format("cached")) >= 2
+    with service.store() as log:
+        pages: Any = log.xrange("sluice:{default}:log")
+    logged = [
+        record
+        for _, fields in pages
+        for record in events.decode(fields[b"e"]).records
+        if isinstance(record, Feedback)
+    ]
+    assert len(logged) == 200
+    assert all(event.features == {"age": "10" if i % 2 else "90"} for i, event in enumerate(logged))
+    hashes = service.hashes()
+    node.signal(signal.SIGKILL)
+    service.kill()
+    service.start()
+    assert service.hashes() == hashes
+
+
+def test_a_service_goes_on_without_the_store(make_service: StartService, node: Node) -> None:
+    """With the store hanging, then gone, lists and events go on, and it is counted.
+
+    A list waits for half of its deadline at most, however long the store may take.
+    """
+    service = make_service(
+        features=FEATURES,
+        feature_store_url=url_of(node),
+        feature_cache_s=0,
+        feature_timeout_ms=60_000,
+    ).start()
+    service.post("/v1/items", [{"item_id": f"i{n}"} for n in range(20)])
+    node.signal(signal.SIGSTOP)
+    assert service.get("/v1/recommendations/u", deadline_ms=1_500)["items"]
+    assert service.counter(MISSING.format("age", "timeout")) == 1
+    assert service.counter(READS.format("timeout")) == 1
+    node.signal(signal.SIGCONT)
+    node.signal(signal.SIGKILL)
+    until(lambda: shown(service, "u") and service.counter(MISSING.format("age", "unavailable")))
+    event = {"user_id": "u", "item_id": "i1", "type": "click"}
+    assert service.post("/v1/feedback", event)["counts"]["learned"] == 1
+    assert "the feature store does not answer" in service.log
+
+
+@pytest.mark.parametrize(
+    ("told", "why"),
+    [
+        ({"feature_store_url": "http://x"}, "must begin with one of redis://"),
+        ({"feature_store_url": "feast+http://x:1"}, "name a feature service"),
+        ({"feature_store_url": "redis://x", "feature_key": "f"}, "needs {user_id} in it"),
+        ({"feature_store_url": "redis://x", "features": {}}, "declares no feature of a user"),
+    ],
+)
+def test_settings_that_read_nothing_are_refused(told: dict[str, Any], why: str) -> None:
+    """A store that cannot be one, or of which nothing is wanted, is refused at the start."""
+    with pytest.raises(ValueError, match=re.escape(why)):
+        Settings(**({"features": FEATURES} | told))
+
+
+# -- Feast ------------------------------------------------------------------------------------
+
+_REPOSITORY = """
+from datetime import timedelta
+from feast import Entity, FeatureService, FeatureView, Field, FileSource
+from feast.types import Float64, String
+from feast.value_type import ValueType
+
+customer = Entity(name="customer", join_keys=["customer_id"], value_type=ValueType.STRING)
+source = FileSource(path="customers.parquet", timestamp_field="event_timestamp")
+customers = FeatureView(
+    name="customers",
+    entities=[customer],
+    ttl=timedelta(days=30),
+    schema=[Field(name="age", dtype=Float64), Field(name="tier", dtype=String)],
+    source=source,
+)
+for_sluice = FeatureService(name="for_sluice", features=[customers])
+"""
+
+
+@contextmanager
+def feast_server(folder: Path, node: Node) -> Iterator[str]:
+    """Run Feast's feature server over an online store in Redis; yield where it listens."""
+    feast = shutil.which("feast")
+    if feast is None:
+        pytest.skip("no feast on PATH (pip install 'feast[redis]' in an environment of its own)")
+    [port] = free_ports(1)
+    (folder / "customers.py").write_text(_REPOSITORY)
+    (folder / "feature_store.yaml").write_text(
+        "project: shop\nprovider: local\nregistry: registry.db\noffline_store: {type: file}\n"
+        "entity_key_serialization_version: 3\nonline_store:\n  type: redis\n"
+        f"  connection_string: 127.0.0.1:{node.port}\n"
+    )
+    env = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    env |= {"FEAST_USAGE": "False", "HOME": str(folder)}
+    subprocess.run([feast, "apply"], cwd=folder, env=env, check=True, capture_output=True)
+    with (folder / "serve.log").open("wb") as log:
+        command = [feast, "serve", "--port", str(port)]
+        process = subprocess.Popen(
+            command, cwd=folder, env=env, stdout=log, stderr=log, start_new_session=True
+        )
+        try:
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def is_up(url: str) -> bool:
+    """Tell whether Feast's server answers."""
+    try:
+        return httpx.get(f"{url}/health", trust_env=False).is_success
+    except httpx.TransportError:
+        return False
+
+
+def test_features_are_read_from_feast(
+    make_service: StartService, node: Node, tmp_path: Path
+) -> None:
+    """Through Feast's server, what its online store in Redis says decides a list; old is stale."""
+    repository = tmp_path / "feast"
+    repository.mkdir()
+    with feast_server(repository, node) as url:
+        until(lambda: is_up(url), within_s=90)
+        n, now = 20, datetime.now(UTC)
+        times = [now] * 22 + [now - timedelta(hours=2)]
+        ages = [10.0 if i % 2 else 90.0 for i in range(n)]
+        rows = {
+            "customer_id": [*(f"u{i}" for i in range(n)), "young", "old", "stale"],
+            "age": [*ages, 11.0, 88.0, 50.0],
+            "tier": [*(["lead"] * n), "gold", None, "lead"],
+            "event_timestamp": [at.isoformat(timespec="seconds") for at in times],
+        }
+        written = {"feature_view_name": "customers", "df": rows}
+        answer = httpx.post(f"{url}/write-to-online-store", json=written, trust_env=False)
+        assert answer.is_success, answer.text
+        service = make_service(
+            features=FEATURES,
+            feature_store_url=f"feast+{url}/for_sluice?entity=customer_id",
+            feature_timeout_ms=20_000,
+            gate="off",
+        )
+        taught(service.start())
+        assert n_short(shown(service, "young")) > n_short(shown(service, "old"))
+        assert service.counter(MISSING.format("tier", "missing")) == 1
+        assert shown(service, "stale")
+        assert service.counter(MISSING.format("age", "stale")) == 1
+        assert shown(service, "nobody")
+        assert service.counter(MISSING.format("age", "missing")) == 1
+        assert service.counter(READS.format("read")) == n + 4
