@@ -91,8 +91,11 @@ class Thinning:
         self._need = (0.0, 0.0)
 
     async def run(self) -> None:
-        """Look once a second until cancelled; without a budget, never."""
-        while self._ingest.settings.budget_learning is not None:
+        """Look once a second until cancelled.
+
+        Also without a budget: whoever wanted less to be judged may be gone for good.
+        """
+        while True:
             await asyncio.sleep(LOOK_S)
             try:
                 await self.look()
@@ -124,8 +127,10 @@ class Thinning:
     def _wanted(self, now: Sample) -> float:
         ingest, settings, first = self._ingest, self._ingest.settings, self._samples[0]
         share, is_seen = ingest.budget.share, now.at - first.at >= self._again_s
-        if share is None or self._is_asked or now.at - self._changed_s < self._again_s:
+        if self._is_asked or now.at - self._changed_s < self._again_s:
             return self._part
+        if share is None:
+            return 1.0
         is_behind = ingest.lag_s >= BEHIND_S and ingest.budget.is_delaying
         if len(self._samples) < 2 or not (is_behind or (is_seen and ingest.lag_s < BEHIND_S)):
             return self._part
@@ -160,7 +165,9 @@ class Thinning:
 
     async def _ask(self, part: float) -> None:
         share = self._ingest.settings.budget_learning
-        why = f"learning needs {self._need[0]:.3f} of a core and may use {share:g}"
+        why = "no replica with a budget wants less any more"
+        if share is not None:
+            why = f"learning needs {self._need[0]:.3f} of a core and may use {share:g}"
         record = Thin(part, self._part, why, self._ingest.origin)
         arrival_ms = time.time_ns() // 1_000_000
         self._changed_s = time.monotonic()

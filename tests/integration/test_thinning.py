@@ -52,17 +52,18 @@ async def look(
             await asyncio.sleep(0.02)
 
 
+@pytest.mark.parametrize("share", [1.0, None])
 async def test_the_one_with_the_least_room_decides(
-    open_store: OpenStore, url: str, eventually: Eventually
+    open_store: OpenStore, url: str, eventually: Eventually, share: float | None
 ) -> None:
     """A replica over its budget has less judged by all; one that has room leaves that as it is.
 
-    Unless the first one is gone: then all is judged again. Both have the same state throughout.
+    Unless the first one is gone: then more is judged again, at once where there is no budget.
     """
     first, second = await open_store(url), await open_store(url)
     async with (
         running(first, url, budget_learning=0.02, budget_least_judged=0.5) as tight,
-        running(second, url, budget_learning=1.0) as roomy,
+        running(second, url, budget_learning=share) as roomy,
     ):
         there = first, tight.origin
         both = [Thinning(tight, again_s=0.1), Thinning(roomy, again_s=0.1)]
