@@ -500,7 +500,10 @@ class ShownItem(Body):
 
 
 class ImpressionBody(Body):
-    """What of a slate was really shown, in its order; of more than 20 items the first 20 count."""
+    """What of a slate was really shown, in its order, each item once.
+
+    Of more than 20 items the first 20 count.
+    """
 
     recommendation_id: str = Field(min_length=1, max_length=MAX_TOKEN_BYTES)
     user_id: Id = Field(examples=["u1"])
