@@ -160,6 +160,21 @@ class Catalogue:
             for name, value in attributes.items():
                 self.columns.put(index, name, value)
 
+    def declare(self, features: Mapping[str, Feature]) -> None:
+        """Go on with other features, by the inputs that the history has got for them."""
+        before = self.features
+        self.features = FeatureState(self.history, features) if features else None
+        if before is not None:
+            before.leave()
+            if self.features is not None:
+                self.features.take(before)
+        self._describe_all()
+
+    def _describe_all(self) -> None:
+        if self.features is not None:
+            for index, attributes in self.attributes.items():
+                self.features.describe(index, attributes, is_counted=False)
+
     # -- users --------------------------------------------------------------------------------
 
     def take_attributes(self, user_id: str) -> Attributes:
@@ -230,8 +245,7 @@ class Catalogue:
         self.first_seen.load_state(state.get("first_seen", {}), published)
         if self.features is not None:
             self.features.load_state(state["features"])
-            for index, attributes in self.attributes.items():
-                self.features.describe(index, attributes, is_counted=False)
+            self._describe_all()
 
     def canonical(self) -> list[Any]:
         """Return the content sorted by external id, for hashing."""

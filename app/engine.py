@@ -7,7 +7,7 @@ no randomness. What has to be done outside is returned.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
 from itertools import islice
@@ -30,6 +30,7 @@ from app.events import VALID, Entry, Feedback, Malformed
 from app.explain import Explaining
 from app.exploration import Exploration
 from app.feature_state import FeatureState, make_inputs
+from app.features import Feature
 from app.freshness import is_over
 from app.gate import Gate
 from app.gate_data import Clock, Decision, Losses, Refusal, Relearn, Rival, Version
@@ -112,6 +113,7 @@ TUNABLE = frozenset(
     "teach_repeats",
     "explore_share",
     "ignored_weight",
+    "features",
 }
 
 
@@ -780,12 +782,25 @@ class Engine:
         old, self.configured = self.configured, wanted
         self._use_settings()
         self._know_types(wanted)
-        evidence = {name: [getattr(old, name), getattr(wanted, name)] for name in changed}
+        evidence = {name: [_shown(old, name), _shown(wanted, name)] for name in changed}
         self.gate.record("configure", "settings changed", evidence, "operator")
+        if "features" in changed:
+            self._declare(wanted.features)
         if "challenger" in changed:
             if self.challenges.running is not None:
                 self.challenges.stop("the setting has changed", "settings")
             self._challenge_by_setting()
+
+    def _declare(self, features: Mapping[str, Feature]) -> None:
+        """Let other features be given from here on; what is known of those that stay, stays."""
+        if self.challenges.running is not None:
+            self.challenges.stop("the features have changed", "settings")
+        self.history.use_inputs(make_inputs(features, self.history.max_items))
+        self.catalogue.declare(features)
+        self.learner.take_inputs()
+        self.recommender = Recommender(
+            self.history, self.catalogue, self.learner, exclude_had=self.settings.exclude_had
+        )
 
     def _use_settings(self) -> None:
         """Put in force what the log was configured with, but for what was adopted since."""
@@ -877,6 +892,13 @@ class Engine:
         """Raise Refusal, and record it, where a snapshot is of another configuration."""
         adopted = snapshot["challenges"]["adopted"]
         then = EngineSettings(**snapshot["settings"]).with_learner(adopted)
+        if then.features != self.settings.features:
+            why = (
+                "the snapshot is of other features than are declared now: declare those of then"
+                " (SLUICE_FEATURES, --reconfigure), or restore whole"
+            )
+            both = [_shown(settings, "features") for settings in (then, self.settings)]
+            self._refuse_restore(record, why, {"features": both})
         others = differing(then, self.settings)
         if not others:
             return
@@ -885,6 +907,9 @@ class Engine:
             f"the snapshot's learner has {shown}: a challenger was adopted in between. Start one"
             " with the values of then and adopt it by force, or restore whole"
         )
+        self._refuse_restore(record, why, others)
+
+    def _refuse_restore(self, record: events.Command, why: str, others: dict[str, Any]) -> None:
         evidence = {"snapshot": record.snapshot_id, "then_and_now": others}
         self.gate.record("restore_refused", why, evidence, record.asked_by)
         raise Refusal(why)
@@ -1296,6 +1321,13 @@ def is_chosen(id_: str, share: float, what_for: str) -> bool:
     if share >= 1.0:
         return True
     return int.from_bytes(events.digest((what_for, id_))[:6], "little") < share * 2.0**48
+
+
+def _shown(settings: EngineSettings, name: str) -> Any:
+    """Return a setting as the record of decisions has it."""
+    if name == "features":
+        return settings.model_dump(mode="json", include={name})[name]
+    return getattr(settings, name)
 
 
 def changed_fields(old: EngineSettings, new: EngineSettings) -> list[str]:

@@ -134,6 +134,24 @@ class FeatureState:
         user = self._history.users.get(user_id)
         self._values[user] = self._times[user] = 0
 
+    def leave(self) -> None:
+        """Hear no more of the history: other features are declared."""
+        self._history.on_item_evicted.remove(self._evict)
+        self._history.on_user_forgotten.remove(self._forget)
+
+    def take(self, before: FeatureState) -> None:
+        """Keep what there was of users, as far as it means something by the declaration of now."""
+        self.n_missing = before.n_missing
+        old = {slot.name: slot for slot in before._of_users}
+        for name, feature, _, place in self._of_users:
+            if name not in old:
+                continue
+            was = old[name].place
+            kept = feature.taken(before._values[:, was], old[name].feature)
+            stays = (before._times[:, was] > 0) & ~np.isnan(kept)
+            self._values[stays, place] = kept[stays]
+            self._times[stays, place] = before._times[stays, was]
+
     # -- items --------------------------------------------------------------------------------
 
     def describe(self, item: int, attributes: Values, *, is_counted: bool = True) -> None:

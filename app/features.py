@@ -12,7 +12,10 @@ from types import MappingProxyType
 from typing import Annotated, Literal, NamedTuple, Self
 from urllib.parse import urlsplit
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from learners.kernels import F64
 
 MAX_FEATURES, MAX_INPUTS = 16, 64
 NAME = r"^[A-Za-z0-9_.:-]{1,64}$"
@@ -80,6 +83,16 @@ class Feature(BaseModel):
             return "not_a_number"
         low, high = self._bounds
         return "not_a_number" if math.isnan(number) else min(max(number, low), high)
+
+    def taken(self, kept: F64, before: Feature) -> F64:
+        """Return what was kept by another declaration as this one keeps it; NaN for nothing."""
+        if self.values and before.values:
+            places = [self.keep(value) for value in before.values]
+            known = [math.nan if isinstance(place, str) else place for place in places]
+            return np.array(known)[kept.astype(np.int64)]
+        if self.values or before.values:
+            return np.full(len(kept), math.nan)
+        return np.clip(kept, *self._bounds)
 
     def meaning(self, kept: float) -> Meant:
         """Return what a value that is kept means."""

@@ -113,6 +113,16 @@ class Blend(Learner):
         self.columns = [name for name, s in self.sources.items() for _ in range(s.n_columns)]
         self.n_columns = len(self.columns)
         self._taste = np.zeros(MAX_LISTED, np.float64)
+        names = list(self.sources)
+        self._names = [
+            [name for place, name in enumerate(names) if number >> place & 1] or ["catalogue"]
+            for number in range(2 ** len(names))
+        ]
+        self._combine()
+
+    def _combine(self) -> None:
+        """Make a combiner of what the sources give, and of what is given."""
+        personal = self.personal
         features = feature_names(self.half_lives_s)
         of_item = ["categories" if name == "shared_categories" else "item" for name in OF_ITEM]
         inputs = personal.inputs
@@ -120,11 +130,6 @@ class Blend(Learner):
         self.parts = (*PARTS[:-1], *inputs.items, *inputs.contexts, PARTS[-1])
         named = [*self.columns, *self.columns, *of_item, *inputs.items, *inputs.contexts]
         self._part_of = np.array([self.parts.index(name) for name in named], np.int32)
-        names = list(self.sources)
-        self._names = [
-            [name for place, name in enumerate(names) if number >> place & 1] or ["catalogue"]
-            for number in range(2 ** len(names))
-        ]
         trending = dict.fromkeys(features[3 : self.n_columns], _INITIAL_TRENDING)
         self.combiner: Combiner
         # A linear one's totals are made where the features are; any other is called for them.
@@ -134,8 +139,20 @@ class Blend(Learner):
             self.combiner = LinearCombiner(features, initial, self.learning_rate, inputs.contexts)
             self.combiner.context = inputs.context
         else:
-            self.combiner = adapt(self.model, features, personal, seed)
+            self.combiner = adapt(self.model, features, personal, self.seed)
         self._shared: Any = None
+
+    def take_inputs(self) -> None:
+        """Go on with the inputs that the history has by now; what stays by name stays learned."""
+        before = self.combiner
+        before.leave()
+        self._combine()
+        if isinstance(self.combiner, LinearCombiner) and isinstance(before, LinearCombiner):
+            self.combiner.inherit(before)
+        else:
+            self.combiner.load_state(before.state(), is_moved=False)
+        self._shared = None
+        self._own_pool = self.new_pool(self.personal.max_items)
 
     @property
     def shared(self) -> Any:

@@ -236,11 +236,19 @@ class LinearCombiner(Combiner, base.Classifier):
         self.squares[target] = self.squares[source]
 
     def inherit(self, other: LinearCombiner) -> None:
-        """Take over the weights of the features that both have, by name."""
-        ours = [place for place, name in enumerate(self.features) if name in other.features]
-        theirs = [other.features.index(self.features[place]) for place in ours]
-        self.weights[:, :, ours] = other.weights[:, :, theirs]
-        self.squares[:, :, ours] = other.squares[:, :, theirs]
+        """Take over the weights of the features and contexts that both have, by name."""
+        features = [name for name in self.features if name in other.features]
+        contexts = [name for name in self.contexts if name in other.contexts]
+        ours, theirs = (
+            np.ix_(
+                range(N_VERSIONS),
+                [model.contexts.index(name) for name in contexts],
+                [model.features.index(name) for name in features],
+            )
+            for model in (self, other)
+        )
+        self.weights[ours] = other.weights[theirs]
+        self.squares[ours] = other.squares[theirs]
 
     def view(self, version: int) -> dict[str, dict[str, float]]:
         """Return a version's weights by situation and feature."""

@@ -176,6 +176,11 @@ class History:
         names = ("max_items", "max_users", "history_length", "scored_history", "had_length")
         return {name: getattr(self, name) for name in (*names, "inputs")}
 
+    def use_inputs(self, inputs: Inputs) -> None:
+        """Go on with other inputs; learners over this history have to take them, too."""
+        self.inputs = inputs
+        self._arrays = None
+
     # -- ids ----------------------------------------------------------------------------------
 
     def touch_item(self, item_id: Hashable, tick: int) -> int:

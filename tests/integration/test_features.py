@@ -146,14 +146,21 @@ def test_features_of_many_users_are_put_at_once(make_service: StartService) -> N
     error_of(service.client.get("/v1/users/x/features"), 404)
 
 
-def test_features_are_fixed_within_a_log(make_service: StartService) -> None:
-    """Another declaration on the same log is refused at the start, by its name."""
-    service = make_service(features=FEATURES).start()
+def test_features_change_within_a_log_if_that_is_said(make_service: StartService) -> None:
+    """Another declaration is refused at the start, and taken with --reconfigure."""
+    service = taught(make_service(features=FEATURES).start())
+    mobile = listed(service, **{"context.device": "mobile"})
     service.stop()
-    service.settings["features"] = {"device": FEATURES["device"]}
+    service.settings["features"] = FEATURES | {"hour": {"of": "context", "min": 0, "max": 23}}
     service.launch()
     assert service.wait() != 0
-    assert "features cannot change within a log" in service.log
+    assert "change the log with --reconfigure" in service.log
+    service.start("--reconfigure")
+    given = {"context.device": "mobile", "context.hour": 7}
+    assert listed(service, **given) == mobile
+    service.kill()
+    service.start()
+    assert listed(service, **given) == mobile
 
 
 def test_the_schema_says_what_is_declared() -> None:

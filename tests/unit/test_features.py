@@ -15,14 +15,33 @@ from app import events, quarantine, snapshot
 from app.admission import Verdict
 from app.engine import Engine
 from app.errors import InvalidRequest
-from app.events import Feedback, ItemUpsert, UserDelete, UserFeatures, UserMerge, parse_feedback
+from app.events import (
+    Command,
+    Feedback,
+    ItemUpsert,
+    UserDelete,
+    UserFeatures,
+    UserMerge,
+    parse_feedback,
+)
 from app.feature_state import check_names
 from app.features import Feature, Why
 from app.identity import Identity
 from app.recommend import Request
+from app.settings import EngineSettings
 from learners import Blend, History
 from learners.inputs import Inputs
-from tests.factories import START_MS, apply, click, feed, fingerprint, make_engine, make_settings
+from tests.factories import (
+    START_MS,
+    apply,
+    click,
+    configure,
+    feed,
+    fingerprint,
+    make_engine,
+    make_settings,
+    restore,
+)
 
 DEVICE: dict[str, Any] = {"of": "context", "values": ["mobile", "desktop"]}
 FORMAT: dict[str, Any] = {"of": "item", "values": ["short", "long"]}
@@ -287,6 +306,81 @@ def test_features_are_part_of_the_state() -> None:
     assert second.features is not None
     assert second.features.of_user(0) == {}
     assert second.hashes()["model_hash"] == third.hashes()["model_hash"]
+
+
+CHANGED: dict[str, Any] = {
+    "device": DEVICE | {"values": ["tablet", "desktop", "mobile"]},
+    "age": AGE | {"max": 50},
+    "format": FORMAT,
+    "hour": {"of": "context", "min": 0, "max": 23},
+}
+
+
+def declare(engine: Engine, features: dict[str, Any]) -> None:
+    """Let other features be declared from here on."""
+    changed = EngineSettings(**engine.configured.model_dump() | {"features": features})
+    apply(engine, configure(changed, reconfigure=True))
+
+
+def scores(engine: Engine, **features: Any) -> dict[str, Any]:
+    """Return the scores of all items for somebody new, by id."""
+    slate = engine.recommend(Request("new", k=N_ITEMS, features=features)).items
+    return {scored.item_id: pytest.approx(scored.score, abs=1e-9) for scored in slate}
+
+
+def test_features_may_change_within_a_log() -> None:
+    """What stays by name stays learned and known, what is new begins at nothing, the rest goes."""
+    engine = described(make_engine(features=ALL))
+    feed(engine, list(by_device(400)))
+    apply(engine, *(UserFeatures(f"u{n}", {"age": 10 * n}, START_MS) for n in range(9)))
+    mobile, desktop = scores(engine, device="mobile"), scores(engine, device="desktop")
+    assert mobile != desktop
+    declare(engine, CHANGED)
+    assert scores(engine, device="mobile") == mobile
+    assert scores(engine, device="desktop") == desktop
+    assert scores(engine, device="tablet") == scores(engine) == scores(engine, hour=23)
+    assert engine.features is not None
+    ages = {n: engine.features.of_user(engine.history.users.get(f"u{n}")) for n in (3, 8)}
+    assert ages == {3: {"age": (30.0, START_MS)}, 8: {"age": (50.0, START_MS)}}
+    assert engine.gate.decisions[-1].evidence["features"][1]["hour"]["max"] == 23
+    declare(engine, {})
+    assert engine.features is None
+    assert len(scores(feed(engine, list(by_device(410))[400:]))) == N_ITEMS
+
+
+@pytest.mark.parametrize("learner", ["blend", "river:linear_model.LogisticRegression()"])
+def test_a_log_whose_features_changed_goes_on_the_same_everywhere(learner: str) -> None:
+    """Live, from a snapshot before the change, and from one after it, the bytes are the same."""
+    records = stream()
+    engines = [described(make_engine(features=ALL, learner=learner)) for _ in range(3)]
+
+    def through_a_snapshot(engine: Engine) -> Engine:
+        return Engine.from_state(snapshot.load([snapshot.dump(engine.state(), engine.cursor)]))
+
+    for number, engine in enumerate(engines):
+        feed(engine, records[:150])
+        engine = through_a_snapshot(engine) if number == 1 else engine
+        declare(engine, CHANGED)
+        engine = through_a_snapshot(engine) if number == 2 else engine
+        engines[number] = feed(engine, records[150:300])
+    assert len({engine.hashes()["state_hash"] for engine in engines}) == 1
+    assert len({fingerprint(engine.state()) for engine in engines}) == 1
+
+
+def test_a_changed_declaration_ends_a_challenger_and_old_restores() -> None:
+    """Nothing that was learned with other features comes back, and who asks is told why."""
+    engine = described(make_engine(features=ALL, warmup_events=50))
+    feed(engine, list(by_device(100)))
+    before = engine.state()
+    changes = {"covisit_shrink": 1.0}
+    apply(engine, Command("start_challenger", "a test asks", "tester", changes=changes))
+    assert engine.challenges.running is not None
+    declare(engine, CHANGED)
+    assert engine.challenges.view() is None
+    assert "declare those of then" in str(restore(engine, before).results[0].reason)
+    declare(engine, ALL)
+    assert restore(engine, before).results[0].status == "applied"
+    feed(engine, list(by_device(150))[100:])
 
 
 def test_who_is_forgotten_exactly_leaves_no_features_in_the_log() -> None:
