@@ -156,7 +156,7 @@ def test_features_change_within_a_log_if_that_is_said(make_service: StartService
     assert service.wait() != 0
     assert "change the log with --reconfigure" in service.log
     service.start("--reconfigure")
-    given = {"context.device": "mobile", "context.hour": 7}
+    given: dict[str, Any] = {"context.device": "mobile", "context.hour": 7}
     assert listed(service, **given) == mobile
     service.kill()
     service.start()
