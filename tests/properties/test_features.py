@@ -134,6 +134,20 @@ def test_requests_change_nothing_that_is_learned(changes: dict[str, Any]) -> Non
     assert asked.hashes() == silent.hashes()
 
 
+def test_versions_are_compared_with_nothing_given() -> None:
+    """How much two versions agree does not depend on what was asked for before."""
+    engine = grown(overlap_min=0.0, bless_judged=10_000)
+    versions, now_ms = np.array([ANCHOR, SHADOW]), engine.admission.watermark_ms
+    users = [*engine.history.users.index.values()]
+    found = set()
+    for device in ("mobile", "desktop", None):
+        engine.recommend(Request("u1", 10, features={"device": device, "hour": 23}))
+        found.add(tuple(engine.recommender.overlaps(versions, users, now_ms)))
+        engine.recommend(Request("u1", 10, features={"device": device, "hour": 0}))
+        found.add(tuple(engine.recommender.overlap(versions, user, now_ms) for user in users))
+    assert len(found) == 1
+
+
 def test_a_river_model_sees_features_by_name() -> None:
     """A model in the combiner's place learns from contexts and items' features as from others."""
     engine = grown(learner="river:linear_model.LogisticRegression()")
