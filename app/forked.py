@@ -45,7 +45,7 @@ async def start(
         return _replay(await asyncio.to_thread(lambda: list(work())))
     read_end, write_end = os.pipe()
     try:
-        pid = os.fork()
+        pid = _fork()
     except OSError as error:
         os.close(read_end)
         os.close(write_end)
@@ -53,6 +53,7 @@ async def start(
     if pid == 0:
         _be_the_copy(work, write_end)
     os.close(write_end)
+    await asyncio.sleep(0)  # others have waited for the copy; what we touch now is slow at first
     return _frames(read_end, pid, silence_s, on_ended)
 
 
@@ -94,6 +95,20 @@ async def _next_frame(reader: asyncio.StreamReader, silence_s: float) -> bytes |
             return None
         header += await reader.readexactly(_LENGTH_BYTES - len(header))
         return await reader.readexactly(int.from_bytes(header, "little"))
+
+
+def _fork() -> int:
+    """Fork as what works in batches: the copy then does not take the core away from us at once."""
+    is_usual = os.sched_getscheduler(0) == os.SCHED_OTHER
+    if is_usual:
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    pid = -1
+    try:
+        pid = os.fork()
+    finally:
+        if is_usual and pid:
+            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+    return pid
 
 
 def _be_the_copy(work: Work, write_end: int) -> NoReturn:
