@@ -81,19 +81,19 @@ def spread_of(total: F64, n: int) -> float:
 
 
 @njit(cache=True)
-def move(matching: U8, shares: F64, spread: float, total: F64) -> I64:
+def move(matching: U8, shares: F64, total: F64) -> tuple[I64, float]:
     """Add to the totals of what each rule matches ([rules, candidates]) its share of the spread.
 
-    Return how many it moved.
+    Return how many it moved, and the spread.
     """
-    moved = np.zeros(len(shares), np.int64)
+    moved, spread = np.zeros(len(shares), np.int64), spread_of(total, matching.shape[1])
     for r in range(len(shares)):
         change = shares[r] * spread
         for c in range(matching.shape[1]):
             if matching[r, c]:
                 total[c] += change
                 moved[r] += 1
-    return moved
+    return moved, spread
 
 
 @njit(cache=True)

@@ -293,6 +293,8 @@ class Ruling:
         self._plan = plan
         self._book = plan.book
         self._now_ms = now_ms
+        get = plan.book.history.items.get
+        self._pinned: I32 = np.array([get(item_id) for item_id in plan.pinned], np.int32)
         self._spread = 1.0
         self.arranges = plan.arranges
         self._book.acted[plan.at_bars] = 1
@@ -323,13 +325,11 @@ class Ruling:
 
     def wanted(self, k: int) -> I32:
         """Return what pins and quotas want to be rated, whether it may be shown or not."""
-        plan, get = self._plan, self._book.history.items.get
-        items = [get(id_) for id_, at in zip(plan.pinned, plan.positions) if at <= k]
-        pinned = np.array([item for item in items if item != MISS], np.int32)
-        newest = [
-            self._young(q)[: min(MOST_RATED, 8 * least)] for q, least in enumerate(plan.least)
-        ]
-        return np.concatenate([pinned, *newest])
+        plan, pinned = self._plan, self._pinned
+        parts = [pinned[(pinned != MISS) & (plan.positions <= k)]]
+        for q, least in enumerate(plan.least.tolist()):
+            parts.append(self._young(q)[: min(MOST_RATED, 8 * least)])
+        return np.concatenate(parts)
 
     def all_wanted(self) -> I32:
         """Return all that quotas want, whether it may be shown or not."""
@@ -358,8 +358,7 @@ class Ruling:
         plan = self._plan
         if plan.movers:
             matching = plan.of_movers.matching(pool.item[: pool.n])
-            self._spread = kernels.spread_of(pool.total, pool.n)
-            moved = kernels.move(matching, plan.shares, self._spread, pool.total)
+            moved, self._spread = kernels.move(matching, plan.shares, pool.total)
             self._book.acted[plan.at_movers] = moved
 
     def moves(self, items: I32 | list[int]) -> list[dict[str, float]]:
@@ -378,13 +377,13 @@ class Ruling:
         if not plan.arranges:
             n = min(k, len(items))
             return Arranged(np.arange(n, dtype=np.int32), [None] * n, 0)
-        get, columns = book.history.items.get, book.catalogue.columns
+        columns = book.catalogue.columns
         turned = np.zeros(len(plan.caps), np.int64)
         places, by, n_unmet = kernels.arrange(
             items,
             k,
             plan.of_places.matching(items),
-            np.array([get(item_id) for item_id in plan.pinned], np.int32),
+            self._pinned,
             plan.positions,
             plan.least,
             book.catalogue.first_seen.since_ms,

@@ -68,7 +68,10 @@ class Ruled:
                 break
             n_before, given = n, np.concatenate([given, more])
         slate = self.scored(places[arranged.places])
-        return slate if not any(arranged.by) else list(map(_placed, slate, arranged.by))
+        for place, by in enumerate(arranged.by):
+            if by is not None:
+                slate[place] = _placed(slate[place], by)
+        return slate
 
     def ranked(self) -> list[Scored]:
         """Return all that was rated, best first: what may stand where is not asked yet."""
@@ -98,7 +101,9 @@ class Ruled:
         request, pool = self._request, self._pool
         self._begin()
         if request.candidates is None:
-            wanted = np.concatenate([pool.eligible_of(self._ruling.wanted(request.k)), given])
+            wanted = pool.eligible_of(self._ruling.wanted(request.k))
+            if len(given):
+                wanted = np.concatenate([wanted, given])
             most = request.k
         else:
             get, most = self._ranker.history.items.get, 1
@@ -198,10 +203,13 @@ def arranged(
     if found.n_unmet or len(found.places) < k:
         return None
     places = found.places.tolist()
-    placed = [_placed(slate[place], by) for place, by in zip(places, found.by)]
+    placed = [
+        slate[place] if by is None else _placed(slate[place], by)
+        for place, by in zip(places, found.by)
+    ]
     return placed, [teams[place] for place in places]
 
 
-def _placed(scored: Scored, by: str | None) -> Scored:
+def _placed(scored: Scored, by: str) -> Scored:
     """Return an item with the rule that put it where it is among its sources."""
-    return scored if by is None else scored._replace(sources=[*scored.sources, by])
+    return scored._replace(sources=[*scored.sources, by])
