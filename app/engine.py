@@ -7,7 +7,7 @@ no randomness. What has to be done outside is returned.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping
 from copy import copy
 from dataclasses import dataclass, field
 from itertools import islice
@@ -23,25 +23,22 @@ from app.calibration import Calibration
 from app.catalogue import Catalogue
 from app.challenger import Case, make_learner
 from app.challenges import Challenges, differing
-from app.conditions import Condition
-from app.drafts import Team, team_draft
 from app.errors import InvalidRequest, LogStopped, SettingsError
 from app.events import VALID, Entry, Feedback, Malformed
-from app.explain import Explaining
 from app.exploration import Exploration
-from app.feature_state import FeatureState, make_inputs
+from app.feature_state import make_inputs
 from app.features import Feature
 from app.freshness import is_over
 from app.gate import Gate
-from app.gate_data import Clock, Decision, Losses, Refusal, Relearn, Rival, Version
+from app.gate_data import Clock, Decision, Losses, Refusal, Relearn, Version
 from app.growth import Growth
 from app.ignored import Ignored
 from app.judge import Prequential, loss_of
 from app.quarantine import record_of
-from app.recommend import Lowered, Recommender, Request, Scored, mean_overlap, mean_share
-from app.rulebook import Rulebook, Ruling
-from app.ruled import Ruled, arranged, ruling_on
-from app.rules import Rule, canonical, read_rules
+from app.recommend import Recommender, mean_overlap, mean_share
+from app.rulebook import Rulebook
+from app.rules import canonical, read_rules
+from app.serving import Serving, is_chosen
 from app.settings import KNOWN_SEMANTICS, SEMANTICS, EngineSettings
 from app.window import Window
 from learners.base import ANCHOR, CHAMPION, N_VERSIONS, SHADOW
@@ -51,9 +48,6 @@ from learners.ids import State
 from learners.kernels import F64, I64, MISS
 
 TOP_10_DOUBLED = 20
-
-# The first semantics version in which slots explore, and what was ignored counts for less.
-EXPLORES = 8
 
 # Clean promotions overlap by 0.9 and more in the median, faults that matter by 0.13 at most.
 ENOUGH_ALIKE, ALIKE = 10, 0.8
@@ -137,27 +131,8 @@ class Outcome:
     quarantined: list[tuple[int, bytes]] = field(default_factory=list)
 
 
-class Draft(NamedTuple):
-    """Who filled a slate of two versions: `name` says what for, `teams` who drafted each place.
-
-    Feedback on an item brings `<name>:<team>` back (`Feedback.draft`).
-    """
-
-    name: str
-    teams: list[Team]
-
-
-@dataclass(frozen=True)
-class Slate:
-    """The list returned, and which model made it; `draft` where two versions filled it."""
-
-    items: list[Scored]
-    model: dict[str, Any]
-    draft: Draft | None = None
-
-
-class Engine:
-    """One state, moved by entries alone."""
+class Engine(Serving):
+    """One state, moved by entries alone; what it answers requests with is in `Serving`."""
 
     def __init__(self, configured: EngineSettings, adopted: dict[str, Any] | None = None) -> None:
         # What the log says, and what is in force: the same, but for what was adopted since.
@@ -664,16 +639,6 @@ class Engine:
         self.admission.shares.forget(from_id)
         return Result(None, "applied")
 
-    @property
-    def features(self) -> FeatureState | None:
-        """Return what is given from elsewhere, None where no features are declared."""
-        return self.catalogue.features
-
-    @property
-    def explores(self) -> bool:
-        """Tell whether the log is of a version that knows exploration and what was ignored."""
-        return self.semantics >= EXPLORES
-
     def _arrive(self, item: int) -> None:
         if self.catalogue.is_typed:  # since version 8, too
             self.catalogue.first_seen.note(item, self.admission.watermark_ms)
@@ -700,15 +665,6 @@ class Engine:
         except InvalidRequest as error:
             raise LogStopped(f"the log has rules that this program cannot read: {error}") from None
         self.rulebook = self.make_rulebook(rules) if rules else None
-
-    def make_rulebook(self, rules: list[Rule]) -> Rulebook:
-        """Return rules as requests need them; they are not in force."""
-        return Rulebook(rules, self.history, self.catalogue, self.types)
-
-    @property
-    def rules(self) -> list[Rule]:
-        """Return the rules in force."""
-        return [] if self.rulebook is None else self.rulebook.rules
 
     def _rules_state(self) -> State:
         """Return the rules, if there are any: programs that know none compare snapshots, too.
@@ -942,176 +898,6 @@ class Engine:
             yield
         return mean_share(shares)
 
-    # -- requests -----------------------------------------------------------------------------
-
-    def recommend(
-        self, request: Request, recommendation_id: str = "", *, is_signed: bool = True
-    ) -> Slate:
-        """Answer a request from the served version. Changes no state.
-
-        A share of the slates, chosen by a hash of `recommendation_id`, is drafted by two versions
-        where these are being compared; in others, some slots explore. Without an id, neither.
-        None is drafted whose id is not signed: nobody would know whom to credit for a click.
-        """
-        rival = self._rival() if recommendation_id and is_signed else None
-        if rival is not None and self._may_draft(request, rival, recommendation_id):
-            slate = self._drafted(request, rival, recommendation_id)
-        else:
-            slate = Slate(self._explored(request, recommendation_id), self.model_info())
-        if self.rulebook is not None:
-            self.rulebook.count()
-        if self.features is not None and not request.in_haste:
-            self.features.count()
-        return slate
-
-    def _explored(self, request: Request, recommendation_id: str) -> list[Scored]:
-        ruled = self._ruled(self.rulebook, request)
-        slate = self._slate(request) if ruled is None else ruled.slate()
-        if not recommendation_id or not self._may_explore(request):
-            return slate
-        if ruled is not None:
-            ruled.leave_room(slate)
-        return self.exploration.explore(
-            slate,
-            self.recommender.last,
-            self.gate.served,
-            share=self.settings.explore_share,
-            seed=self.settings.seed,
-            recommendation_id=recommendation_id,
-            limits=ruled,
-        )
-
-    def slate_under(self, rules: Rulebook | None, request: Request) -> list[Scored]:
-        """Return what the served version would show under some rules, in force or not."""
-        ruled = self._ruled(rules, request)
-        return self._slate(request) if ruled is None else ruled.slate()
-
-    def _slate(self, request: Request) -> list[Scored]:
-        return self._ranked(self.recommender, request, self.gate.served, None)
-
-    def _ruled(self, rules: Rulebook | None, request: Request) -> Ruled | None:
-        """Return the request under some rules, None where none of them acts on it."""
-        now_ms = self.admission.watermark_ms
-        ruling = ruling_on(request, rules, now_ms)
-        if ruling is None:
-            return None
-        version = self.gate.served
-        return Ruled(self.recommender, request, version, now_ms, ruling, self.lowered)
-
-    @property
-    def lowered(self) -> Lowered | None:
-        """What users' scores are lowered by, if anything."""
-        return Lowered(self.ignored, self.settings.ignored_weight) if self.explores else None
-
-    def _may_explore(self, request: Request) -> bool:
-        """Tell whether a list is meant to be shown, and whole: no given items, no explanation."""
-        is_shown = request.candidates is None and not (request.explain or request.in_haste)
-        return self.explores and is_shown and self.settings.explore_share > 0
-
-    def explain(self, request: Request, item_id: str) -> dict[str, Any]:
-        """Return why an item is, or is not, in the slate of the served version; see `explain`.
-
-        What explores, or is drafted by two versions, is left to chance, and plays no part.
-        """
-        request = request._replace(explain=True)
-        # Rules of its own, if there are any: what those in force do is counted.
-        rules = None if self.rulebook is None else self.make_rulebook(self.rules)
-        explaining = Explaining(
-            self.recommender,
-            request,
-            self.gate.served,
-            self.admission.watermark_ms,
-            self.lowered,
-            self._ruled(rules, request),
-            self.types,
-        )
-        return explaining.explain(item_id) | {"model": self.model_info()}
-
-    def list_of(self, version: int, request: Request, *, challenger: bool = False) -> list[Scored]:
-        """Return what a version would show, the challenger's if so, with nothing left to chance."""
-        ranker = self.challenges.recommender if challenger else self.recommender
-        now_ms = self.admission.watermark_ms
-        ruling = ruling_on(request, self.rulebook, now_ms)
-        if ruling is None:
-            return ranker.slate(request, version, now_ms, self.lowered)
-        return Ruled(ranker, request, version, now_ms, ruling, self.lowered).slate()
-
-    def _rival(self) -> Rival | None:
-        """Return who fills slates by turns with what is served: in HOLD the branch alone."""
-        return self.gate.rival or self.challenges.rival(self.settings.interleave_share)
-
-    def _may_draft(self, request: Request, rival: Rival, recommendation_id: str) -> bool:
-        return (
-            request.history is None
-            and request.candidates is None
-            and is_chosen(recommendation_id, rival.share, "draft")
-            and self.is_trusted(request.user_id)
-        )
-
-    def is_trusted(self, user_id: str | None) -> bool:
-        """Tell whether a user's clicks may decide between versions.
-
-        By default theirs do who were here before the anchor was made, and have a history.
-        """
-        if user_id is not None and self.settings.trusted == "marked":
-            return self.catalogue.user_attributes.get(user_id, {}).get("trusted") is True
-        user = MISS if user_id is None else self.history.users.get(user_id)
-        if user == MISS:
-            return False
-        is_old = bool(self.history.user_since[user] <= self.gate.data.anchor.event)
-        return is_old and bool(self.history.had_count[user] >= self.settings.trusted_history)
-
-    def _drafted(self, request: Request, rival: Rival, recommendation_id: str) -> Slate:
-        ranker = self.challenges.recommender if rival.is_challenger else self.recommender
-        ruling = ruling_on(request, self.rulebook, self.admission.watermark_ms)
-        ours = self._ranked(self.recommender, request, self.gate.served, ruling)
-        theirs = self._ranked(ranker, request, rival.version, ruling)
-        coins = int.from_bytes(events.digest(("coins", recommendation_id)), "little")
-        ranked = {"a": ours, "b": theirs}
-        ids = {team: [scored.item_id for scored in slate] for team, slate in ranked.items()}
-        k = request.k if ruling is None else len(ours) + len(theirs)
-        picks = team_draft(ids["a"], ids["b"], k, coins)
-        slate = [
-            ranked[pick.team][pick.place]._replace(propensity=pick.propensity) for pick in picks
-        ]
-        teams = [pick.team for pick in picks]
-        if ruling is not None:
-            found = arranged(slate, teams, ruling, self.history.items, request.k)
-            if found is None:  # more is to be looked for than the two have named
-                return Slate(self.slate_under(self.rulebook, request), self.model_info())
-            slate, teams = found
-        return Slate(slate, self.model_info(), Draft(rival.name, teams))
-
-    def _ranked(
-        self, ranker: Recommender, request: Request, version: int, ruling: Ruling | None
-    ) -> list[Scored]:
-        """Return what a version would show; under rules, all that it ranks."""
-        now_ms = self.admission.watermark_ms
-        if ruling is None:
-            return ranker.slate(request, version, now_ms, self.lowered)
-        return Ruled(ranker, request, version, now_ms, ruling, self.lowered).ranked()
-
-    def similar(
-        self, item_id: str, k: int, *, exclude: Sequence[str] = (), condition: Condition = ()
-    ) -> Slate:
-        """Return what goes with an item, from the served version; of rules, those that hide."""
-        request = Request(k=k, exclude=[*exclude, item_id], history=[item_id], filter=condition)
-        version, now_ms = self.gate.served, self.admission.watermark_ms
-        ruling = ruling_on(request, self.rulebook, now_ms)
-        restrict = None if ruling is None else ruling.barred
-        items = self.recommender.similar(request, version, now_ms, restrict)
-        return Slate(items, self.model_info())
-
-    def model_info(self) -> dict[str, Any]:
-        """Return which model answers: what every slate carries."""
-        data = self.gate.data
-        return {
-            "version": data.version,
-            "cursor": self.champion_cursor,
-            "gate": data.state,
-            "mode": data.mode,
-        }
-
     def describe(self) -> dict[str, Any]:
         """Return gate, versions, detectors, learner and counts: what /v1/model shows."""
         data = self.gate.data
@@ -1314,13 +1100,6 @@ def _check_semantics(version: int) -> None:
             f"the log goes on with semantics version {version}; this program knows {known}:"
             " start a newer one"
         )
-
-
-def is_chosen(id_: str, share: float, what_for: str) -> bool:
-    """Tell whether an id is among a share of all: by a hash of it, the same everywhere."""
-    if share >= 1.0:
-        return True
-    return int.from_bytes(events.digest((what_for, id_))[:6], "little") < share * 2.0**48
 
 
 def _shown(settings: EngineSettings, name: str) -> Any:

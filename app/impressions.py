@@ -11,12 +11,12 @@ import logging
 import time
 from collections import OrderedDict
 
-from app.engine import Slate, is_chosen
 from app.errors import SluiceError, StoreUnavailable, TooManyRequests
 from app.events import Impression
 from app.exploration import explored_places
 from app.ingest import Ingest
 from app.recommend import Request
+from app.serving import Slate, is_chosen
 from app.settings import Settings
 
 logger = logging.getLogger(__name__)

@@ -22,10 +22,11 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from app.engine import Engine, Slate
+from app.engine import Engine
 from app.events import VALID, Configure, Entry, Impression, ItemUpsert, Record
 from app.exploration import explored_places
 from app.recommend import Request
+from app.serving import Slate
 from app.settings import SEMANTICS, EngineSettings
 from scripts.datasets import read
 from scripts.play import ShopPlay

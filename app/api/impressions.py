@@ -6,11 +6,11 @@ from fastapi import APIRouter, Depends, Response
 
 from app.api import schemas
 from app.api.service import Running, Service, StrictRoute, answer, may_use, now_ms
-from app.engine import EXPLORES
 from app.errors import Conflict, InvalidRequest
 from app.events import MAX_ID_BYTES, Impression
 from app.exploration import EXPLORATION, N_SPARED
 from app.impressions import MAX_ITEMS
+from app.serving import EXPLORES
 
 router = APIRouter(tags=["feedback"], dependencies=[Depends(may_use)], route_class=StrictRoute)
 

@@ -25,10 +25,10 @@ from app.api.service import (
     now_ms,
 )
 from app.conditions import checked, of_categories
-from app.engine import Slate
 from app.errors import NotFound
 from app.feature_state import check_names
 from app.recommend import Request
+from app.serving import Slate
 from app.store import parse_cursor
 
 router = APIRouter(

@@ -10,11 +10,12 @@ from collections.abc import Sequence
 import msgspec
 
 from app.api.metrics import Metrics
-from app.engine import Engine, Slate
+from app.engine import Engine
 from app.errors import InvalidRequest
 from app.events import VALID, Event, Feedback
 from app.impressions import Impressions
 from app.recommend import Request
+from app.serving import Slate
 from app.settings import Settings
 from app.tokens import SLATE_ID_BYTES, Tokens
 from learners.kernels import MISS

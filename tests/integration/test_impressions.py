@@ -12,11 +12,11 @@ import pytest
 
 from app import events
 from app.embedded import EmbeddedServer
-from app.engine import Draft, Slate
 from app.events import Impression
 from app.impressions import MAX_BUFFERED, MAX_RECORDS, Impressions
 from app.ingest import Ingest
 from app.recommend import Request, Scored
+from app.serving import Draft, Slate
 from app.settings import Settings
 from app.store import BEGINNING, Store
 from tests.factories import SMALL, sessions

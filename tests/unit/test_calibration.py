@@ -9,8 +9,9 @@ import pytest
 
 import scripts.shop as shop_module
 from app.calibration import BLOCK_SLATES, Calibration
-from app.engine import Engine, Slate
+from app.engine import Engine
 from app.events import Upgrade
+from app.serving import Slate
 from app.settings import EngineSettings
 from learners.base import CHAMPION
 from scripts.play import ShopPlay

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from app.engine import TUNABLE, Engine, is_chosen
+from app.engine import TUNABLE, Engine
 from app.errors import LogStopped
 from app.events import (
     Command,
@@ -20,6 +20,7 @@ from app.events import (
     UserUpsert,
 )
 from app.recommend import Request
+from app.serving import is_chosen
 from app.settings import SEMANTICS
 from app.watch import LOSS
 from learners.base import ANCHOR, CANDIDATE, CHAMPION, SHADOW

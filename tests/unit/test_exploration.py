@@ -5,10 +5,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from app.engine import Engine, Slate
+from app.engine import Engine
 from app.events import Impression, ItemDelete, Record, Upgrade
 from app.exploration import MOST_SHOWN, MOST_TAKEN, explored_places
 from app.recommend import Request
+from app.serving import Slate
 from app.settings import KNOWN_SEMANTICS
 from tests.factories import (
     START_MS,

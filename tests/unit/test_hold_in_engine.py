@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from app.engine import Draft, Engine
+from app.engine import Engine
 from app.recommend import Request, Scored
+from app.serving import Draft
 from learners.base import ANCHOR, CHAMPION, SHADOW
 from tests.factories import START_MS, apply, click, command
 from tests.unit.clicking import Shop, held, opened, twin_of
