@@ -738,7 +738,9 @@ class Engine(Serving):
         old, self.configured = self.configured, wanted
         self._use_settings()
         self._know_types(wanted)
-        evidence = {name: [_shown(old, name), _shown(wanted, name)] for name in changed}
+        evidence = {
+            name: [shown_setting(old, name), shown_setting(wanted, name)] for name in changed
+        }
         self.gate.record("configure", "settings changed", evidence, "operator")
         if "features" in changed:
             self._declare(wanted.features)
@@ -853,7 +855,7 @@ class Engine(Serving):
                 "the snapshot is of other features than are declared now: declare those of then"
                 " (SLUICE_FEATURES, --reconfigure), or restore whole"
             )
-            both = [_shown(settings, "features") for settings in (then, self.settings)]
+            both = [shown_setting(settings, "features") for settings in (then, self.settings)]
             self._refuse_restore(record, why, {"features": both})
         others = differing(then, self.settings)
         if not others:
@@ -1102,10 +1104,10 @@ def _check_semantics(version: int) -> None:
         )
 
 
-def _shown(settings: EngineSettings, name: str) -> Any:
-    """Return a setting as the record of decisions has it."""
+def shown_setting(settings: EngineSettings, name: str) -> Any:
+    """Return a setting as the record of decisions has it, and as it is shown."""
     if name == "features":
-        return settings.model_dump(mode="json", include={name})[name]
+        return settings.model_dump(mode="json", include={name}, exclude_defaults=True).get(name, {})
     return getattr(settings, name)
 
 

@@ -19,7 +19,7 @@ from app.budget import Budget
 from app.clock import Clock
 from app.cost import APPENDING, LEARNING, Mark, Meter
 from app.embedded import EmbeddedServer
-from app.engine import TUNABLE, Engine, Outcome, begun, changed_fields
+from app.engine import TUNABLE, Engine, Outcome, begun, changed_fields, shown_setting
 from app.errors import (
     Delayed,
     Diverged,
@@ -290,8 +290,8 @@ class Ingest:
         if not changed:
             return
         shown = ", ".join(
-            f"{name} is {getattr(own, name)!r} here and {getattr(self.engine.configured, name)!r}"
-            " in the log"
+            f"{name} is {shown_setting(own, name)!r} here and"
+            f" {shown_setting(self.engine.configured, name)!r} in the log"
             for name in changed
         )
         fixed = sorted(set(changed) - TUNABLE)
