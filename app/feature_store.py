@@ -1,13 +1,15 @@
-"""Users' features in a store of somebody else's: hashes in Redis, or Feast's feature server.
+"""Features in a store of somebody else's: hashes in Redis, or Feast's feature server.
 
-What is read is kept for a while, in bounds; nobody waits for longer than was said, and nothing
-that the store does is an error: what it does not say in time is not there. Nothing is written.
+What is read of users is kept for a while, in bounds; nobody waits for longer than was said, and
+nothing that the store does is an error: what it does not say in time is not there. What is said of
+items is read by a command. Nothing is written.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
@@ -19,9 +21,9 @@ import httpx
 from redis.asyncio import Redis
 
 from app import tasks
-from app.errors import SettingsError
+from app.errors import SettingsError, StoreUnavailable
 from app.events import MAX_VALUE_CHARS, parse_time
-from app.features import ALL_READ, FEAST, NOTHING, Unread, Value, Values, Why
+from app.features import ALL_READ, FEAST, NOTHING, Feature, Unread, Value, Values, Why
 from app.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -39,6 +41,8 @@ MORE_S, BATCHES_S = 0.001, 1.0
 one, and at most."""
 # A read is never cut off, as its answer is kept for whoever comes next; but it ends.
 _GIVE_UP_S = 2.0
+ID = "{user_id}"
+"""Where an id stands in the name of a hash."""
 TIMESTAMP = "timestamp"
 """The field of a hash that says as of when its features are: Unix seconds, or RFC 3339."""
 
@@ -60,7 +64,7 @@ class _Told(NamedTuple):
 class _Source(Protocol):
     """Somebody else's store. Raises whatever its client raises."""
 
-    async def fetch(self, user_ids: Sequence[str], names: Sequence[str]) -> list[_Told]: ...
+    async def fetch(self, ids: Sequence[str], names: Sequence[str]) -> list[_Told]: ...
 
     async def close(self) -> None: ...
 
@@ -73,7 +77,7 @@ class FeatureStore:
         self.n_reads: Counter[str] = Counter()
         self._features = {n: f for n, f in settings.features.items() if f.of == "user"}
         self._names = tuple(self._features)
-        self._source = _source_of(settings)
+        self._source = _source_of(settings.feature_store_url, settings.feature_key)
         self._keep_s = settings.feature_cache_s
         # By user, what was found and until when it is kept; the oldest first.
         self._cached: OrderedDict[str, tuple[float, Found]] = OrderedDict()
@@ -152,13 +156,7 @@ class FeatureStore:
         return found
 
     def _found(self, told: _Told) -> Found:
-        values = {name: _short(v) for name, v in told.values.items() if v is not None}
-        now_ms, unread = time.time() * 1_000, dict[str, Why]()
-        for name in values.keys() & told.times.keys():
-            limit_s = self._features[name].max_age_s
-            if limit_s is not None and now_ms - told.times[name] > limit_s * 1_000:
-                unread[name] = "stale"
-        return Found({name: v for name, v in values.items() if name not in unread}, unread)
+        return _fresh(told, {name: f.max_age_s for name, f in self._features.items()})
 
     def _keep(self, found: Mapping[str, Found]) -> None:
         until = time.monotonic() + self._keep_s
@@ -169,6 +167,50 @@ class FeatureStore:
             del self._cached[user_id]
 
 
+async def read_items(
+    url: str,
+    key: str,
+    item_ids: Sequence[str],
+    features: Mapping[str, Feature],
+    max_age_s: float | None = None,
+) -> list[dict[str, Value | None]]:
+    """Return what a store says of items by the features of items: None where that is nothing.
+
+    Or nothing that is at most `max_age_s` old. `key` names an item's hash, with {item_id} in it;
+    Feast needs none. Raises StoreUnavailable.
+    """
+    source = _source_of(url, key.replace("{item_id}", ID))
+    wanted = {name: feature for name, feature in features.items() if feature.of == "item"}
+    try:
+        told = await source.fetch(item_ids, tuple(wanted))
+    except Exception as error:
+        what = f"{type(error).__name__}: {error}"
+        raise StoreUnavailable(f"the feature store does not answer: {what}") from None
+    finally:
+        await source.close()
+    found = [_fresh(one, dict.fromkeys(wanted, max_age_s)).features for one in told]
+    return [{name: _fitting(f, one.get(name)) for name, f in wanted.items()} for one in found]
+
+
+def _fitting(feature: Feature, value: Value | None) -> Value | None:
+    """Return a value as an attribute that the feature is made of: hashes have texts alone."""
+    if feature.values or not isinstance(value, str):
+        return str(value) if feature.values and value is not None else value
+    number = _number_of(value)
+    return number if isinstance(number, float) and math.isfinite(number) else None
+
+
+def _fresh(told: _Told, limits_s: Mapping[str, float | None]) -> Found:
+    """Return what was told, without what is older than it may be."""
+    values = {name: _short(v) for name, v in told.values.items() if v is not None}
+    now_ms, unread = time.time() * 1_000, dict[str, Why]()
+    for name in values.keys() & told.times.keys():
+        limit_s = limits_s[name]
+        if limit_s is not None and now_ms - told.times[name] > limit_s * 1_000:
+            unread[name] = "stale"
+    return Found({name: v for name, v in values.items() if name not in unread}, unread)
+
+
 def _short(value: Value) -> Value:
     return value[:MAX_VALUE_CHARS] if isinstance(value, str) else value
 
@@ -176,15 +218,12 @@ def _short(value: Value) -> Value:
 # -- whose store it is ------------------------------------------------------------------------
 
 
-def _source_of(settings: Settings) -> _Source:
-    url = settings.feature_store_url
-    if url.startswith(FEAST):
-        return _Feast(url)
-    return _Hashes(url, settings.feature_key)
+def _source_of(url: str, key: str) -> _Source:
+    return _Feast(url) if url.startswith(FEAST) else _Hashes(url, key)
 
 
 class _Hashes:
-    """A Redis hash for each user: name -> number or text, and perhaps `timestamp`."""
+    """A Redis hash for each id: name -> number or text, and perhaps `timestamp`."""
 
     def __init__(self, url: str, key: str) -> None:
         self._key = key
@@ -198,11 +237,11 @@ class _Hashes:
         except ValueError as error:
             raise SettingsError(f"SLUICE_FEATURE_STORE_URL: {error}") from None
 
-    async def fetch(self, user_ids: Sequence[str], names: Sequence[str]) -> list[_Told]:
-        """Read the fields of all users in one go."""
+    async def fetch(self, ids: Sequence[str], names: Sequence[str]) -> list[_Told]:
+        """Read the fields of all of them in one go."""
         pipeline = self._redis.pipeline(transaction=False)
-        for user_id in user_ids:
-            pipeline.hmget(self._key.replace("{user_id}", user_id), *names, TIMESTAMP)
+        for id_ in ids:
+            pipeline.hmget(self._key.replace(ID, id_), *names, TIMESTAMP)
         found = await pipeline.execute(raise_on_error=False)
         return [_of_hash(names, fields) for fields in found]
 
@@ -250,15 +289,15 @@ class _Feast:
         server = f"{parts.scheme}://{parts.netloc}"
         self._http = httpx.AsyncClient(base_url=server, timeout=_GIVE_UP_S)
 
-    async def fetch(self, user_ids: Sequence[str], names: Sequence[str]) -> list[_Told]:
-        """Ask for all users in one go."""
-        asked = {"feature_service": self._service, "entities": {self._entity: list(user_ids)}}
+    async def fetch(self, ids: Sequence[str], names: Sequence[str]) -> list[_Told]:
+        """Ask for all of them in one go."""
+        asked = {"feature_service": self._service, "entities": {self._entity: list(ids)}}
         answer = await self._http.post("/get-online-features", json=asked)
         answer.raise_for_status()
         content = answer.json()
         columns = dict(zip(content["metadata"]["feature_names"], content["results"], strict=True))
         known = {name: columns[name] for name in names if name in columns}
-        return [_of_columns(known, row) for row in range(len(user_ids))]
+        return [_of_columns(known, row) for row in range(len(ids))]
 
     async def close(self) -> None:
         """Close the connections."""

@@ -10,6 +10,7 @@ from scripts.evaluate import evaluate
 from scripts.export_items import export_items
 from scripts.forget import forget
 from scripts.freshness import freshness
+from scripts.import_features import import_features
 from scripts.import_items import import_items
 from scripts.recommend import recommend
 from scripts.replay import replay
@@ -38,6 +39,7 @@ app.command("freshness")(freshness)
 app.command("recommend")(recommend)
 app.command("import-items")(import_items)
 app.command("export-items")(export_items)
+app.command("import-features")(import_features)
 app.command("demo")(demo)
 app.command("drill")(drill)
 app.command("requeue")(requeue)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import httpx
 import typer
 
 from app.errors import InvalidRequest, SluiceError
-from scripts.item_files import Row, row_of, suffix_of, write_items
+from scripts.item_files import row_of, suffix_of, write_items
 from scripts.rebuild import progress_bar
 from scripts.serve import fail
 from scripts.service import ask, connected
@@ -34,7 +34,7 @@ def export_items(
         suffix_of(file)
         with connected(url) as client, progress_bar("{task.completed:,} items") as progress:
             task = progress.add_task("exporting", total=None)
-            rows = _rows(client, retry_s)
+            rows = (row_of(item) for items in pages(client, retry_s) for item in items)
             n_rows = write_items(partial, progress.track(rows, task_id=task))
         partial.replace(file)
     except OSError as error:
@@ -45,11 +45,12 @@ def export_items(
     typer.echo(f"{n_rows:,} items in {file}")
 
 
-def _rows(client: httpx.Client, retry_s: float) -> Iterator[Row]:
+def pages(client: httpx.Client, retry_s: float) -> Iterator[list[dict[str, Any]]]:
+    """Yield all items of a service as it shows them, some at a time."""
     cursor = ""
     while True:
         page = ask(client, "GET", f"/v1/items?n={PAGE}{cursor}", retry_s)
-        yield from map(row_of, page["items"])
+        yield page["items"]
         if page["next"] is None:
             return
         cursor = f"&cursor={page['next']}"

@@ -62,6 +62,8 @@ class Victims:
             snapshot_min_s=0,
             snapshots_keep=100_000,
             dedupe_window=1_000_000,
+            cap_user=0,  # in some minutes a few users post more than that
+            cap_user_item=0,
             **({"redis_url": self.server.url} if self.server else {}),
         ).start()
         # The first snapshot is kept for good: what is before it is all that is ever trimmed.

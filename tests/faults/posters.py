@@ -140,7 +140,8 @@ class Posters(list[Poster]):
         for poster in self:
             poster.join(60)
             assert not poster.is_alive()
-        assert [problem for poster in self for problem in poster.problems][:5] == []
+        problems = [problem for poster in self for problem in poster.problems]
+        assert problems == [], problems[:5]
 
 
 @contextmanager

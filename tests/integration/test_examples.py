@@ -42,6 +42,7 @@ ADDED = {
     ".venv/bin/sluice export-items": ["--url", "{url}"],
     # Nothing is to be installed here, however old what is installed looks.
     "make demo": ["-C", str(ROOT), "-o", ".venv/.runtime", "URL={url}"],
+    ".venv/bin/sluice import-features": ["--url", "{url}", "--store", "{store}"],
 }
 # What this service has to refuse, and why it does.
 REFUSED = {"curl localhost:8000/v1/upgrade": "its log is of the newest version already"}
@@ -89,6 +90,11 @@ class Bench:
             f'silent\nshow-error\nfail-with-body\nconnect-to = "localhost:8000:127.0.0.1:{port}"\n'
         )
 
+    @property
+    def _store(self) -> str:
+        """Return a store in which there is nothing about items: the service's own."""
+        return self.service.store_url
+
     def close(self) -> None:
         """End the shell."""
         self._shell.communicate(timeout=10)
@@ -104,7 +110,7 @@ class Bench:
             exec(text.replace("http://localhost:8000", self.service.url), {})
             return ""
         added = next((more for begin, more in ADDED.items() if text.startswith(begin)), [])
-        added = [word.format(url=self.service.url) for word in added]
+        added = [word.format(url=self.service.url, store=self._store) for word in added]
         if "<<" in text:  # a here-document, which is no list of words
             return self._bash(example, text)
         words = [*shlex.split(text, comments=True), *added]

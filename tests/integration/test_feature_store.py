@@ -6,6 +6,7 @@ own (`pip install 'feast[redis]'`) is on PATH, and is skipped elsewhere.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import shutil
@@ -23,11 +24,12 @@ import pytest
 
 from app import events
 from app.embedded import find_server
+from app.errors import StoreUnavailable
 from app.events import Feedback
-from app.feature_store import FeatureStore, Found
+from app.feature_store import FeatureStore, Found, read_items
 from app.features import Feature
 from app.settings import Settings
-from tests.integration.service import Service, until
+from tests.integration.service import Service, sluice, until
 from tests.integration.stores import Node, free_ports
 
 StartService = Callable[..., Service]
@@ -271,6 +273,74 @@ def test_settings_that_read_nothing_are_refused(told: dict[str, Any], why: str) 
 
 # -- Feast ------------------------------------------------------------------------------------
 
+OF_ITEMS: dict[str, Any] = {
+    "format": {"of": "item", "values": ["short", "long"]},
+    "minutes": {"of": "item", "min": 0, "max": 180},
+    "age": {"of": "user", "min": 0, "max": 100},
+}
+
+
+def attributes(service: Service) -> dict[str, dict[str, Any]]:
+    """Return the attributes of all items, without those that have none."""
+    items = service.get("/v1/items", n=1_000)["items"]
+    return {
+        i["item_id"]: {n: v for n, v in i["attributes"].items() if v is not None} for i in items
+    }
+
+
+def test_what_hashes_say_of_items_becomes_attributes(
+    make_service: StartService, node: Node
+) -> None:
+    """Items get the features declared of items; what is stale, odd or gone is taken away again."""
+    told = {"features": OF_ITEMS, "feature_store_url": url_of(node)}
+    service = make_service(**told, max_items=1_200).start()
+    items = [{"item_id": f"i{n}", "attributes": {"brand": "acme"}} for n in range(1_100)]
+    service.post("/v1/items", {"items": items})
+
+    def imported() -> str:
+        named = ("--key", "film:{item_id}", "--url", service.url, "--max-age-s", 3_600)
+        result = service.sluice("import-features", *named)
+        assert result.exit_code == 0, result.output
+        return str(result.output)
+
+    node.client.hset("film:i1", mapping={"format": "short", "minutes": "8.5", "age": 3})
+    node.client.hset("film:i1099", mapping={"format": "7", "minutes": "ninety"})
+    node.client.hset("film:i2", mapping={"minutes": 90, "timestamp": time.time() - 7_200})
+    assert "2 of 1,100 items changed" in imported()
+    found = attributes(service)
+    assert found["i1"] == {"brand": "acme", "format": "short", "minutes": 8.5}
+    assert found["i2"] == {"brand": "acme"}
+    before = service.get("/v1/model")["cursor"]
+    assert "0 of 1,100 items changed" in imported()
+    assert service.get("/v1/model")["cursor"] == before
+    node.client.delete("film:i1")
+    assert "1 of 1,100 items changed" in imported()
+    assert attributes(service)["i1"] == {"brand": "acme"}
+
+
+def test_an_import_of_features_says_what_it_lacks(node: Node) -> None:
+    """Without features of items, a store, or an id in the key, it says so; so does a dead store."""
+    ends = {
+        "no feature of items": sluice("import-features", "--store", url_of(node)),
+        "--store": sluice("import-features", features=OF_ITEMS),
+        "{item_id}": sluice(
+            *("import-features", "--store", url_of(node), "--key", "film"), features=OF_ITEMS
+        ),
+        "redis://": sluice("import-features", "--store", "ftp://x", features=OF_ITEMS),
+    }
+    for text, result in ends.items():
+        assert result.exit_code == 2, result.output
+        assert text in result.output
+
+
+async def test_a_store_of_items_that_is_down_is_named() -> None:
+    """What cannot be read is an error of a command, not a catalogue without features."""
+    declared = {name: Feature(**feature) for name, feature in OF_ITEMS.items()}
+    [port] = free_ports(1)
+    with pytest.raises(StoreUnavailable, match="does not answer"):
+        await read_items(f"redis://127.0.0.1:{port}", "film:{item_id}", ["i1"], declared)
+
+
 _REPOSITORY = """
 from datetime import timedelta
 from feast import Entity, FeatureService, FeatureView, Field, FileSource
@@ -346,9 +416,13 @@ def test_features_are_read_from_feast(
         written = {"feature_view_name": "customers", "df": rows}
         answer = httpx.post(f"{url}/write-to-online-store", json=written, trust_env=False)
         assert answer.is_success, answer.text
+        store = f"feast+{url}/for_sluice?entity=customer_id"
+        of_items = {"age": Feature(of="item", min=0, max=100)}
+        told = asyncio.run(read_items(store, "{item_id}", ["u1", "nobody"], of_items))
+        assert told == [{"age": 10.0}, {"age": None}]
         service = make_service(
             features=FEATURES,
-            feature_store_url=f"feast+{url}/for_sluice?entity=customer_id",
+            feature_store_url=store,
             feature_timeout_ms=20_000,
             gate="off",
         )
