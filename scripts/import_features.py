@@ -43,7 +43,12 @@ def import_features(
     try:
         asked = _Asked(*_store_and_features(store), _checked(key), max_age_s)
         while True:
-            _round(asked, url, retry_s)
+            try:
+                _round(asked, url, retry_s)
+            except SluiceError as error:
+                if not every:
+                    raise
+                typer.echo(f"sluice: {error.message}; once more in {every:g} s", err=True)
             if not every:
                 return
             time.sleep(every)
