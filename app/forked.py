@@ -24,6 +24,7 @@ Work = Callable[[], Iterator[bytes]]
 CAN_FORK = sys.platform == "linux"
 _LENGTH_BYTES = 4
 _NICER = 5
+_AFTER_OTHERS_S = 0.001
 # A copy has none of our threads: a lock that one of them held is never released in it. It is then
 # silent for ever; one at work on gigabytes, on a busy machine, is not for so long.
 SILENCE_S = 300.0
@@ -53,7 +54,9 @@ async def start(
     if pid == 0:
         _be_the_copy(work, write_end)
     os.close(write_end)
-    await asyncio.sleep(0)  # others have waited for the copy; what we touch now is slow at first
+    # Others have waited for the copy; what we touch now is slow at first. By a timer: what is
+    # ready at once would go on before any of them.
+    await asyncio.sleep(_AFTER_OTHERS_S)
     return _frames(read_end, pid, silence_s, on_ended)
 
 
