@@ -26,10 +26,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from scripts.latency import open_loop
+from scripts.latency import open_loop, session
 
 PAID = ("receiving", "appending", "judging", "learning")
 BATCH = 20
+CONNECTIONS = 1_000
 
 
 def budget(
@@ -126,7 +127,7 @@ async def _measure(
     rounds: int,
     teach: int,
 ) -> dict[str, Any]:
-    async with _client(url) as client:
+    async with session(url, CONNECTIONS) as client:
         service = _Service(client, users, items)
         before = await service.model()
         share = before["cost"]["budget"]["learning"]
@@ -208,16 +209,12 @@ async def _together(
 
 def _post(url: str, kind: tuple[int, int], per_s: float, seconds: float) -> Posted:
     async def post() -> Posted:
-        async with _client(url) as client:
+        async with session(url, CONNECTIONS) as client:
             service = _Service(client, *kind)
             await open_loop(service.post, per_s, seconds)
             return service.posted
 
     return asyncio.run(post())
-
-
-def _client(url: str) -> aiohttp.ClientSession:
-    return aiohttp.ClientSession(url, connector=aiohttp.TCPConnector(limit=1_000))
 
 
 def _median(values: list[float]) -> float:

@@ -51,10 +51,7 @@ def latency(
 async def _measure(
     url: str, users: int, gets_per_s: float, events_per_s: float, seconds: float
 ) -> dict[str, dict[str, Any]]:
-    key = os.environ.get("SLUICE_API_KEY")
-    headers = {} if key is None else {"X-API-Key": key}
-    connector = aiohttp.TCPConnector(limit=64)
-    async with aiohttp.ClientSession(url, headers=headers, connector=connector) as client:
+    async with session(url) as client:
         unique = count(time.time_ns())
 
         async def get(number: int) -> int:
@@ -81,6 +78,14 @@ async def _measure(
     return {"GET alone": alone, "GET under feedback": under, "POST": posts}
 
 
+def session(url: str, connections: int = 64) -> aiohttp.ClientSession:
+    """Return a client of a service, with the key in SLUICE_API_KEY if there is one."""
+    key = os.environ.get("SLUICE_API_KEY")
+    headers = {} if key is None else {"X-API-Key": key}
+    connector = aiohttp.TCPConnector(limit=connections)
+    return aiohttp.ClientSession(url, headers=headers, connector=connector)
+
+
 async def open_loop(send: Send, per_s: float, seconds: float) -> dict[str, Any]:
     """Send so many a second, at their planned times; return how long they took from these."""
     begin = time.perf_counter()
@@ -102,16 +107,14 @@ async def open_loop(send: Send, per_s: float, seconds: float) -> dict[str, Any]:
             planned = begin + number / per_s
             await asyncio.sleep(max(0.0, planned - time.perf_counter()))
             group.create_task(one(number, planned))
-    taken.sort()
-    late.sort()
-    return {
-        "n": len(taken),
-        "errors": n_errors,
-        "p50_ms": taken[len(taken) // 2] * 1_000,
-        "p99_ms": taken[int(len(taken) * 0.99)] * 1_000,
-        "worst_ms": taken[-1] * 1_000,
-        "late_p99_ms": late[int(len(late) * 0.99)] * 1_000,
-    }
+    return {**summary(taken), "errors": n_errors, "late_p99_ms": summary(late)["p99_ms"]}
+
+
+def summary(seconds: list[float]) -> dict[str, Any]:
+    """Return how many, the median, the 99th percentile and the worst, in ms."""
+    ms = [taken * 1_000 for taken in sorted(seconds)]
+    n = len(ms)
+    return {"n": n, "p50_ms": ms[n // 2], "p99_ms": ms[int(n * 0.99)], "worst_ms": ms[-1]}
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -147,7 +147,14 @@ class Posters(list[Poster]):
 @contextmanager
 def posting(url: str, n: int, *, seed: int = 1, name: str = "p") -> Iterator[Posters]:
     """Post and read from n clients at a time, whose events' ids begin with `name`."""
-    posters = Posters(Poster(url, f"{name}{i}", seed=seed) for i in range(n))
+    with at_work(Poster(url, f"{name}{i}", seed=seed) for i in range(n)) as posters:
+        yield posters
+
+
+@contextmanager
+def at_work(each: Iterable[Poster]) -> Iterator[Posters]:
+    """Let posters post and read; in the end hold that none met what it should not."""
+    posters = Posters(each)
     for poster in posters:
         poster.start()
     try:

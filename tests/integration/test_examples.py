@@ -38,6 +38,7 @@ SKIPPED = {
 ADDED = {
     ".venv/bin/sluice drill": ["--list"],  # test_drill.py plays what can be played
     ".venv/bin/python -m scripts.latency": ["--seconds", "1", "--users", "5"],
+    ".venv/bin/python -m scripts.visible": ["--seconds", "1"],
     ".venv/bin/sluice import-items": ["--url", "{url}"],
     ".venv/bin/sluice export-items": ["--url", "{url}"],
     # Nothing is to be installed here, however old what is installed looks.
