@@ -12,6 +12,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,7 +30,7 @@ from app.events import Feedback
 from app.feature_store import FeatureStore, Found, read_items
 from app.features import Feature
 from app.settings import Settings
-from tests.integration.service import Service, sluice, until
+from tests.integration.service import Service, environment, sluice, until
 from tests.integration.stores import Node, free_ports
 
 StartService = Callable[..., Service]
@@ -316,6 +317,35 @@ def test_what_hashes_say_of_items_becomes_attributes(
     node.client.delete("film:i1")
     assert "1 of 1,100 items changed" in imported()
     assert attributes(service)["i1"] == {"brand": "acme"}
+
+
+def test_features_are_imported_again_and_again(
+    make_service: StartService, node: Node, tmp_path: Path
+) -> None:
+    """With --every, a round that fails is told, and the next one brings what is new."""
+    settings = {"features": OF_ITEMS, "feature_store_url": url_of(node)}
+    service = make_service(**settings).start()
+    service.post("/v1/items", {"items": [{"item_id": "i1"}]})
+
+    def is_format(value: str) -> bool:
+        return attributes(service)["i1"].get("format") == value
+
+    command = [sys.executable, "-m", "scripts.import_features", "--key", "film:{item_id}"]
+    command += ["--url", service.url, "--every", "0.1"]
+    log = tmp_path / "log"
+    with log.open("wb") as out:
+        process = subprocess.Popen(command, env=environment(**settings), stdout=out, stderr=out)
+    try:
+        node.client.hset("film:i1", "format", "short")
+        until(lambda: is_format("short"))
+        node.signal(signal.SIGKILL)
+        until(lambda: "; once more in 0.1 s" in log.read_text())
+        node.start().client.hset("film:i1", "format", "long")
+        until(lambda: is_format("long"))
+        assert process.poll() is None
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_an_import_of_features_says_what_it_lacks(node: Node) -> None:
