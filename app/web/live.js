@@ -6,7 +6,8 @@ import { ROUTINE, isRoutine } from "./words.js";
 const HOUR_MS = 3_600_000;
 const FINE_MS = 300_000;
 const COARSE_MS = 9_500;
-const KEPT_DECISIONS = 1_000;
+// Promotions may come every second, and are drawn a few pixels apart.
+const KEPT = { routine: 300, other: 1_000 };
 const SILENT_MS = 8_000;
 const RETRY_MS = 3_000;
 
@@ -78,8 +79,8 @@ export class Live extends EventTarget {
   async #readDecisions() {
     try {
       const pages = await Promise.all([
-        get("v1/decisions", { n: 300 }),
-        get("v1/decisions", { n: 300, without: ROUTINE }),
+        get("v1/decisions", { n: KEPT.routine }),
+        get("v1/decisions", { n: KEPT.routine, without: ROUTINE }),
       ]);
       this.add(pages.flatMap((page) => page.decisions));
     } catch {
@@ -93,15 +94,15 @@ export class Live extends EventTarget {
     for (const decision of decisions) byNumber.set(decision.number, timed(decision));
     const newestFirst = [...byNumber.values()].sort((a, b) => b.number - a.number);
     // However many promotions there are, what matters is kept.
-    const nOf = { true: 0, false: 0 };
-    this.decisions = newestFirst.filter(({ kind }) => ++nOf[isRoutine(kind)] <= KEPT_DECISIONS);
+    const left = { ...KEPT };
+    this.decisions = newestFirst.filter(({ kind }) => left[isRoutine(kind) ? "routine" : "other"]-- > 0);
     this.dispatchEvent(new Event("decisions"));
   }
 
   #takeHistory({ columns, rows }) {
     const past = rows.map((row) => {
-      const point = Object.fromEntries(columns.map((name, i) => [name, row[i]]));
-      return { ...point, at: Date.parse(point.time) };
+      const { time, ...point } = Object.fromEntries(columns.map((name, i) => [name, row[i]]));
+      return { ...point, at: Date.parse(time) };
     });
     const last = past.at(-1)?.at ?? 0;
     const first = past[0]?.at ?? Infinity;
