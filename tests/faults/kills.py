@@ -7,7 +7,7 @@ acknowledged. At the end every acknowledged event must have been admitted exactl
 service's hashes be those of an offline replay of the log. Snapshots are written all the time, so
 that restarts begin with them. At `--fsync always` both are also killed at once, and the service
 while it is still busy with the store's death; at `everysec` that may lose the last two seconds, as
-the README says, so the store's death is waited out.
+docs/operating.md says, so the store's death is waited out.
 """
 
 from __future__ import annotations

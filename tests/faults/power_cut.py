@@ -31,7 +31,7 @@ from tests.integration.service import Service, small, until
 
 Fsync = Literal["everysec", "always"]
 IMAGE_BYTES = 2**28
-# What the README says of `everysec`.
+# What docs/operating.md says of `everysec`.
 MOST_LOST_S = 2.0
 
 
@@ -96,7 +96,7 @@ def cut(service: Service, posters: Posters, disk: Path, copy: Path) -> float:
 
 
 def rounds(*, fsync: Fsync, n_rounds: int, n_posters: int, seed: int) -> bool:
-    """Cut the power again and again; tell each time, and whether all was as the README says."""
+    """Cut the power again and again; tell each time, and whether all was as promised."""
     chance = random.Random(seed)
     is_right = True
     for n in range(n_rounds):
@@ -115,7 +115,7 @@ def rounds(*, fsync: Fsync, n_rounds: int, n_posters: int, seed: int) -> bool:
 
 
 def is_as_promised(fsync: Fsync, found: Round) -> bool:
-    """Tell whether what was lost is what the README says may be lost."""
+    """Tell whether what was lost is what docs/operating.md says may be lost."""
     return found.oldest_lost_s <= MOST_LOST_S if fsync == "everysec" else found.n_lost == 0
 
 
@@ -130,7 +130,7 @@ def main() -> None:
     is_right = rounds(
         fsync=asked.fsync, n_rounds=asked.rounds, n_posters=asked.posters, seed=asked.seed
     )
-    sys.exit(0 if is_right else "more was lost than the README says")
+    sys.exit(0 if is_right else "more was lost than docs/operating.md says")
 
 
 if __name__ == "__main__":

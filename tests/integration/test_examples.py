@@ -24,6 +24,10 @@ from tests.integration.service import ROOT, Service, environment, small, until
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 EXAMPLES = {page: examples_of(page) for page in PAGES}
+# Pages whose examples go on where those of the README end, in the order of its list of pages.
+GUIDE = [ROOT / "README.md", ROOT / "docs/shop.md", ROOT / "docs/operating.md"]
+# What is run against one service, page after page.
+COURSES = [GUIDE, *([page] for page in PAGES if page not in GUIDE)]
 
 # What is not run, by how it begins, and why.
 SKIPPED = {
@@ -281,10 +285,11 @@ BEFORE: dict[str, Callable[[Bench], None]] = {
 
 
 @pytest.mark.skipif(not shutil.which("curl"), reason="no curl on PATH (apt-get install curl)")
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_example_runs(page: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("pages", COURSES, ids=lambda pages: pages[-1].name)
+def test_every_example_runs(pages: list[Path], tmp_path: Path) -> None:
     """Each example of a page succeeds, in their order, and answers in the shape that is shown."""
-    examples = [e for e in EXAMPLES[page] if not e.text.startswith(tuple(SKIPPED))]
+    all_of_them = [example for page in pages for example in EXAMPLES[page]]
+    examples = [e for e in all_of_them if not e.text.startswith(tuple(SKIPPED))]
     if not examples:
         return
     service = small(tmp_path / "service", **SETTINGS).start()

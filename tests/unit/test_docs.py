@@ -14,7 +14,10 @@ from app.settings import NOT_FIELDS, PREFIX, EngineSettings, Settings, load_sett
 from scripts.cli import app
 
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text()
+SETTINGS = (ROOT / "docs" / "settings.md").read_text()
+GUIDE = "".join(
+    (ROOT / page).read_text() for page in ("README.md", "docs/shop.md", "docs/operating.md")
+)
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 RECORDS = sorted((ROOT / "docs" / "decisions").glob("*.md"))
 
@@ -33,26 +36,26 @@ class Row(NamedTuple):
 
 
 def settings_rows() -> dict[str, Row]:
-    """Return the README's settings by name."""
+    """Return the settings that are documented, by name."""
     rows = {}
-    for name, rest in ROW.findall(README):
+    for name, rest in ROW.findall(SETTINGS):
         cells = [cell.strip() for cell in rest.split("|")]
         assert name not in rows, f"{name} is there twice"
         rows[name] = Row(*cells) if len(cells) == 3 else Row(cells[0], "", cells[1])
     return rows
 
 
-def test_the_readme_lists_every_setting() -> None:
+def test_every_setting_is_documented() -> None:
     """The settings tables name exactly the fields of Settings, each with a meaning."""
     rows = settings_rows()
     assert set(rows) == {PREFIX + name.upper() for name in Settings.model_fields}
     assert all(row.meaning for row in rows.values())
 
 
-def test_the_defaults_in_the_readme_are_the_defaults(
+def test_the_defaults_that_are_documented_are_the_defaults(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """A service told every default that the README states is a service told nothing."""
+    """A service told every default that is documented is a service told nothing."""
     for name in [name for name in os.environ if name.upper().startswith(PREFIX)]:
         monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
@@ -66,7 +69,7 @@ def test_the_defaults_in_the_readme_are_the_defaults(
     assert load_settings() == told_nothing
 
 
-def test_the_readme_says_what_a_log_fixes() -> None:
+def test_it_is_documented_what_a_log_fixes() -> None:
     """The column `log` says which settings are in the log, and which of them can change there."""
     for name, row in settings_rows().items():
         field = name.removeprefix(PREFIX).lower()
@@ -109,9 +112,9 @@ def commands() -> set[str]:
     return set(found) | {f"restore-snapshot {name}" for name in inner}
 
 
-def test_the_commands_in_the_readme_exist() -> None:
-    """Each `sluice COMMAND` of the README is one that `sluice --help` lists, and all are there."""
-    named = set(re.findall(r"(?<!from )sluice (restore-snapshot [a-z]+|[a-z][a-z-]+)", README))
+def test_the_commands_that_are_documented_exist() -> None:
+    """Each `sluice COMMAND` of the guide is one that `sluice --help` lists, and all are there."""
+    named = set(re.findall(r"(?<!from )sluice (restore-snapshot [a-z]+|[a-z][a-z-]+)", GUIDE))
     assert named - {"demo"} <= commands()
     assert {"serve", "replay", "restore-snapshot restore"} <= named
     shown = CliRunner().invoke(app, ["--help"]).output

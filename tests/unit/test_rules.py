@@ -97,10 +97,10 @@ def test_toml_and_json_say_the_same() -> None:
     assert canonical(read(*swapped)) == canonical(rules)
 
 
-def test_the_readme_s_rules_are_rules() -> None:
-    """What the README says to put into a file is read without a complaint."""
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-    shown = readme.partition("cat > rules.toml <<'EOF'\n")[2].partition("    EOF\n")[0]
+def test_the_rules_that_are_documented_are_rules() -> None:
+    """What the documentation says to put into a file is read without a complaint."""
+    page = (Path(__file__).parents[2] / "docs" / "shop.md").read_text()
+    shown = page.partition("cat > rules.toml <<'EOF'\n")[2].partition("    EOF\n")[0]
     rules = read_toml(dedent(shown).encode())
     assert [rule.kind for rule in rules] == ["hide", "boost", "cap", "bury", "pin"]
 
