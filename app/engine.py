@@ -994,16 +994,20 @@ class Engine(Serving):
 
     @classmethod
     def from_state(cls, state: State) -> Engine:
-        """Return an engine that continues exactly where `state` was taken."""
+        """Return an engine that continues exactly where `state` was taken.
+
+        What is large of it is let go once it is used, if nobody else holds on to it.
+        """
+        state = dict(state)
         engine = cls(EngineSettings(**state["settings"]), state["challenges"]["adopted"])
         engine.is_configured = True
         engine.semantics = int(state["semantics"])
         for name in cls._PLAIN:
             setattr(engine, name, copy(state["plain"][name]))
         engine._know_types(engine.settings)
-        engine.history.load_state(state["history"])
+        engine.history.load_state(state.pop("history"))
         engine.catalogue.load_state(state["catalogue"], engine.semantics)
-        engine.learner.load_state(state["learner"])
+        engine.learner.load_state(state.pop("learner"))
         engine.admission.load_state(state["admission"])
         engine.clicks.load_state(state["clicks"])
         engine.answers.load_state(state["answers"])
@@ -1012,7 +1016,7 @@ class Engine(Serving):
         engine.window.load_state(state["window"])
         engine.growth.load_state(state["growth"])
         engine.gate.load_state(state["gate"])
-        engine.challenges.load_state(state["challenges"], engine.settings)
+        engine.challenges.load_state(state.pop("challenges"), engine.settings)
         for name, prequential in engine.prequential.items():
             prequential.load_state(state["prequential"][name])
         if "exploration" in state:

@@ -22,7 +22,7 @@ from app.engine import Engine, begun
 from app.errors import Conflict, LogTrimmed, NotFound
 from app.events import Command, Entry, Record, UserDelete
 from app.identity import Identity, is_named
-from app.keeper import read_snapshot
+from app.keeper import read_engine, read_snapshot
 from app.settings import Settings
 from app.snapshot import Chunks, Manifest
 from app.store import BEGINNING, END, Cursor, Rewrite, Store, StoredEntry, following, parse_cursor
@@ -165,7 +165,7 @@ class Forgetting:
             return _Start(True, None, archived)
         for manifest in await self._store.list_snapshots():
             if parse_cursor(manifest["id"]) >= parse_cursor(first):
-                engine = Engine.from_state(await read_snapshot(self._store, manifest["id"]))
+                engine = await read_engine(self._store, manifest["id"])
                 engine.apply(Entry(self._deletions(manifest["id"])), engine.cursor)
                 return _Start(False, engine, lambda: iter(()))
         raise NotFound("the log has been trimmed, and no snapshot is there from which it goes on")

@@ -12,7 +12,7 @@ import logging
 import platform
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -25,7 +25,7 @@ from app.engine import Engine
 from app.errors import Diverged, NotFound, SluiceError, SnapshotRefused, StoreUnavailable
 from app.events import DAY_MS
 from app.settings import KNOWN_SEMANTICS, Settings
-from app.snapshot import FORMAT, Base, Chunks, Dump, Manifest
+from app.snapshot import FORMAT, Base, Dump, Manifest, Reading
 from app.store import BEGINNING, CLAIM_TTL_S, Cursor, Store, parse_cursor
 from learners.ids import State
 
@@ -44,24 +44,57 @@ _DIGEST, _CHUNK, _MANIFEST, _PRINTS = b"d", b"c", b"m", b"p"
 
 async def read_snapshot(store: Store, snapshot_id: str) -> State:
     """Return a snapshot's state; raise NotFound or SnapshotRefused."""
-    chain = [await _read_checked(store, snapshot_id)]
-    while (base := chain[-1][0].get("base")) is not None:
-        try:
-            chain.append(await _read_checked(store, base))
-        except (NotFound, SnapshotRefused) as error:
-            raise SnapshotRefused(
-                f"snapshot {snapshot_id} builds on another one: {error.message}"
-            ) from None
-        if parse_cursor(base) >= parse_cursor(chain[-2][0]["id"]):
-            raise SnapshotRefused(f"snapshot {snapshot_id} builds on a later one, {base}")
-    oldest_first = (chain.pop() for _ in range(len(chain)))
-    return await asyncio.to_thread(snapshot.load, oldest_first)
+    return await asyncio.to_thread((await _read(store, snapshot_id)).state)
 
 
-async def _read_checked(store: Store, snapshot_id: str) -> tuple[Manifest, Chunks]:
-    manifest, chunks = await store.read_snapshot(snapshot_id)
-    await asyncio.to_thread(snapshot.check, manifest, chunks)
-    return manifest, chunks
+async def read_engine(store: Store, snapshot_id: str) -> Engine:
+    """Return an engine of a snapshot's state; raise NotFound or SnapshotRefused.
+
+    Or what comes of a state that makes no sense: ValueError, KeyError, TypeError.
+    """
+    return await asyncio.to_thread(_engine_of, await _read(store, snapshot_id))
+
+
+def _engine_of(reading: Reading) -> Engine:
+    # Only here is the state: a future would hold on to all of it.
+    return Engine.from_state(reading.state())
+
+
+async def _read(store: Store, snapshot_id: str) -> Reading:
+    reading = Reading()
+    for manifest in reversed(await _chain(store, snapshot_id)):
+        with _telling(snapshot_id, manifest["id"]):
+            reading.begin(manifest)
+            async for chunk in store.read_chunks(manifest["id"]):
+                await asyncio.to_thread(reading.feed, chunk)
+            reading.end()
+    return reading
+
+
+async def _chain(store: Store, snapshot_id: str) -> list[Manifest]:
+    """Return the manifests of a snapshot and of what it builds on, newest first."""
+    chain: list[Manifest] = []
+    wanted: str | None = snapshot_id
+    while wanted is not None:
+        if chain and parse_cursor(wanted) >= parse_cursor(chain[-1]["id"]):
+            raise SnapshotRefused(f"snapshot {snapshot_id} builds on a later one, {wanted}")
+        with _telling(snapshot_id, wanted):
+            chain.append(await store.read_manifest(wanted))
+            snapshot.check_manifest(chain[-1])
+        wanted = chain[-1].get("base")
+    return chain
+
+
+@contextmanager
+def _telling(snapshot_id: str, read_id: str) -> Iterator[None]:
+    """Say of what is wrong with a snapshot that another one builds on it."""
+    try:
+        yield
+    except (NotFound, SnapshotRefused) as error:
+        if read_id == snapshot_id:
+            raise
+        why = f"snapshot {snapshot_id} builds on another one: {error.message}"
+        raise SnapshotRefused(why) from None
 
 
 class Point(NamedTuple):
@@ -126,7 +159,7 @@ class Keeper:
                     raise SnapshotRefused(
                         f"snapshot {manifest['id']}: the log does not have its last entry"
                     )
-                engine = Engine.from_state(await read_snapshot(self._store, manifest["id"]))
+                engine = await read_engine(self._store, manifest["id"])
             except (SnapshotRefused, NotFound, ValueError, KeyError, TypeError) as error:
                 self.refused.append(str(error))
                 self._refused_ids.add(manifest["id"])

@@ -22,7 +22,7 @@ from app.errors import (
     StoreUnavailable,
 )
 from app.events import Command, Entry, format_time, parse_time
-from app.keeper import read_snapshot
+from app.keeper import read_engine, read_snapshot
 from app.store import BEGINNING, END, MAX_SEQ, Cursor, Store, StoredEntry, following, parse_cursor
 from learners.ids import State
 
@@ -179,22 +179,24 @@ class Past:
         """Return the engine of the newest snapshot until a cursor that verifies."""
         for snapshot_id in await self._snapshots(at):
             try:
-                return Engine.from_state(await self._read_snapshot(snapshot_id))
+                return await read_engine(self._usable_store(snapshot_id), snapshot_id)
             except (SnapshotRefused, NotFound, ValueError, KeyError, TypeError) as error:
                 logger.warning("refused: %s; trying the next older one", error)
         return None
 
-    async def _read_snapshot(self, snapshot_id: str) -> State:
+    def _usable_store(self, snapshot_id: str) -> Store:
         if self._store is None or self._from_beginning:
             raise NotFound(f"snapshot {snapshot_id} is not to be used")
-        return await read_snapshot(self._store, snapshot_id)
+        return self._store
 
     async def restored(self, entry: Entry) -> State | None:
         """Return the state that a restore command of the entry names: if need be, from the log."""
         for record in entry.records:
             if isinstance(record, Command) and record.name == "restore" and record.snapshot_id:
                 try:
-                    return await self._read_snapshot(record.snapshot_id)
+                    return await read_snapshot(
+                        self._usable_store(record.snapshot_id), record.snapshot_id
+                    )
                 except (NotFound, SnapshotRefused):
                     past = Past(self._store, self._archive, from_beginning=self._from_beginning)
                     return (await past.engine_at(record.snapshot_id)).state()

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
 import numpy as np
 import orjson
@@ -36,6 +36,7 @@ _PRINT_BYTES = 8
 _DTYPES = {"uint8", "uint16", "int32", "int64", "uint64", "float32", "float64"}
 _ARRAY, _PART = "$array", "$part"
 
+T = TypeVar("T")
 Manifest = dict[str, Any]
 Chunks = Sequence[bytes | None]
 Prints = dict[str, NDArray[np.uint64]]
@@ -290,6 +291,8 @@ def _cut(pieces: Iterable[bytes]) -> Iterator[bytes]:
 
 # -- reading ----------------------------------------------------------------------------------
 
+_Steps = Generator[None, bytes | None, T]
+
 
 class _Read(NamedTuple):
     """A part as it was read: what it is, and its blocks."""
@@ -300,89 +303,160 @@ class _Read(NamedTuple):
 
 
 class _Body:
-    """The chunks of a snapshot, joined, to be read once from the front: what was read is let go."""
+    """The chunks of a snapshot, joined, to be read once from the front.
 
-    def __init__(self, chunks: Chunks) -> None:
-        self._chunks = list(reversed(chunks))
-        self._at = 0
+    Reading is by generators that are sent chunks as they need more, None at the end.
+    """
 
-    def read(self, n_bytes: int) -> bytes:
+    def __init__(self) -> None:
+        self._chunk, self._at = b"", 0
+        self._is_over = False
+
+    def read(self, n_bytes: int) -> _Steps[bytes]:
         """Return the next bytes."""
         target = np.empty(n_bytes, np.uint8)
-        self.read_into(target)
+        yield from self.read_into(target)
         return target.tobytes()
 
-    def read_into(self, target: NDArray[np.uint8]) -> None:
+    def read_into(self, target: NDArray[np.uint8]) -> _Steps[None]:
         """Fill an array with the next bytes; raise ValueError where there are not so many."""
         done = 0
         while done < len(target):
-            if not self._chunks:
+            if not (yield from self._has_more()):
                 raise ValueError(f"its bytes end {len(target) - done} before a part does")
-            chunk = self._chunks[-1] or b""
-            n = min(len(chunk) - self._at, len(target) - done)
-            target[done : done + n] = np.frombuffer(chunk, np.uint8, n, self._at)
+            n = min(len(self._chunk) - self._at, len(target) - done)
+            target[done : done + n] = np.frombuffer(self._chunk, np.uint8, n, self._at)
             done, self._at = done + n, self._at + n
-            if self._at == len(chunk):
-                self._chunks.pop()
-                self._at = 0
 
-    def is_over(self) -> bool:
-        """Tell whether all of it has been read."""
-        return not self._chunks
+    def rest(self) -> _Steps[bytes]:
+        """Return all that is left."""
+        pieces = []
+        while (yield from self._has_more()):
+            pieces.append(self._chunk[self._at :])
+            self._at = len(self._chunk)
+        return b"".join(pieces)
+
+    def _has_more(self) -> _Steps[bool]:
+        while self._at == len(self._chunk) and not self._is_over:
+            chunk = yield
+            self._chunk, self._at, self._is_over = chunk or b"", 0, chunk is None
+        return self._at < len(self._chunk)
+
+
+class Reading:
+    """Makes a state of a snapshot and those that it builds on, oldest first, chunk by chunk.
+
+    So that of a large one nothing is in memory twice. Whatever does not verify raises
+    SnapshotRefused, by name.
+    """
+
+    def __init__(self) -> None:
+        self._tree: Any = None
+        self._parts: dict[str, _Read] = {}
+        self._state: State | None = None
+        self._manifest: Manifest = {}
+        self._n_fed = 0
+
+    def begin(self, manifest: Manifest) -> None:
+        """Begin with the next snapshot."""
+        check_manifest(manifest)
+        # Nothing builds on one of the first format.
+        expected = self._manifest.get("id") if self._state is None else None
+        self._manifest, self._n_fed = manifest, 0
+        if manifest["format"] == FORMAT and manifest["base"] != expected:
+            self._refuse(f"it builds on {manifest['base']}, which is not there")
+        self._steps = self._read()
+        self._go_on(None)
+
+    def feed(self, chunk: bytes | None) -> None:
+        """Take its next chunk, None where it is missing."""
+        sums, self._n_fed = self._manifest["chunks"], self._n_fed + 1
+        name = f"snapshot {self._manifest['id']}: chunk {self._n_fed} of {len(sums)}"
+        if self._n_fed > len(sums):
+            raise SnapshotRefused(f"{name} is one too many")
+        if chunk is None:
+            raise SnapshotRefused(f"{name} is missing")
+        if hashlib.sha256(chunk).hexdigest() != sums[self._n_fed - 1]:
+            raise SnapshotRefused(f"{name} is damaged")
+        self._go_on(chunk)
+
+    def end(self) -> None:
+        """Take note that this was its last chunk."""
+        manifest = self._manifest
+        if self._n_fed < len(manifest["chunks"]):
+            n = len(manifest["chunks"])
+            raise SnapshotRefused(f"snapshot {manifest['id']} has {self._n_fed} chunks of {n}")
+        self._go_on(None)
+
+    def state(self) -> State:
+        """Return the state of the snapshot that ended last. To be asked once."""
+        if self._state is not None:
+            return self._state
+        ordered, self._parts = list(self._parts.values()), {}
+        try:
+            state: State = _put(self._tree, _PART, lambda number: _value(ordered[number]))
+        except (ValueError, KeyError, TypeError, IndexError) as error:
+            self._refuse(str(error))
+        return state
+
+    def _go_on(self, chunk: bytes | None) -> None:
+        try:
+            self._steps.send(chunk)
+        except StopIteration:  # with the end of the chunks
+            pass
+        except (ValueError, KeyError, TypeError, IndexError) as error:
+            self._refuse(str(error))
+
+    def _refuse(self, why: str) -> NoReturn:
+        name = f"snapshot {self._manifest.get('id')}"
+        raise SnapshotRefused(f"{name} is damaged: {why}") from None
+
+    def _read(self) -> _Steps[None]:
+        body = _Body()
+        if self._manifest["format"] == WHOLE_FORMAT:
+            self._state = _read_whole(self._manifest, (yield from body.rest()))
+            return
+        self._state = None
+        header = orjson.loads((yield from body.read(int(self._manifest["header_bytes"]))))
+        before, parts = self._parts, {}
+        for meta in header["parts"]:
+            parts[meta[0]] = yield from _read_part(meta, body, before)
+        if (yield from body.rest()):
+            raise ValueError("it has bytes that no part explains")
+        self._tree, self._parts = header["state"], parts
 
 
 def load(chain: Iterable[tuple[Manifest, Chunks]]) -> State:
-    """Return the state that was dumped; raise SnapshotRefused where the bytes make no sense.
+    """Return the state that was dumped; raise SnapshotRefused where anything does not verify.
 
-    `chain` ends with the snapshot and begins with a whole one; each has passed `check`. A chunk is
-    let go once it is read, so that a large state is in memory once, if nobody else holds on to it.
+    `chain` ends with the snapshot and begins with a whole one.
     """
-    parts: dict[str, _Read] = {}
-    tree: Any = None
-    expected: str | None = None
+    reading = Reading()
     for manifest, chunks in chain:
-        name = f"snapshot {manifest.get('id')}"
-        try:
-            if manifest["format"] == WHOLE_FORMAT:
-                return _read_whole(manifest, b"".join(chunk or b"" for chunk in chunks))
-            if manifest["base"] != expected:
-                raise ValueError(f"it builds on {manifest['base']}, which is not there")
-            body = _Body(chunks)
-            del chunks
-            tree, parts = _read(manifest, body, parts)
-        except (ValueError, KeyError, TypeError, IndexError) as error:
-            raise SnapshotRefused(f"{name} is damaged: {error}") from None
-        expected = manifest["id"]
-    ordered = list(parts.values())
-    state: State = _put(tree, _PART, lambda number: _value(ordered[number]))
-    return state
+        reading.begin(manifest)
+        for chunk in chunks:
+            reading.feed(chunk)
+        reading.end()
+    return reading.state()
 
 
-def _read(
-    manifest: Manifest, body: _Body, before: dict[str, _Read]
-) -> tuple[Any, dict[str, _Read]]:
-    """Return the tree of a snapshot, and its parts: those before, with the changed blocks."""
-    header = orjson.loads(body.read(int(manifest["header_bytes"])))
-    parts: dict[str, _Read] = {}
-    for meta in header["parts"]:
-        name, kind, dtype, shape = meta
-        if kind == "array":
-            if dtype not in _DTYPES:
-                raise ValueError(f"an array of {dtype}")
-            lengths = _array_lengths(dtype, shape)
-        else:
-            lengths = np.frombuffer(body.read(4 * shape[0]), "<u4").astype(np.int64)
-        n = len(lengths)
-        packed = np.frombuffer(body.read(-(-n // 8)), np.uint8)
-        changed = np.unpackbits(packed, count=n).astype(np.bool_)
-        content = _unchanged(before.pop(name, None), lengths, changed)
-        starts = _starts(lengths)
-        for first, last in _runs(changed):
-            body.read_into(content[starts[first] : starts[last]])
-        parts[name] = _Read(meta, lengths, content)
-    if not body.is_over():
-        raise ValueError("it has bytes that no part explains")
-    return header["state"], parts
+def _read_part(meta: list[Any], body: _Body, before: dict[str, _Read]) -> _Steps[_Read]:
+    """Read a part: as it was before, with the blocks that have changed."""
+    name, kind, dtype, shape = meta
+    if kind == "array":
+        if dtype not in _DTYPES:
+            raise ValueError(f"an array of {dtype}")
+        lengths = _array_lengths(dtype, shape)
+    else:
+        lengths = np.frombuffer((yield from body.read(4 * shape[0])), "<u4").astype(np.int64)
+    n = len(lengths)
+    packed = np.frombuffer((yield from body.read(-(-n // 8))), np.uint8)
+    changed = np.unpackbits(packed, count=n).astype(np.bool_)
+    content = _unchanged(before.pop(name, None), lengths, changed)
+    starts = _starts(lengths)
+    for first, last in _runs(changed):
+        yield from body.read_into(content[starts[first] : starts[last]])
+    return _Read(meta, lengths, content)
 
 
 def _unchanged(
@@ -442,20 +516,6 @@ def _put(value: Any, key: str, get: Any) -> Any:
 
 
 # -- checking ---------------------------------------------------------------------------------
-
-
-def check(manifest: Manifest, chunks: Chunks) -> None:
-    """Raise SnapshotRefused unless format, manifest and every chunk are as they were written."""
-    check_manifest(manifest)
-    name = f"snapshot {manifest['id']}"
-    expected = manifest["chunks"]
-    if len(chunks) != len(expected):
-        raise SnapshotRefused(f"{name} has {len(chunks)} chunks of {len(expected)}")
-    for i, (chunk, sha256) in enumerate(zip(chunks, expected, strict=True), start=1):
-        if chunk is None:
-            raise SnapshotRefused(f"{name}: chunk {i} of {len(expected)} is missing")
-        if hashlib.sha256(chunk).hexdigest() != sha256:
-            raise SnapshotRefused(f"{name}: chunk {i} of {len(expected)} is damaged")
 
 
 def check_manifest(manifest: Manifest) -> None:

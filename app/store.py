@@ -746,17 +746,14 @@ class Store:
             manifests.append({"id": name.decode()} if found is None else found[0])
         return sorted(manifests, key=lambda manifest: parse_cursor(manifest["id"]))
 
-    async def read_snapshot(self, snapshot_id: str) -> tuple[dict[str, Any], list[bytes | None]]:
-        """Return a manifest and its chunks, None for one that is missing.
-
-        Raises NotFound, or SnapshotRefused where the manifest cannot be read.
-        """
-        manifest, keys = await self._find_snapshot(snapshot_id)
+    async def read_chunks(self, snapshot_id: str) -> AsyncIterator[bytes | None]:
+        """Yield the chunks of a snapshot, None for one that is missing; raises NotFound."""
         # One by one: a reply of a hundred megabytes would hold up every other client.
-        return manifest, [await self._ask("GET", key) for key in keys]
+        for key in (await self._find_snapshot(snapshot_id))[1]:
+            yield await self._ask("GET", key)
 
     async def read_manifest(self, snapshot_id: str) -> dict[str, Any]:
-        """Return a manifest alone; raises as `read_snapshot` does."""
+        """Return a manifest; raise NotFound, or SnapshotRefused where it cannot be read."""
         return (await self._find_snapshot(snapshot_id))[0]
 
     async def _find_snapshot(self, snapshot_id: str) -> tuple[dict[str, Any], list[str]]:

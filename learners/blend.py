@@ -587,10 +587,11 @@ class Blend(Learner):
         return states | {"combiner": self.combiner.state()}
 
     def load_state(self, state: State, remap: I64 | None = None) -> None:
-        """Load every source, and the combiner."""
+        """Load every source, and the combiner; what has been loaded is let go."""
+        state = dict(state)
         for name, source in self.sources.items():
             extra = {"generation": state["generation"]} if "generation" in state else {}
-            source.load_state(state[name] | extra, remap)
+            source.load_state(state.pop(name) | extra, remap)
         self.combiner.load_state(state["combiner"], is_moved=remap is not None)
         self._shared = None  # what is loaded is in other arrays
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -423,22 +423,26 @@ class Client(Store):
         return Writing(self)
 
     async def read_manifest(self, snapshot_id: str) -> dict[str, Any]:
-        """Return a manifest alone."""
-        return (await self.read_snapshot(snapshot_id))[0]
+        """Return a manifest."""
+        [found] = await self._send(lambda: self.server.data.snapshots.get(snapshot_id))
+        if found is None:
+            raise NotFound(f"there is no snapshot {snapshot_id!r}")
+        return dict(found[0])
 
     async def list_snapshots(self) -> list[dict[str, Any]]:
         """Return the manifests, oldest first."""
         [found] = await self._send(lambda: self.server.data.snapshots)
         return sorted((m for m, _ in found.values()), key=lambda m: parse_cursor(m["id"]))
 
-    async def read_snapshot(self, snapshot_id: str) -> tuple[dict[str, Any], list[bytes | None]]:
-        """Return a manifest and its chunks, None for one that was deleted meanwhile."""
+    async def read_chunks(self, snapshot_id: str) -> AsyncIterator[bytes | None]:
+        """Yield the chunks of a snapshot, None for one that was deleted meanwhile."""
         snapshots = lambda: self.server.data.snapshots.get(snapshot_id)  # noqa: E731
         [found] = await self._send(snapshots)
         if found is None:
             raise NotFound(f"there is no snapshot {snapshot_id!r}")
-        [again] = await self._send(snapshots)
-        return found[0], found[1] if again is not None else [None] * len(found[1])
+        for chunk in found[1]:
+            [again] = await self._send(snapshots)
+            yield chunk if again is not None else None
 
     async def delete_snapshot(self, snapshot_id: str) -> None:
         """Delete a snapshot."""

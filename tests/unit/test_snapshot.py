@@ -68,7 +68,6 @@ def test_a_chain_is_its_last_state(chain: list[Any]) -> None:
     for number, state in enumerate(chain, start=1):
         state["inner"]["one"] = float(state["inner"]["one"])
         manifest, chunks, base = written(state, f"{number}-0", base)
-        snapshot.check(manifest, chunks)
         read.append((manifest, chunks))
     assert fingerprint(snapshot.load(read)) == fingerprint(plain(chain[-1]))
     whole = written(chain[-1], "1-0")
