@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
+import sys
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
@@ -22,8 +22,8 @@ from redis.asyncio import Redis
 
 from app import tasks
 from app.errors import SettingsError, StoreUnavailable
-from app.events import MAX_VALUE_CHARS, parse_time
-from app.features import ALL_READ, FEAST, NOTHING, Feature, Unread, Value, Values, Why
+from app.events import MAX_EXACT_INT, MAX_VALUE_CHARS, parse_time
+from app.features import ALL_READ, FEAST, NOTHING, Feature, Unread, Value, Values, Why, text_of
 from app.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -193,16 +193,19 @@ async def read_items(
 
 
 def _fitting(feature: Feature, value: Value | None) -> Value | None:
-    """Return a value as an attribute that the feature is made of: hashes have texts alone."""
-    if feature.values or not isinstance(value, str):
-        return str(value) if feature.values and value is not None else value
-    number = _number_of(value)
-    return number if isinstance(number, float) and math.isfinite(number) else None
+    """Return a value as an attribute that the feature is made of: hashes have texts alone.
+
+    None for a number that no attribute can be.
+    """
+    if value is None or feature.values:
+        return None if value is None else text_of(value)
+    number = _number_of(value) if isinstance(value, str) else value
+    return number if not isinstance(number, str) and abs(number) < MAX_EXACT_INT else None
 
 
 def _fresh(told: _Told, limits_s: Mapping[str, float | None]) -> Found:
     """Return what was told, without what is older than it may be."""
-    values = {name: _short(v) for name, v in told.values.items() if v is not None}
+    values = {name: _plain(v) for name, v in told.values.items() if v is not None}
     now_ms, unread = time.time() * 1_000, dict[str, Why]()
     for name in values.keys() & told.times.keys():
         limit_s = limits_s[name]
@@ -211,8 +214,11 @@ def _fresh(told: _Told, limits_s: Mapping[str, float | None]) -> Found:
     return Found({name: v for name, v in values.items() if name not in unread}, unread)
 
 
-def _short(value: Value) -> Value:
-    return value[:MAX_VALUE_CHARS] if isinstance(value, str) else value
+def _plain(value: str | float) -> Value:
+    """Return a value as a log can hold it: what is no text, nor a finite number, as text."""
+    if not isinstance(value, str) and abs(value) <= sys.float_info.max:
+        return value
+    return str(value)[:MAX_VALUE_CHARS].encode(errors="replace").decode()
 
 
 # -- whose store it is ------------------------------------------------------------------------

@@ -74,7 +74,10 @@ def _recommend(
 
 
 def _text(value: Value) -> str:
-    return json.dumps(value) if isinstance(value, bool) else str(value)
+    """Return a value as a query says what JSON would: 3.0 is 3, as with feedback."""
+    if isinstance(value, bool):
+        return json.dumps(value)
+    return str(int(value) if isinstance(value, float) and value.is_integer() else value)
 
 
 def _segment(id_: str) -> str:

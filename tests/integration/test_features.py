@@ -77,6 +77,19 @@ def test_a_context_comes_with_requests_and_events(make_service: StartService) ->
     assert service.counter(MISSING.format("device", "unknown")) == 1
 
 
+def test_a_number_is_the_same_in_lists_and_feedback(make_service: StartService) -> None:
+    """One of `values` that a Python client gives as 3.0 is 3, whichever way it asks."""
+    hour = {"hour": {"of": "context", "values": ["3", "true"]}}
+    service = make_service(features=hour).start()
+    with Client(service.url) as shop:
+        for value in (3, 3.0, True):
+            shop.recommend("u", context={"hour": value})
+            shop.recommend("u", history=["i1"], context={"hour": value})
+            shop.feedback.send([Event("u", "i1", "click", context={"hour": value})])
+        shop.recommend("u", context={"hour": 3.5})
+    assert service.counter(MISSING.format("hour", "unknown")) == 1
+
+
 def test_what_is_not_declared_is_refused_by_name(make_service: StartService) -> None:
     """A name that is not declared is a 422 that says which are, by every way in."""
     service = make_service(features=FEATURES).start()
