@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sys
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
@@ -215,8 +214,8 @@ def _fresh(told: _Told, limits_s: Mapping[str, float | None]) -> Found:
 
 
 def _plain(value: str | float) -> Value:
-    """Return a value as a log can hold it: what is no text, nor a finite number, as text."""
-    if not isinstance(value, str) and abs(value) <= sys.float_info.max:
+    """Return a value as a log, and all that reads it, can hold it: past all bounds as text."""
+    if not isinstance(value, str) and abs(value) <= MAX_EXACT_INT:
         return value
     return str(value)[:MAX_VALUE_CHARS].encode(errors="replace").decode()
 

@@ -25,14 +25,17 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import orjson
 import pytest
 
 from app import events
+from app.admission import Verdict
 from app.embedded import find_server
 from app.errors import StoreUnavailable
 from app.events import Entry, Feedback
 from app.feature_store import FeatureStore, Found, read_items
 from app.features import Feature
+from app.quarantine import record_of
 from app.settings import Settings
 from tests.integration.service import Service, environment, sluice, until
 from tests.integration.stores import Node, free_ports
@@ -422,9 +425,16 @@ def told_by_feast(age: Any, tier: Any) -> Iterator[str]:
 
 
 async def test_whatever_a_store_says_the_log_can_hold_it() -> None:
-    """Numbers past all bounds and broken texts come out of the log as they went in, and mean it."""
+    """Numbers past all bounds and broken texts are in log and quarantine as they went in."""
     age = Feature(**FEATURES["age"])
-    meant = {10**400: 100.0, -(10**4_299): 0.0, math.inf: 100.0, math.nan: "not_a_number", 7: 7.0}
+    meant = {
+        10**30: 100.0,
+        10**400: 100.0,
+        -(10**4_299): 0.0,
+        math.inf: 100.0,
+        math.nan: "not_a_number",
+        7: 7.0,
+    }
     for said, kept in meant.items():
         with told_by_feast(said, "\ud800" * 99) as url:
             declared = {name: Feature(**feature) for name, feature in FEATURES.items()}
@@ -436,6 +446,7 @@ async def test_whatever_a_store_says_the_log_can_hold_it() -> None:
                 await store.close()
         event = Feedback("e", "u", "i", "click", None, None, features=given)
         assert events.decode(events.encode(Entry([event]))).records == [event]
+        assert orjson.loads(record_of(event, Verdict("quarantined")))["event"]["features"] == given
         assert age.keep(given["age"]) == kept
         assert given["tier"] == "?" * 65
 
