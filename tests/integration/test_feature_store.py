@@ -37,7 +37,7 @@ from app.feature_store import FeatureStore, Found, read_items
 from app.features import Feature
 from app.quarantine import record_of
 from app.settings import Settings
-from tests.integration.service import Service, environment, sluice, until
+from tests.integration.service import Service, environment, error_of, sluice, until
 from tests.integration.stores import Node, free_ports
 
 StartService = Callable[..., Service]
@@ -382,8 +382,9 @@ async def test_a_store_of_items_that_is_down_is_named() -> None:
 class _Feast(ThreadingHTTPServer):
     """Whoever answers as Feast's feature server does: every user is of one age and tier."""
 
-    def __init__(self, age: Any, tier: Any) -> None:
+    def __init__(self, age: Any, tier: Any, on_asked: Callable[[], object]) -> None:
         super().__init__(("127.0.0.1", 0), _FeastAnswer)
+        self.on_asked = on_asked
         self.told = {"age": age, "tier": tier, "format": age, "minutes": age}
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
@@ -398,6 +399,7 @@ class _FeastAnswer(BaseHTTPRequestHandler):
         """Say the same of all."""
         assert isinstance(self.server, _Feast)
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.on_asked()
         [ids] = asked["entities"].values()
         n, told = len(ids), self.server.told
         columns = [
@@ -414,9 +416,11 @@ class _FeastAnswer(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def told_by_feast(age: Any, tier: Any) -> Iterator[str]:
-    """Yield the URL of a feature server that says one thing of all."""
-    server = _Feast(age, tier)
+def told_by_feast(
+    age: Any, tier: Any, on_asked: Callable[[], object] = lambda: None
+) -> Iterator[str]:
+    """Yield the URL of a feature server that says one thing of all, after `on_asked`."""
+    server = _Feast(age, tier, on_asked)
     try:
         yield server.url
     finally:
@@ -461,6 +465,23 @@ def test_a_read_is_no_line_of_the_log(make_service: StartService) -> None:
         service.get("/v1/recommendations/u", deadline_ms=60_000)
         until(lambda: service.counter(READS.format("read")))
         assert service.log == before
+
+
+def test_an_item_may_go_while_features_are_read(make_service: StartService) -> None:
+    """What is explained is an item that is there when it is explained, or it is a 404."""
+    deleted: list[httpx.Response] = []
+
+    def delete() -> None:
+        deleted.append(httpx.delete(f"{service.url}/v1/items/i1"))
+
+    with told_by_feast(7, "gold", delete) as url:
+        service = make_service(
+            features=FEATURES, feature_store_url=url, feature_timeout_ms=60_000
+        ).start()
+        service.post("/v1/items", [{"item_id": f"i{n}"} for n in range(20)])
+        path, patient = "/v1/explain/u/i1", {"deadline_ms": 60_000}
+        error_of(service.client.get(path, params=patient), 404)
+    assert [answer.status_code for answer in deleted] == [200]
 
 
 async def test_what_is_said_of_items_fits_attributes() -> None:
