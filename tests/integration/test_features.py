@@ -100,7 +100,6 @@ def test_what_is_not_declared_is_refused_by_name(make_service: StartService) -> 
         ask("/v1/recommendations/u", params={"context.colour": "red"}),
         ask("/v1/recommendations/u", params={"context.format": "short", "deadline_ms": 1}),
         ask("/v1/explain/u/i1", params={"context.colour": "red"}),
-        ask("/v1/recommendations/u", params={"context.colour": "red", "at": "1-0"}),
         post("/v1/recommendations", json={"user_id": "u", "context": {"colour": "red"}}),
     ):
         assert named in error_of(answer, 422)["message"]
@@ -160,8 +159,13 @@ def test_features_of_many_users_are_put_at_once(make_service: StartService) -> N
 
 
 def test_features_change_within_a_log_if_that_is_said(make_service: StartService) -> None:
-    """Another declaration is refused at the start, and taken with --reconfigure."""
-    service = taught(make_service(features=FEATURES).start())
+    """Another declaration is refused at the start, and taken with --reconfigure.
+
+    A list of before has the features of then.
+    """
+    old = {"tier": {"of": "context", "values": ["gold"]}}
+    service = taught(make_service(features=FEATURES | old).start())
+    before = service.get("/v1/model")["cursor"]
     mobile = listed(service, **{"context.device": "mobile"})
     service.stop()
     service.settings["features"] = FEATURES | {"hour": {"of": "context", "min": 0, "max": 23}}
@@ -174,6 +178,11 @@ def test_features_change_within_a_log_if_that_is_said(make_service: StartService
     service.kill()
     service.start()
     assert listed(service, **given) == mobile
+    of_then = {"context.device": "mobile", "context.tier": "gold"}
+    assert listed(service, at=before, **of_then) == mobile
+    path, of_now = "/v1/recommendations/new", {"at": before, "context.hour": 7}
+    refused = error_of(service.client.get(path, params=of_now), 422)
+    assert "it declares age, device, tier" in refused["message"]
 
 
 def test_the_schema_says_what_is_declared() -> None:

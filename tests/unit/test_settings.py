@@ -95,6 +95,23 @@ def test_every_problem_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(caught.value.details) == 2
 
 
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ('{"age": {"of": "user"}}', "SLUICE_FEATURES.age="),
+        ('{"age": {"of": "user", "min": 0, "max": NaN}}', "SLUICE_FEATURES.age.max=nan"),
+        ('{"age": ', "line 1 column 9"),
+    ],
+)
+def test_what_is_wrong_within_a_setting_is_named(
+    monkeypatch: pytest.MonkeyPatch, value: str, told: str
+) -> None:
+    """Of many features, the message says which is wrong; of JSON that is none, where."""
+    monkeypatch.setenv("SLUICE_FEATURES", value)
+    assert told in refused()
+    assert "features" in refused().lower()
+
+
 @pytest.mark.parametrize("value", ["not json", "[1]", '{"click": 2}', '{"click": "NaN"}'])
 def test_bad_rewards_are_refused(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     """Rewards are a JSON object of finite numbers from -1 to 1."""
