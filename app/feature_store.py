@@ -224,7 +224,10 @@ def _plain(value: str | float) -> Value:
 
 
 def _source_of(url: str, key: str) -> _Source:
-    return _Feast(url) if url.startswith(FEAST) else _Hashes(url, key)
+    try:
+        return _Feast(url) if url.startswith(FEAST) else _Hashes(url, key)
+    except (ValueError, httpx.InvalidURL) as error:
+        raise SettingsError(f"SLUICE_FEATURE_STORE_URL: {error}") from None
 
 
 class _Hashes:
@@ -232,15 +235,12 @@ class _Hashes:
 
     def __init__(self, url: str, key: str) -> None:
         self._key = key
-        try:
-            self._redis: Any = Redis.from_url(
-                url,
-                socket_timeout=_GIVE_UP_S,
-                socket_connect_timeout=_GIVE_UP_S,
-                client_name="sluice-features",
-            )
-        except ValueError as error:
-            raise SettingsError(f"SLUICE_FEATURE_STORE_URL: {error}") from None
+        self._redis: Any = Redis.from_url(
+            url,
+            socket_timeout=_GIVE_UP_S,
+            socket_connect_timeout=_GIVE_UP_S,
+            client_name="sluice-features",
+        )
 
     async def fetch(self, ids: Sequence[str], names: Sequence[str]) -> list[_Told]:
         """Read the fields of all of them in one go."""
@@ -291,8 +291,13 @@ class _Feast:
         parts = urlsplit(url.removeprefix("feast+"))
         self._service = parts.path.strip("/")
         self._entity = parse_qs(parts.query).get("entity", ["user_id"])[0]
-        server = f"{parts.scheme}://{parts.netloc}"
-        self._http = httpx.AsyncClient(base_url=server, timeout=_GIVE_UP_S)
+        server = httpx.URL(f"{parts.scheme}://{parts.netloc}")
+        # Errors show the URL that was asked; the password is in the settings alone.
+        self._http = httpx.AsyncClient(
+            base_url=server.copy_with(userinfo=b""),
+            auth=(server.username, server.password) if server.userinfo else None,
+            timeout=_GIVE_UP_S,
+        )
 
     async def fetch(self, ids: Sequence[str], names: Sequence[str]) -> list[_Told]:
         """Ask for all of them in one go."""

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import threading
 import time
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -31,7 +32,7 @@ import pytest
 from app import events
 from app.admission import Verdict
 from app.embedded import find_server
-from app.errors import StoreUnavailable
+from app.errors import SettingsError, StoreUnavailable
 from app.events import Entry, Feedback
 from app.feature_store import FeatureStore, Found, read_items
 from app.features import Feature
@@ -385,6 +386,7 @@ class _Feast(ThreadingHTTPServer):
     def __init__(self, age: Any, tier: Any, on_asked: Callable[[], object]) -> None:
         super().__init__(("127.0.0.1", 0), _FeastAnswer)
         self.on_asked = on_asked
+        self.asked_by: list[str | None] = []
         self.told = {"age": age, "tier": tier, "format": age, "minutes": age}
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
@@ -400,6 +402,10 @@ class _FeastAnswer(BaseHTTPRequestHandler):
         assert isinstance(self.server, _Feast)
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.server.on_asked()
+        self.server.asked_by.append(self.headers["Authorization"])
+        if asked["feature_service"] != "shop":
+            self.send_error(404)
+            return
         [ids] = asked["entities"].values()
         n, told = len(ids), self.server.told
         columns = [
@@ -453,6 +459,30 @@ async def test_whatever_a_store_says_the_log_can_hold_it() -> None:
         assert orjson.loads(record_of(event, Verdict("quarantined")))["event"]["features"] == given
         assert age.keep(given["age"]) == kept
         assert given["tier"] == "?" * 65
+
+
+async def test_a_password_goes_to_the_store_alone() -> None:
+    """Who the URL names is who asks; an error names neither them nor their password."""
+    declared = {"minutes": Feature(of="item", min=0, max=100)}
+    server = _Feast(7, "gold", lambda: None)
+    url = server.url.replace("//", "//ana:s%40cret@")
+    try:
+        found = await read_items(url, "{item_id}", ["i"], declared)
+        with pytest.raises(StoreUnavailable, match="404") as caught:
+            await read_items(f"{url}-of-others", "{item_id}", ["i"], declared)
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert found == [{"minutes": 7}]
+    assert server.asked_by == [f"Basic {b64encode(b'ana:s@cret').decode()}"] * 2
+    assert "cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["feast+http://x:port/s", "feast+http://[::1/s", "redis://x:port"])
+async def test_a_url_of_nothing_is_named(url: str) -> None:
+    """A URL that nobody can ask is an error in the settings, with what is wrong."""
+    with pytest.raises(SettingsError, match=r"SLUICE_FEATURE_STORE_URL: .*([Pp]ort|IPv6)"):
+        await read_items(url, "{item_id}", ["i"], {})
 
 
 def test_a_read_is_no_line_of_the_log(make_service: StartService) -> None:
