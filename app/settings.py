@@ -578,12 +578,20 @@ class Settings(EngineSettings, BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Order the sources: arguments, environment, TOML file."""
         path = os.environ.get("SLUICE_CONFIG", "sluice.toml")
-        toml = TomlConfigSettingsSource(settings_cls, Path(path))
+        toml = _TomlFile(settings_cls, Path(path))
         return (init_settings, env_settings, toml)
 
     def engine(self) -> EngineSettings:
         """Return the part that belongs into the log."""
         return EngineSettings(**{n: getattr(self, n) for n in EngineSettings.model_fields})
+
+
+class _TomlFile(TomlConfigSettingsSource):
+    """The settings of a file that nobody before it has: two objects of one name are not joined."""
+
+    def __call__(self) -> dict[str, Any]:
+        """Return what it says."""
+        return {n: v for n, v in super().__call__().items() if n not in self.current_state}
 
 
 def _split(keys: SecretStr) -> list[bytes]:

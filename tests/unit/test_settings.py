@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,19 @@ def test_environment_beats_file_beats_default(
     assert (settings.port, settings.max_users, settings.seed) == (2, 1_000, 9)
     assert settings.rewards == {"click": 0.5}
     assert settings.max_items == EngineSettings().max_items
+
+
+@pytest.mark.parametrize("value", ["{}", '{"seg": {"of": "item", "min": 0, "max": 1}}'])
+def test_an_object_in_the_environment_is_all_of_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, value: str
+) -> None:
+    """What the environment says is not joined with what the file says under the same name."""
+    file = '[features]\nseg = { of = "user", values = ["a"] }\n[rewards]\nclick = 0.5\n'
+    (tmp_path / "sluice.toml").write_text(file)
+    monkeypatch.setenv("SLUICE_FEATURES", value)
+    settings = load_settings()
+    assert settings.features == EngineSettings(features=json.loads(value)).features
+    assert settings.rewards == {"click": 0.5}
 
 
 def test_a_file_in_the_folder_is_read(tmp_path: Path) -> None:
