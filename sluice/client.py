@@ -81,7 +81,9 @@ def _text(value: Value) -> str:
 
 
 def _segment(id_: str) -> str:
-    return quote(id_, safe="")
+    """Return an id as a part of a path; one of dots alone, which means another path, quoted too."""
+    quoted = quote(id_, safe="")
+    return quoted.replace(".", "%2E") if id_ in (".", "..") else quoted
 
 
 def _similar(item_id: str, k: int) -> _Call:
