@@ -21,6 +21,8 @@ MAX_ID_BYTES = 256
 MAX_EXCERPT_CHARS = 512
 # One more than what is declared may have: what is longer is none of it.
 MAX_VALUE_CHARS = 65
+# Up to here whole numbers are kept as they are.
+MAX_EXACT_INT = 2**53
 _PLAIN = str | int | float | bool
 # 1970-01-01 and 9999-12-31T23:59:59Z: outside of these a time cannot be written as RFC 3339.
 MIN_TIME_MS, MAX_TIME_MS = 0, 253_402_300_799_000

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
@@ -22,8 +21,8 @@ from redis.asyncio import Redis
 
 from app import tasks
 from app.errors import SettingsError, StoreUnavailable
-from app.events import MAX_VALUE_CHARS, parse_time
-from app.features import ALL_READ, FEAST, NOTHING, Feature, Unread, Value, Values, Why
+from app.events import MAX_EXACT_INT, MAX_VALUE_CHARS, parse_time
+from app.features import ALL_READ, FEAST, NOTHING, Feature, Unread, Value, Values, Why, text_of
 from app.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -193,16 +192,19 @@ async def read_items(
 
 
 def _fitting(feature: Feature, value: Value | None) -> Value | None:
-    """Return a value as an attribute that the feature is made of: hashes have texts alone."""
-    if feature.values or not isinstance(value, str):
-        return str(value) if feature.values and value is not None else value
-    number = _number_of(value)
-    return number if isinstance(number, float) and math.isfinite(number) else None
+    """Return a value as an attribute that the feature is made of: hashes have texts alone.
+
+    None for a number that no attribute can be.
+    """
+    if value is None or feature.values:
+        return None if value is None else text_of(value)
+    number = _number_of(value) if isinstance(value, str) else value
+    return number if not isinstance(number, str) and abs(number) < MAX_EXACT_INT else None
 
 
 def _fresh(told: _Told, limits_s: Mapping[str, float | None]) -> Found:
     """Return what was told, without what is older than it may be."""
-    values = {name: _short(v) for name, v in told.values.items() if v is not None}
+    values = {name: _plain(v) for name, v in told.values.items() if v is not None}
     now_ms, unread = time.time() * 1_000, dict[str, Why]()
     for name in values.keys() & told.times.keys():
         limit_s = limits_s[name]
@@ -211,15 +213,21 @@ def _fresh(told: _Told, limits_s: Mapping[str, float | None]) -> Found:
     return Found({name: v for name, v in values.items() if name not in unread}, unread)
 
 
-def _short(value: Value) -> Value:
-    return value[:MAX_VALUE_CHARS] if isinstance(value, str) else value
+def _plain(value: str | float) -> Value:
+    """Return a value as a log, and all that reads it, can hold it: past all bounds as text."""
+    if not isinstance(value, str) and abs(value) <= MAX_EXACT_INT:
+        return value
+    return str(value)[:MAX_VALUE_CHARS].encode(errors="replace").decode()
 
 
 # -- whose store it is ------------------------------------------------------------------------
 
 
 def _source_of(url: str, key: str) -> _Source:
-    return _Feast(url) if url.startswith(FEAST) else _Hashes(url, key)
+    try:
+        return _Feast(url) if url.startswith(FEAST) else _Hashes(url, key)
+    except (ValueError, httpx.InvalidURL) as error:
+        raise SettingsError(f"SLUICE_FEATURE_STORE_URL: {error}") from None
 
 
 class _Hashes:
@@ -227,15 +235,12 @@ class _Hashes:
 
     def __init__(self, url: str, key: str) -> None:
         self._key = key
-        try:
-            self._redis: Any = Redis.from_url(
-                url,
-                socket_timeout=_GIVE_UP_S,
-                socket_connect_timeout=_GIVE_UP_S,
-                client_name="sluice-features",
-            )
-        except ValueError as error:
-            raise SettingsError(f"SLUICE_FEATURE_STORE_URL: {error}") from None
+        self._redis: Any = Redis.from_url(
+            url,
+            socket_timeout=_GIVE_UP_S,
+            socket_connect_timeout=_GIVE_UP_S,
+            client_name="sluice-features",
+        )
 
     async def fetch(self, ids: Sequence[str], names: Sequence[str]) -> list[_Told]:
         """Read the fields of all of them in one go."""
@@ -286,8 +291,13 @@ class _Feast:
         parts = urlsplit(url.removeprefix("feast+"))
         self._service = parts.path.strip("/")
         self._entity = parse_qs(parts.query).get("entity", ["user_id"])[0]
-        server = f"{parts.scheme}://{parts.netloc}"
-        self._http = httpx.AsyncClient(base_url=server, timeout=_GIVE_UP_S)
+        server = httpx.URL(f"{parts.scheme}://{parts.netloc}")
+        # Errors show the URL that was asked; the password is in the settings alone.
+        self._http = httpx.AsyncClient(
+            base_url=server.copy_with(userinfo=b""),
+            auth=(server.username, server.password) if server.userinfo else None,
+            timeout=_GIVE_UP_S,
+        )
 
     async def fetch(self, ids: Sequence[str], names: Sequence[str]) -> list[_Told]:
         """Ask for all of them in one go."""

@@ -578,12 +578,20 @@ class Settings(EngineSettings, BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Order the sources: arguments, environment, TOML file."""
         path = os.environ.get("SLUICE_CONFIG", "sluice.toml")
-        toml = TomlConfigSettingsSource(settings_cls, Path(path))
+        toml = _TomlFile(settings_cls, Path(path))
         return (init_settings, env_settings, toml)
 
     def engine(self) -> EngineSettings:
         """Return the part that belongs into the log."""
         return EngineSettings(**{n: getattr(self, n) for n in EngineSettings.model_fields})
+
+
+class _TomlFile(TomlConfigSettingsSource):
+    """The settings of a file that nobody before it has: two objects of one name are not joined."""
+
+    def __call__(self) -> dict[str, Any]:
+        """Return what it says."""
+        return {n: v for n, v in super().__call__().items() if n not in self.current_state}
 
 
 def _split(keys: SecretStr) -> list[bytes]:
@@ -615,7 +623,8 @@ def load_settings(**overrides: Any) -> Settings:
         problems = [_explain(problem) for problem in error.errors()]
         raise SettingsError("; ".join(problems), details=problems) from None
     except ValueError as error:  # a TOML file that is no TOML, a value that is no JSON
-        raise SettingsError(str(error)) from None
+        why = [str(error), *([str(error.__cause__)] if error.__cause__ else [])]
+        raise SettingsError(": ".join(why)) from None
 
 
 def _explain_change(problem: Any) -> str:
@@ -624,10 +633,11 @@ def _explain_change(problem: Any) -> str:
 
 
 def _explain(problem: Any) -> str:
-    name = PREFIX + "_".join(str(part) for part in problem["loc"][:1]).upper()
     message = str(problem["msg"]).removeprefix("Value error, ")
     if not problem["loc"]:
         return message
+    first, *within = map(str, problem["loc"])
+    name = ".".join([PREFIX + first.upper(), *within])
     # A misspelt name may hold a secret as well as a well-spelt one.
     is_secret = "KEY" in name or "URL" in name or problem["type"] == "extra_forbidden"
     shown = "" if is_secret else f"={problem['input']!r}"

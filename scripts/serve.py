@@ -84,6 +84,7 @@ def set_up_logging(settings: Settings) -> None:
         handler.setFormatter(logging.Formatter("%(message)s"))
     logging.basicConfig(level=settings.log_level.upper(), handlers=[handler], force=True)
     logging.getLogger("uvicorn.access").disabled = True
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # else a line for each read of features
 
 
 class JsonLines(logging.Formatter):

@@ -74,11 +74,16 @@ def _recommend(
 
 
 def _text(value: Value) -> str:
-    return json.dumps(value) if isinstance(value, bool) else str(value)
+    """Return a value as a query says what JSON would: 3.0 is 3, as with feedback."""
+    if isinstance(value, bool):
+        return json.dumps(value)
+    return str(int(value) if isinstance(value, float) and value.is_integer() else value)
 
 
 def _segment(id_: str) -> str:
-    return quote(id_, safe="")
+    """Return an id as a part of a path; one of dots alone, which means another path, quoted too."""
+    quoted = quote(id_, safe="")
+    return quoted.replace(".", "%2E") if id_ in (".", "..") else quoted
 
 
 def _similar(item_id: str, k: int) -> _Call:

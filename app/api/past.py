@@ -127,6 +127,8 @@ def _arguments(request: Request, at: Cursor) -> list[str]:
     options += [f"--exclude={item_id}" for item_id in request.exclude]
     options += [f"--category={name}" for name in request.categories]
     options += [f"--context={name}={value}" for name, value in request.features.items()]
+    if any("\0" in option for option in options):
+        raise InvalidRequest("exclude, category, context: with `at`, none may have a NUL (%00)")
     if request.filter:
         options.append(f"--filter={orjson.dumps(to_json(request.filter)).decode()}")
     explain = ["--explain"] if request.explain else []

@@ -54,8 +54,8 @@ async def get_recommendations(
     """
     if query.at is not None:
         await may_operate(service, given)
+        # What was declared then may not be now: whoever makes the list looks at names.
         request = query.request_for(user_id)
-        check_names(service.engine.features, request.features)
         content = await service.past.recommend(request, query.at, http.receive)
         return Json(content)
     return await recommend_now(service, user_id, query, http.scope)
@@ -185,11 +185,11 @@ async def get_explanation(
     degraded = why_stale(service)
     if query.min_cursor is not None and not await has_applied(service, query.min_cursor, until):
         degraded = "replica_behind"
-    if item_id not in service.engine.history.items:
-        raise NotFound(f"there is no item {item_id!r}")
     request = query.request_for(user_id)
     check_names(service.engine.features, request.features)
     request = await with_read(service, request, until)
+    if item_id not in service.engine.history.items:
+        raise NotFound(f"there is no item {item_id!r}")
     about = {"user_id": user_id, "item_id": item_id}
     content = about | service.engine.explain(request, item_id)
     headers = {"X-Degraded": degraded} if degraded else None

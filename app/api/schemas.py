@@ -30,7 +30,7 @@ from app.conditions import (
     parse,
     parse_where,
 )
-from app.events import check_id, parse_time
+from app.events import MAX_EXACT_INT, check_id, parse_time
 from app.features import MAX_FEATURES, NAME, NOTHING, Value
 from app.recommend import Request
 from app.rules import MAX_RULES, Rule
@@ -39,7 +39,6 @@ from app.tokens import MAX_TOKEN_BYTES
 
 MAX_ATTRIBUTES = 64
 MAX_TEXT_CHARS = 1_024
-MAX_EXACT_INT = 2**53
 
 Id = Annotated[
     str,

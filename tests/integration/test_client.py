@@ -151,6 +151,16 @@ def test_a_shop(api: Service) -> None:
             shop.similar("client-none")
 
 
+@pytest.mark.parametrize("id_", [".", "..", "../trending", "a/b?c#d", "%2E", "é"])
+def test_any_id_is_one_part_of_a_path(api: Service, id_: str) -> None:
+    """Whatever users and items are called, it is they who are asked for."""
+    api.post("/v1/feedback", {"user_id": id_, "item_id": id_, "type": "click"})
+    with Client(api.url) as shop:
+        assert shop.recommend(id_).user_id == id_
+        assert all(item.item_id != id_ for item in shop.similar(id_).items)
+        assert not shop.merge(id_, "nobody").merged
+
+
 @pytest.mark.anyio
 async def test_an_asynchronous_shop(api: Service) -> None:
     """The same, awaited."""

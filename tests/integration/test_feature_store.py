@@ -7,30 +7,38 @@ own (`pip install 'feast[redis]'`) is on PATH, and is skipped elsewhere.
 from __future__ import annotations
 
 import asyncio
+import json
+import math
 import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import httpx
+import orjson
 import pytest
 
 from app import events
+from app.admission import Verdict
 from app.embedded import find_server
-from app.errors import StoreUnavailable
-from app.events import Feedback
+from app.errors import SettingsError, StoreUnavailable
+from app.events import Entry, Feedback
 from app.feature_store import FeatureStore, Found, read_items
 from app.features import Feature
+from app.quarantine import record_of
 from app.settings import Settings
-from tests.integration.service import Service, environment, sluice, until
+from tests.integration.service import Service, environment, error_of, sluice, until
 from tests.integration.stores import Node, free_ports
 
 StartService = Callable[..., Service]
@@ -306,6 +314,7 @@ def test_what_hashes_say_of_items_becomes_attributes(
 
     node.client.hset("film:i1", mapping={"format": "short", "minutes": "8.5", "age": 3})
     node.client.hset("film:i1099", mapping={"format": "7", "minutes": "ninety"})
+    node.client.hset("film:i3", mapping={"minutes": "1e30"})
     node.client.hset("film:i2", mapping={"minutes": 90, "timestamp": time.time() - 7_200})
     assert "2 of 1,100 items changed" in imported()
     found = attributes(service)
@@ -369,6 +378,153 @@ async def test_a_store_of_items_that_is_down_is_named() -> None:
     [port] = free_ports(1)
     with pytest.raises(StoreUnavailable, match="does not answer"):
         await read_items(f"redis://127.0.0.1:{port}", "film:{item_id}", ["i1"], declared)
+
+
+class _Feast(ThreadingHTTPServer):
+    """Whoever answers as Feast's feature server does: every user is of one age and tier."""
+
+    def __init__(self, age: Any, tier: Any, on_asked: Callable[[], object]) -> None:
+        super().__init__(("127.0.0.1", 0), _FeastAnswer)
+        self.on_asked = on_asked
+        self.asked_by: list[str | None] = []
+        self.told = {"age": age, "tier": tier, "format": age, "minutes": age}
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return f"feast+http://127.0.0.1:{self.server_port}/shop"
+
+
+class _FeastAnswer(BaseHTTPRequestHandler):
+    def do_POST(self) -> None:
+        """Say the same of all."""
+        assert isinstance(self.server, _Feast)
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.on_asked()
+        self.server.asked_by.append(self.headers["Authorization"])
+        if asked["feature_service"] != "shop":
+            self.send_error(404)
+            return
+        [ids] = asked["entities"].values()
+        n, told = len(ids), self.server.told
+        columns = [
+            {"values": [v] * n, "statuses": ["PRESENT"] * n, "event_timestamps": [None] * n}
+            for v in told.values()
+        ]
+        answer = json.dumps({"metadata": {"feature_names": list(told)}, "results": columns})
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(answer.encode())
+
+    def log_message(self, *about: Any) -> None:
+        """Say nothing."""
+
+
+@contextmanager
+def told_by_feast(
+    age: Any, tier: Any, on_asked: Callable[[], object] = lambda: None
+) -> Iterator[str]:
+    """Yield the URL of a feature server that says one thing of all, after `on_asked`."""
+    server = _Feast(age, tier, on_asked)
+    try:
+        yield server.url
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+async def test_whatever_a_store_says_the_log_can_hold_it() -> None:
+    """Numbers past all bounds and broken texts are in log and quarantine as they went in."""
+    age = Feature(**FEATURES["age"])
+    meant = {
+        10**30: 100.0,
+        10**400: 100.0,
+        -(10**4_299): 0.0,
+        math.inf: 100.0,
+        math.nan: "not_a_number",
+        7: 7.0,
+    }
+    for said, kept in meant.items():
+        with told_by_feast(said, "\ud800" * 99) as url:
+            declared = {name: Feature(**feature) for name, feature in FEATURES.items()}
+            settings = Settings(features=declared, feature_store_url=url, feature_timeout_ms=5_000)
+            store = FeatureStore(settings)
+            try:
+                given = dict((await store.read("u", 5)).features)
+            finally:
+                await store.close()
+        event = Feedback("e", "u", "i", "click", None, None, features=given)
+        assert events.decode(events.encode(Entry([event]))).records == [event]
+        assert orjson.loads(record_of(event, Verdict("quarantined")))["event"]["features"] == given
+        assert age.keep(given["age"]) == kept
+        assert given["tier"] == "?" * 65
+
+
+async def test_a_password_goes_to_the_store_alone() -> None:
+    """Who the URL names is who asks; an error names neither them nor their password."""
+    declared = {"minutes": Feature(of="item", min=0, max=100)}
+    server = _Feast(7, "gold", lambda: None)
+    url = server.url.replace("//", "//ana:s%40cret@")
+    try:
+        found = await read_items(url, "{item_id}", ["i"], declared)
+        with pytest.raises(StoreUnavailable, match="404") as caught:
+            await read_items(f"{url}-of-others", "{item_id}", ["i"], declared)
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert found == [{"minutes": 7}]
+    assert server.asked_by == [f"Basic {b64encode(b'ana:s@cret').decode()}"] * 2
+    assert "cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["feast+http://x:port/s", "feast+http://[::1/s", "redis://x:port"])
+async def test_a_url_of_nothing_is_named(url: str) -> None:
+    """A URL that nobody can ask is an error in the settings, with what is wrong."""
+    with pytest.raises(SettingsError, match=r"SLUICE_FEATURE_STORE_URL: .*([Pp]ort|IPv6)"):
+        await read_items(url, "{item_id}", ["i"], {})
+
+
+def test_a_read_is_no_line_of_the_log(make_service: StartService) -> None:
+    """However many lists ask Feast, none of it is logged."""
+    with told_by_feast(7, "gold") as url:
+        service = make_service(
+            features=FEATURES, feature_store_url=url, feature_timeout_ms=5_000, feature_cache_s=0
+        ).start()
+        before = service.log
+        service.get("/v1/recommendations/u", deadline_ms=60_000)
+        until(lambda: service.counter(READS.format("read")))
+        assert service.log == before
+
+
+def test_an_item_may_go_while_features_are_read(make_service: StartService) -> None:
+    """What is explained is an item that is there when it is explained, or it is a 404."""
+    deleted: list[httpx.Response] = []
+
+    def delete() -> None:
+        deleted.append(httpx.delete(f"{service.url}/v1/items/i1"))
+
+    with told_by_feast(7, "gold", delete) as url:
+        service = make_service(
+            features=FEATURES, feature_store_url=url, feature_timeout_ms=60_000
+        ).start()
+        service.post("/v1/items", [{"item_id": f"i{n}"} for n in range(20)])
+        path, patient = "/v1/explain/u/i1", {"deadline_ms": 60_000}
+        error_of(service.client.get(path, params=patient), 404)
+    assert [answer.status_code for answer in deleted] == [200]
+
+
+async def test_what_is_said_of_items_fits_attributes() -> None:
+    """A value means as an attribute what it means itself; a number that is none there is left."""
+    declared = {
+        "format": Feature(of="item", values=("true", "3")),
+        "minutes": Feature(of="item", min=0, max=100),
+    }
+    fits = {True: ("true", True), 3.0: ("3", 3.0), 10**30: (str(10**30), None)}
+    for said, (of_values, number) in fits.items():
+        with told_by_feast(said, None) as url:
+            found = await read_items(url, "{item_id}", ["i"], declared)
+        assert found == [{"format": of_values, "minutes": number}]
 
 
 _REPOSITORY = """

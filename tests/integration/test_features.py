@@ -77,6 +77,19 @@ def test_a_context_comes_with_requests_and_events(make_service: StartService) ->
     assert service.counter(MISSING.format("device", "unknown")) == 1
 
 
+def test_a_number_is_the_same_in_lists_and_feedback(make_service: StartService) -> None:
+    """One of `values` that a Python client gives as 3.0 is 3, whichever way it asks."""
+    hour = {"hour": {"of": "context", "values": ["3", "true"]}}
+    service = make_service(features=hour).start()
+    with Client(service.url) as shop:
+        for value in (3, 3.0, True):
+            shop.recommend("u", context={"hour": value})
+            shop.recommend("u", history=["i1"], context={"hour": value})
+            shop.feedback.send([Event("u", "i1", "click", context={"hour": value})])
+        shop.recommend("u", context={"hour": 3.5})
+    assert service.counter(MISSING.format("hour", "unknown")) == 1
+
+
 def test_what_is_not_declared_is_refused_by_name(make_service: StartService) -> None:
     """A name that is not declared is a 422 that says which are, by every way in."""
     service = make_service(features=FEATURES).start()
@@ -87,7 +100,6 @@ def test_what_is_not_declared_is_refused_by_name(make_service: StartService) -> 
         ask("/v1/recommendations/u", params={"context.colour": "red"}),
         ask("/v1/recommendations/u", params={"context.format": "short", "deadline_ms": 1}),
         ask("/v1/explain/u/i1", params={"context.colour": "red"}),
-        ask("/v1/recommendations/u", params={"context.colour": "red", "at": "1-0"}),
         post("/v1/recommendations", json={"user_id": "u", "context": {"colour": "red"}}),
     ):
         assert named in error_of(answer, 422)["message"]
@@ -97,8 +109,8 @@ def test_what_is_not_declared_is_refused_by_name(make_service: StartService) -> 
     for body in bodies:
         error_of(service.client.put("/v1/users/u/features", json=body), 422)
     at = service.get("/v1/model")["cursor"]
-    past = {"at": at, "context.device": "mobile", "context.age": "3"}
-    assert service.get("/v1/recommendations/u", **past)["at"] == at
+    past = service.client.get("/v1/recommendations/u", params={"at": at, "context.colour": "red"})
+    assert named in error_of(past, 422)["message"]
 
 
 def test_nothing_declared_means_nothing_taken(make_service: StartService) -> None:
@@ -147,8 +159,13 @@ def test_features_of_many_users_are_put_at_once(make_service: StartService) -> N
 
 
 def test_features_change_within_a_log_if_that_is_said(make_service: StartService) -> None:
-    """Another declaration is refused at the start, and taken with --reconfigure."""
-    service = taught(make_service(features=FEATURES).start())
+    """Another declaration is refused at the start, and taken with --reconfigure.
+
+    A list of before has the features of then.
+    """
+    old = {"tier": {"of": "context", "values": ["gold"]}}
+    service = taught(make_service(features=FEATURES | old).start())
+    before = service.get("/v1/model")["cursor"]
     mobile = listed(service, **{"context.device": "mobile"})
     service.stop()
     service.settings["features"] = FEATURES | {"hour": {"of": "context", "min": 0, "max": 23}}
@@ -161,6 +178,8 @@ def test_features_change_within_a_log_if_that_is_said(make_service: StartService
     service.kill()
     service.start()
     assert listed(service, **given) == mobile
+    of_then = {"context.device": "mobile", "context.tier": "gold"}
+    assert listed(service, at=before, **of_then) == mobile
 
 
 def test_the_schema_says_what_is_declared() -> None:

@@ -216,6 +216,8 @@ def test_http_says_what_is_wrong(lived: Lived) -> None:
     late = error_of(client.get(path, params={"at": "9999999999999-0"}), 404)
     assert "the log ends at" in late["message"]
     at = {"at": lived.moments[-1].cursor}
+    for name in ("exclude", "category", "context.device"):
+        error_of(client.get(path, params=at | {name: "a\0b"}), 422)
     error_of(client.get(path, params=at, headers={"X-API-Key": KEY}), 403)
     assert answer_of(client.get(path, headers={"X-API-Key": KEY}))["items"]
 

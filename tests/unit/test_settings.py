@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,19 @@ def test_environment_beats_file_beats_default(
     assert settings.max_items == EngineSettings().max_items
 
 
+@pytest.mark.parametrize("value", ["{}", '{"seg": {"of": "item", "min": 0, "max": 1}}'])
+def test_an_object_in_the_environment_is_all_of_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, value: str
+) -> None:
+    """What the environment says is not joined with what the file says under the same name."""
+    file = '[features]\nseg = { of = "user", values = ["a"] }\n[rewards]\nclick = 0.5\n'
+    (tmp_path / "sluice.toml").write_text(file)
+    monkeypatch.setenv("SLUICE_FEATURES", value)
+    settings = load_settings()
+    assert settings.features == EngineSettings(features=json.loads(value)).features
+    assert settings.rewards == {"click": 0.5}
+
+
 def test_a_file_in_the_folder_is_read(tmp_path: Path) -> None:
     """sluice.toml where the process starts needs no naming."""
     (tmp_path / "sluice.toml").write_text("seed = 5\n")
@@ -93,6 +107,23 @@ def test_every_problem_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SettingsError) as caught:
         load_settings()
     assert len(caught.value.details) == 2
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ('{"age": {"of": "user"}}', "SLUICE_FEATURES.age="),
+        ('{"age": {"of": "user", "min": 0, "max": NaN}}', "SLUICE_FEATURES.age.max=nan"),
+        ('{"age": ', "line 1 column 9"),
+    ],
+)
+def test_what_is_wrong_within_a_setting_is_named(
+    monkeypatch: pytest.MonkeyPatch, value: str, told: str
+) -> None:
+    """Of many features, the message says which is wrong; of JSON that is none, where."""
+    monkeypatch.setenv("SLUICE_FEATURES", value)
+    assert told in refused()
+    assert "features" in refused().lower()
 
 
 @pytest.mark.parametrize("value", ["not json", "[1]", '{"click": 2}', '{"click": "NaN"}'])
