@@ -126,7 +126,8 @@ class Thinning:
 
     def _wanted(self, now: Sample) -> float:
         ingest, settings, first = self._ingest, self._ingest.settings, self._samples[0]
-        share, is_seen = ingest.budget.share, now.at - first.at >= self._again_s
+        # As it is set: that a budget is lifted, to come to an end soon, is no reason for more.
+        share, is_seen = settings.budget_learning, now.at - first.at >= self._again_s
         if self._is_asked or now.at - self._changed_s < self._again_s:
             return self._part
         if share is None:

@@ -79,6 +79,23 @@ def test_what_is_not_used_is_saved_for_a_second() -> None:
     assert budget.rest_s() == pytest.approx(0.001 / SHARE)
 
 
+def test_a_pause_for_another_reason_is_no_end_of_a_delay() -> None:
+    """While a snapshot is copied nobody asks whether to rest: what was delayed is so after that.
+
+    Until learning has gone on for a second without a rest.
+    """
+    world, budget = made()
+    world.run(budget, 5, 0.001)
+    world.at += 10
+    assert budget.is_delaying
+    assert budget.rest_s() == 0
+    assert budget.is_delaying
+    for _ in range(11):
+        world.at += 0.1
+        assert budget.rest_s() == 0
+    assert not budget.is_delaying
+
+
 def test_without_a_share_nothing_rests() -> None:
     """No budget, or one that was lifted, delays nothing."""
     world, budget = made(None)
