@@ -64,9 +64,12 @@ def part_that_fits(
     """Return the part of the events to judge, in place of the one that is judged now.
 
     Behind: the largest of 1/2, 1/4, ... of it with which learning keeps to its share of a core, or
-    the least there may be. Otherwise twice as much, if there is room for it, or what it is.
+    the least there may be. Otherwise twice as much, if there is room for it, or what it is. What is
+    less than there may be is doubled in any case.
     """
     whole, judging = need
+    if part < least:  # from when less was allowed
+        return min(1.0, 2 * part)
     if not is_behind:
         more = min(1.0, 2 * part)
         return more if whole + judging * (more / part - 1) <= ROOM * share else part

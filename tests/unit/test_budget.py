@@ -142,6 +142,15 @@ def test_a_part_is_found_that_fits(
     assert 2 * found >= part or used(2 * found) > SHARE - 1e-9
 
 
+def test_less_than_there_may_be_is_left_step_by_step() -> None:
+    """Started again with a larger least part, a replica judges that, however far behind it is."""
+    part, parts = 0.125, []
+    while part not in parts:
+        parts.append(part)
+        part = part_that_fits(part, (9.0, 1.0), SHARE, least=0.4, is_behind=True)
+    assert parts == [0.125, 0.25, 0.5]
+
+
 def thin(engine: Engine, part: float, was: float, replica: str = "r") -> str | None:
     """Ask for another part to be judged; return why not."""
     return apply(engine, Thin(part, was, "a test asks", replica)).results[0].reason
