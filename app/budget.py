@@ -17,7 +17,7 @@ BURST_S = 1.0
 LEAST_LEFT = 0.25
 # Timers are as exact as a millisecond: a debt that is smaller is paid with the next one.
 _LEAST_REST_S, _MOST_REST_S = 0.001, 0.1
-# Who has rested within so long is taken to be delayed.
+# Who has rested is taken to be delayed, until it has gone on for so long without.
 _LATELY_S = 1.0
 
 
@@ -38,7 +38,7 @@ class Budget:
         self._meter = meter
         self._monotonic = monotonic
         self._left_s = 0.0
-        self._rest_until = -_LATELY_S
+        self._went_on_s = _LATELY_S
         self._marks = (0.0, 0.0, 0.0)
 
     def begin(self) -> None:
@@ -52,8 +52,11 @@ class Budget:
 
     @property
     def is_delaying(self) -> bool:
-        """Tell whether learning had to rest within the last second."""
-        return self.share is not None and self._monotonic() < self._rest_until + _LATELY_S
+        """Tell whether learning had to rest in the last second in which it could go on.
+
+        While it stands still for another reason, such as a snapshot, it is as late as before.
+        """
+        return self.share is not None and self._went_on_s < _LATELY_S
 
     def rest_s(self) -> float:
         """Return for how long learning has to rest now; to be asked again after that."""
@@ -65,10 +68,11 @@ class Budget:
         earned = max(self.share * passed - received, LEAST_LEFT * self.share * passed)
         self._left_s = min(self._left_s + earned - learned, self.share * BURST_S)
         if -self._left_s < self.share * _LEAST_REST_S:
+            self._went_on_s += min(passed, _MOST_REST_S)
             return 0.0
         rest_s = min(-self._left_s / self.share, _MOST_REST_S)
         self.rested_s += rest_s
-        self._rest_until = now[0] + rest_s
+        self._went_on_s = 0.0
         return rest_s
 
     def _now(self) -> tuple[float, float, float]:

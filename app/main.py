@@ -150,12 +150,13 @@ async def _service_on_store(
         ingest = Ingest(store, settings, server=server, reconfigure=reconfigure)
         metrics = Metrics(lambda: ingest)
         await ingest.start()
+        stopping = stopping or asyncio.Event()
         try:
             peers, past = Peers(ingest), PastAnswers(settings, store)
             costs = Costs(ingest, metrics)
             metrics.watch_costs(costs)
             samples = Samples(ingest, metrics, costs)
-            stream = Stream(ingest, samples, stopping or asyncio.Event())
+            stream = Stream(ingest, samples, stopping)
             metrics.watch_stream(lambda: stream.n_listeners)
             ingest.on_outcome = lambda outcome, entry: _tell(metrics, stream, outcome, entry)
             rule_watch = RuleWatch(ingest)
@@ -168,6 +169,7 @@ async def _service_on_store(
                     Thinning(ingest).run(), "judging stays as it is, whatever the budget"
                 ),
                 _in_background(costs.run(), "costs of late are no longer known"),
+                _in_background(_hurry(ingest, stopping), "stopping waits for the budget"),
                 impression_service(settings, ingest, metrics) as shown,
             ):
                 signing = None
@@ -182,6 +184,12 @@ async def _service_on_store(
                         )
         finally:
             await ingest.stop()
+
+
+async def _hurry(ingest: Ingest, stopping: asyncio.Event) -> None:
+    """Learn at full speed once the service is to stop: requests that wait have seconds for it."""
+    await stopping.wait()
+    ingest.budget.lift()
 
 
 @asynccontextmanager

@@ -92,12 +92,24 @@ END: Cursor = f"{MAX_SEQ}-{MAX_SEQ}"
 
 logger = logging.getLogger(__name__)
 
+# What was trimmed is not lost: whoever is that far behind goes on from a snapshot.
 _APPEND = """
 if (redis.call('GET', KEYS[2]) or '0') ~= ARGV[2] then
   return redis.error_reply('the log has been rewritten; nothing was written')
 end
 local after = ARGV[1]
-if after ~= '0-0' and #redis.call('XRANGE', KEYS[1], after, after, 'COUNT', 1) == 0 then
+local function has(cursor)
+  return #redis.call('XRANGE', KEYS[1], cursor, cursor, 'COUNT', 1) > 0
+end
+local function is_trimmed()
+  local floor = redis.call('GET', KEYS[3])
+  if not floor or not has(floor) then return false end
+  local ms, seq = string.match(after, '^(%d+)-(%d+)$')
+  local floor_ms, floor_seq = string.match(floor, '^(%d+)-(%d+)$')
+  ms, floor_ms = tonumber(ms), tonumber(floor_ms)
+  return ms < floor_ms or (ms == floor_ms and tonumber(seq) < tonumber(floor_seq))
+end
+if after ~= '0-0' and not has(after) and not is_trimmed() then
   return redis.error_reply('the log has lost the entry ' .. after .. '; nothing was written')
 end
 local cursors = {}
@@ -523,7 +535,8 @@ class Store:
         """Append one entry for each (payload, tag), durably; return their cursors.
 
         Nothing is written to a log that has lost the entry `after`, which the caller has read: it
-        may have forgotten others, too, and what is appended now would shut them out for good.
+        may have forgotten others, too, and what is appended now would shut them out for good. (One
+        that was trimmed behind a snapshot is not lost.)
         When it raises, the outcome is unknown: any of the entries may be in the log. It never
         sends them again; a caller who does must use the same event ids.
         """
@@ -532,7 +545,8 @@ class Store:
         fields = [field for pair in payloads for field in pair]
         # Check and append are one step of the server. Nothing less will do: a connection is opened
         # again without a word, perhaps to a server that has just come back with less.
-        append = ("EVAL", _APPEND, 2, self._log, self._epoch_key, after, self._epoch, *fields)
+        keys = (self._log, self._epoch_key, self._floor)
+        append = ("EVAL", _APPEND, len(keys), *keys, after, self._epoch, *fields)
         async with self._asking():
             if self.is_new:
                 raise StoreUnavailable(

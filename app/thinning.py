@@ -64,9 +64,12 @@ def part_that_fits(
     """Return the part of the events to judge, in place of the one that is judged now.
 
     Behind: the largest of 1/2, 1/4, ... of it with which learning keeps to its share of a core, or
-    the least there may be. Otherwise twice as much, if there is room for it, or what it is.
+    the least there may be. Otherwise twice as much, if there is room for it, or what it is. What is
+    less than there may be is doubled in any case.
     """
     whole, judging = need
+    if part < least:  # from when less was allowed
+        return min(1.0, 2 * part)
     if not is_behind:
         more = min(1.0, 2 * part)
         return more if whole + judging * (more / part - 1) <= ROOM * share else part
@@ -126,7 +129,8 @@ class Thinning:
 
     def _wanted(self, now: Sample) -> float:
         ingest, settings, first = self._ingest, self._ingest.settings, self._samples[0]
-        share, is_seen = ingest.budget.share, now.at - first.at >= self._again_s
+        # As it is set: that a budget is lifted, to come to an end soon, is no reason for more.
+        share, is_seen = settings.budget_learning, now.at - first.at >= self._again_s
         if self._is_asked or now.at - self._changed_s < self._again_s:
             return self._part
         if share is None:

@@ -9,16 +9,22 @@ from __future__ import annotations
 import hashlib
 import multiprocessing
 import time
+import zlib
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from multiprocessing import connection
+from multiprocessing.context import ForkContext, ForkProcess
 from pathlib import Path
 from typing import Any, NamedTuple
+from zipfile import BadZipFile
 
 import numpy as np
 import orjson
 from numpy.typing import NDArray
 
 from app.engine import Engine
+from app.errors import Conflict, CopyFailed
 from app.events import Configure, Entry, Feedback
 from app.recommend import Request
 from app.settings import SEMANTICS, Delay, EngineSettings
@@ -146,7 +152,10 @@ class Lab:
         return [cell for cell in cells if not self.path(cell).is_file()]
 
     def run(self, cells: list[Cell], n_jobs: int, on_progress: Callable[[int, int], None]) -> None:
-        """Run the missing cells; `on_progress` is told of events done, and of all there are."""
+        """Run the missing cells; `on_progress` is told of events done, and of all there are.
+
+        Raises CopyFailed when one of the runs ends before it is done.
+        """
         self._folder.mkdir(parents=True, exist_ok=True)
         missing = self.missing(cells)
         gates = sorted({"on" if cell.is_tier else "off" for cell in missing})
@@ -157,14 +166,9 @@ class Lab:
         _Stage.engines = {}
         _load_kernels(self.base["on"], self.stream)
         for gate in gates:
-            _Stage.engines[gate] = self._begun(gate, lambda: on_progress(_Stage.steps.value, total))
+            _Stage.engines[gate] = self._begun(gate, lambda: on_progress(_done(), total))
         _Stage.work = missing
-        with context.Pool(n_jobs, maxtasksperchild=1) as pool:
-            results = pool.map_async(_run, range(len(missing)), chunksize=1)
-            while not results.ready():
-                results.wait(0.2)
-                on_progress(_Stage.steps.value, total)
-            results.get()
+        _run_all(context, n_jobs, lambda: on_progress(_done(), total))
 
     def _begun(self, gate: str, on_step: Callable[[], None]) -> Engine:
         """Return an engine that has learned the first part of the stream live."""
@@ -179,10 +183,14 @@ class Lab:
         return engine
 
     def load(self, cell: Cell) -> Run:
-        """Return what came of a cell that has been run."""
-        with np.load(self.path(cell), allow_pickle=False) as file:
-            facts = orjson.loads(file["facts"].tobytes())
-            return Run(file["place"], file["rank"], file["reward"], file["lists"], facts)
+        """Return what came of a cell that has been run; raise Conflict where that is damaged."""
+        path = self.path(cell)
+        try:
+            with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+                facts = orjson.loads(file["facts"].tobytes())
+                return Run(file["place"], file["rank"], file["reward"], file["lists"], facts)
+        except (OSError, EOFError, KeyError, ValueError, BadZipFile, zlib.error) as error:
+            raise Conflict(f"{path} is damaged ({error}): delete it, and run this again") from None
 
 
 class _Stage:
@@ -202,6 +210,43 @@ def _load_kernels(settings: EngineSettings, stream: list[Feedback]) -> None:
     play = _Judged(engine)
     play.play(stream[: min(_STEP, len(stream))], 0)
     engine.gate.promote("to load what promotes", "nobody", None)
+
+
+def _run_all(context: ForkContext, n_jobs: int, on_step: Callable[[], None]) -> None:
+    """Run all the work, each cell in a process of its own, so many at a time.
+
+    (A pool would wait for ever for one that the system killed, as it does when memory runs out.)
+    """
+    waiting = deque(range(len(_Stage.work)))
+    running: dict[int, tuple[Cell, ForkProcess]] = {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < n_jobs:
+                number = waiting.popleft()
+                process = context.Process(target=_run, args=(number,))
+                process.start()
+                running[process.sentinel] = _Stage.work[number], process
+            for sentinel in connection.wait(list(running), timeout=0.2):
+                _check(*running.pop(sentinel))  # type: ignore[arg-type]
+            on_step()
+    finally:
+        for _, process in running.values():
+            process.kill()
+            process.join()
+
+
+def _check(cell: Cell, process: ForkProcess) -> None:
+    process.join()
+    if process.exitcode:
+        raise CopyFailed(
+            f"the run '{cell.name}' ended with {process.exitcode} before it was done. If memory was"
+            " too little (-9), give fewer --jobs; what is done is kept, so run this again"
+        )
+
+
+def _done() -> int:
+    """Return how many events are done; without the lock, which one that was killed may hold."""
+    return int(_Stage.steps.get_obj().value)
 
 
 def _count(n: int) -> None:

@@ -17,7 +17,7 @@ import typer
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from app.errors import InvalidRequest, NotFound, SluiceError
+from app.errors import Conflict, InvalidRequest, NotFound, SluiceError
 from app.events import Feedback, decode
 from app.settings import load_settings
 from scripts import messy
@@ -114,18 +114,18 @@ def freshness(
             raise InvalidRequest(f"{name} has {len(stream)} events: {LEAST_EVENTS:,} are the least")
         lab = Lab(list(stream), stream.digest, settings, folder)
         runs = _run(lab, jobs or os.cpu_count() or 1)
+        terms = Terms(price_per_core_hour, requests_per_event, worth)
+        report = make_report(stream, lab, runs, terms) | {
+            "data": name,
+            "mess": messy.examine(stream, settings),
+        }
+        show(report)
+        _write(report, json, html, pictures)
     except SluiceError as error:
         fail(error)
-    terms = Terms(price_per_core_hour, requests_per_event, worth)
-    report = make_report(stream, lab, runs, terms) | {
-        "data": name,
-        "mess": messy.examine(stream, settings),
-    }
-    show(report)
-    if json is not None:
-        json.write_bytes(orjson.dumps(report, option=orjson.OPT_INDENT_2))
-    if html is not None or pictures is not None:
-        _draw(report, html, pictures)
+    except OSError as error:
+        kept = "what was run is kept: name another place, and run this again"
+        fail(Conflict(f"cannot write {error.filename}: {error.strerror}; {kept}"))
 
 
 async def _logged() -> list[tuple[Feedback, int | None]]:
@@ -326,6 +326,15 @@ def _cost_table(report: dict[str, Any]) -> RichTable:
                 f"{cost['state_bytes'] / 2**20:,.1f}",
             )
     return table
+
+
+def _write(
+    report: dict[str, Any], json: Path | None, html: Path | None, pictures: Path | None
+) -> None:
+    if json is not None:
+        json.write_bytes(orjson.dumps(report, option=orjson.OPT_INDENT_2))
+    if html is not None or pictures is not None:
+        _draw(report, html, pictures)
 
 
 def _draw(report: dict[str, Any], html: Path | None, pictures: Path | None) -> None:

@@ -27,6 +27,8 @@ SEGMENTS = {
     "new items": "items whose first event is less than a day old, or this one",
     "old items": "items that are older",
 }
+# Somebody's events are one draw: whose hits are all one user's, nothing is known of others.
+_LEAST_USERS = 2
 _N_DRAWS = 1_000
 _DRAWS_AT_ONCE = 50
 
@@ -43,6 +45,9 @@ class Estimate(NamedTuple):
     def view(self) -> dict[str, float]:
         """Return it for JSON, rounded to what can be told apart."""
         return {name: float(f"{value:.6g}") for name, value in self._asdict().items()}
+
+
+_UNKNOWN = Estimate(0.0, -1.0, 1.0)
 
 
 class Judged(NamedTuple):
@@ -91,7 +96,8 @@ def scores(run: Run) -> dict[str, Floats]:
 class Table(NamedTuple):
     """Each cell's figures by segment and metric, and what it loses against another cell there.
 
-    A loss is a share of what the other cell has: 0.01 is one percent fewer hits.
+    A loss is a share of what the other cell has: 0.01 is one percent fewer hits. Where that has
+    next to nothing, it may be anything: 0, in an interval from -1 to 1.
     """
 
     quality: dict[str, dict[str, dict[str, Estimate]]]
@@ -127,7 +133,9 @@ def tabulate(judged: Judged, runs: dict[str, Run], against: dict[str, str], seed
         quality.setdefault(cell, {}).setdefault(segment, {})[metric] = _estimate(means)
         with np.errstate(invalid="ignore", divide="ignore"):
             lost = np.where(base > 0, 1.0 - means / base, 0.0)
-        loss.setdefault(cell, {}).setdefault(segment, {})[metric] = _estimate(lost)
+        is_known = np.count_nonzero(sums[against[cell]][segment][metric]) >= _LEAST_USERS
+        estimate = _estimate(lost) if is_known else _UNKNOWN
+        loss.setdefault(cell, {}).setdefault(segment, {})[metric] = estimate
     return Table(quality, loss, {name: int(mask.sum()) for name, mask in judged.segments.items()})
 
 
@@ -236,7 +244,7 @@ def _costs(loss: Estimate) -> str:
 def headline(personal: Verdict, shared: Verdict) -> str:
     """Answer the question that the whole run is for."""
     late = {kind: _seconds(v.delay) for kind, v in (("personal", personal), ("shared", shared))}
-    if not (personal.is_sure or personal.delay) or not (shared.is_sure or shared.delay):
+    if _is_open(personal, 600) or _is_open(shared, 60 if late["personal"] < 600 else 600):
         return "These data are too few to say whether you need real time."
     if min(late.values()) >= 86_400:
         return "You do not need real time: a nightly batch is enough."
@@ -247,6 +255,11 @@ def headline(personal: Verdict, shared: Verdict) -> str:
     if late["shared"] >= 60:
         return "You need real time for each user's own history, and not for what is learned of all."
     return "You need real time, for users' histories and for what is learned of all."
+
+
+def _is_open(verdict: Verdict, late_s: float) -> bool:
+    """Tell whether it was shown neither that state may be so late, nor that it may not."""
+    return _seconds(verdict.delay) < late_s and not verdict.is_sure
 
 
 def _seconds(delay: Delay) -> float:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
 from app import events
 from app.cost import STAGES
-from app.events import Thin
+from app.events import Command, Record, Thin
 from tests.factories import sessions
 from tests.faults.log import Archive, agree
 from tests.integration.service import Service, batches, error_of, until, wire
@@ -56,11 +57,15 @@ TIGHT: dict[str, Any] = {
 }
 
 
+def records(archive: Archive) -> list[Record]:
+    """Return what is in the log so far."""
+    archive.catch_up()
+    return [r for payload in archive.entries.values() for r in events.decode(payload).records]
+
+
 def thinned(archive: Archive) -> list[Thin]:
     """Return what was asked of judging so far."""
-    archive.catch_up()
-    records = [r for payload in archive.entries.values() for r in events.decode(payload).records]
-    return [record for record in records if isinstance(record, Thin)]
+    return [record for record in records(archive) if isinstance(record, Thin)]
 
 
 def test_a_budget_delays_learning_and_loses_nothing(make_service: StartService) -> None:
@@ -98,4 +103,22 @@ def test_a_budget_delays_learning_and_loses_nothing(make_service: StartService) 
     assert service.get("/v1/model")["judging"]["thinned"] == thinned(archive)[0].part < 1
     assert service.get("/v1/model")["model"]["mode"] == "frozen"
     agree(service, archive, acknowledged)
+    archive.close()
+
+
+def test_a_service_that_is_to_stop_does_not_wait_for_its_budget(
+    make_service: StartService,
+) -> None:
+    """Asked to go while it is behind, it catches up at full speed: who waits gets the answer."""
+    service = make_service(**TIGHT | {"feedback_timeout_s": 60}).start()
+    for batch in batches(sessions(3_000, n_users=40), 50):
+        service.learn(batch)
+    archive = Archive(service.store_url)
+    waiting = service.another()
+    with ThreadPoolExecutor() as pool:
+        frozen = pool.submit(waiting.post, "/v1/model/freeze", {"reason": "a test asks"})
+        until(lambda: any(isinstance(r, Command) for r in records(archive)))
+        assert not frozen.done()
+        service.stop()
+        assert frozen.result()["model"]["mode"] == "frozen"
     archive.close()

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
+import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +19,7 @@ import pytest
 from app.events import Feedback
 from scripts.shop import POPULARITY_ONLY, stream_of
 from tests.factories import START_MS, click, sessions
-from tests.integration.service import Service, batches, sluice, wire
+from tests.integration.service import ROOT, Service, batches, environment, sluice, until, wire
 
 StartService = Callable[..., Service]
 SMALL_SHOP: dict[str, Any] = {"n_items": 60, "view_ms": 240_000.0}
@@ -148,6 +153,42 @@ def test_a_second_run_takes_up_what_is_done(popular: tuple[Path, Path, dict[str,
     assert html.count("<svg") == len(list((folder / "pictures").glob("*.svg"))) == 4
     assert not re.search(r"(src|href)=[\"']?(https?:)?//", html)
     assert first["headline"] in html
+
+
+def test_what_cannot_be_read_or_written_is_named(
+    popular: tuple[Path, Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    """A place that cannot be written to, or a damaged file of a run, is an error of one line."""
+    data, folder, _ = popular
+    cells, file = tmp_path / "cells", tmp_path / "file"
+    shutil.copytree(folder / "cells", cells)
+    file.touch()
+
+    def error(*options: object, into: Path = cells) -> str:
+        result = sluice("freshness", data, "--folder", into, *options)
+        assert result.exit_code == 2
+        return " ".join(result.stderr.split())
+
+    for options in (("--json", file / "x"), ("--html", file / "x"), ("--pictures", file)):
+        assert f"cannot write {options[1]}: " in error(*options)
+    assert f"cannot write {file}: " in error(into=file)
+    (cell, *_) = sorted(cells.glob("*.npz"))
+    cell.write_bytes(cell.read_bytes()[:100])
+    assert f"{cell} is damaged" in error()
+
+
+def test_a_run_that_is_killed_ends_all(tmp_path: Path) -> None:
+    """When the system kills one of the runs, the command says so and ends; it does not wait."""
+    data = write_csv(tmp_path / "shop.csv", 4_000)
+    command = (sys.executable, "-m", "scripts.cli", "freshness", data, "--folder", tmp_path / "x")
+    process = subprocess.Popen(
+        [*map(str, command), "--jobs", "1"], cwd=ROOT, env=environment(), stderr=subprocess.PIPE
+    )
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    os.kill(int(until(lambda: children.read_text().split(), within_s=60)[0]), signal.SIGKILL)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "ended with -9 before it was done" in " ".join(stderr.decode().split())
 
 
 def test_too_few_events_are_refused(tmp_path: Path) -> None:

@@ -62,6 +62,14 @@ async def test_groups_keep_their_order(store: Store) -> None:
         assert [payloads[cursor] for cursor in ids] == [payload for payload, _ in group]
 
 
+async def test_who_is_behind_what_was_trimmed_may_still_append(store: Store) -> None:
+    """What was trimmed is not lost: a replica that has read no further can write all the same."""
+    cursors = await store.append([(b"%d" % i, "t") for i in range(3)])
+    await store.trim(cursors[2])
+    [cursor] = await store.append([(b"3", "t")], after=cursors[0])
+    assert [e.cursor for e in await store.read(cursors[2], block_ms=0)] == [cursor]
+
+
 async def test_a_log_that_lost_an_entry_takes_nothing_new(store: Store) -> None:
     """Nothing is appended after an entry that is gone; it can be given back under its cursor."""
     cursors = await store.append([(b"%d" % i, "t") for i in range(3)])

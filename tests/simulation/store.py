@@ -272,13 +272,15 @@ class Client(Store):
     async def append(
         self, payloads: Sequence[tuple[bytes, str]], *, after: Cursor = BEGINNING
     ) -> list[Cursor]:
-        """Append in one step, if the log still has the entry `after`."""
+        """Append in one step, if the log still has the entry `after`, or was trimmed there."""
         if not payloads:
             return []
         server, number = self.server, self._number
 
         def append() -> list[Cursor] | None:
-            if after != BEGINNING and not server.data.has(after):
+            data = server.data
+            is_trimmed = parse_cursor(after) < parse_cursor(data.floor) and data.has(data.floor)
+            if after != BEGINNING and not data.has(after) and not is_trimmed:
                 return None
             return [server.add(server.next_cursor(), *pair) for pair in payloads]
 

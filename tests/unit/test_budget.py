@@ -79,6 +79,23 @@ def test_what_is_not_used_is_saved_for_a_second() -> None:
     assert budget.rest_s() == pytest.approx(0.001 / SHARE)
 
 
+def test_a_pause_for_another_reason_is_no_end_of_a_delay() -> None:
+    """While a snapshot is copied nobody asks whether to rest: what was delayed is so after that.
+
+    Until learning has gone on for a second without a rest.
+    """
+    world, budget = made()
+    world.run(budget, 5, 0.001)
+    world.at += 10
+    assert budget.is_delaying
+    assert budget.rest_s() == 0
+    assert budget.is_delaying
+    for _ in range(11):
+        world.at += 0.1
+        assert budget.rest_s() == 0
+    assert not budget.is_delaying
+
+
 def test_without_a_share_nothing_rests() -> None:
     """No budget, or one that was lifted, delays nothing."""
     world, budget = made(None)
@@ -123,6 +140,15 @@ def test_a_part_is_found_that_fits(
     assert found < part or part == least
     assert used(found) <= SHARE + 1e-9 or found == least
     assert 2 * found >= part or used(2 * found) > SHARE - 1e-9
+
+
+def test_less_than_there_may_be_is_left_step_by_step() -> None:
+    """Started again with a larger least part, a replica judges that, however far behind it is."""
+    part, parts = 0.125, []
+    while part not in parts:
+        parts.append(part)
+        part = part_that_fits(part, (9.0, 1.0), SHARE, least=0.4, is_behind=True)
+    assert parts == [0.125, 0.25, 0.5]
 
 
 def thin(engine: Engine, part: float, was: float, replica: str = "r") -> str | None:

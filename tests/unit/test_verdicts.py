@@ -61,6 +61,32 @@ def test_too_few_data_are_called_that() -> None:
     assert headline(verdict, verdict).startswith("These data are too few")
 
 
+@pytest.mark.parametrize(("n_users", "rank"), [(0, 0), (1, 0), (30, -1)])
+def test_nothing_is_concluded_from_nothing(n_users: int, rank: int) -> None:
+    """Without a hit, or with those of one user, no delay is shown to cost nothing."""
+    stream = [click(f"u{n % n_users}", f"i{n}", at_s=n) for n in range(60 if n_users else 0)]
+    run = run_of([rank] * len(stream))
+    judged = judged_events(stream, run.place)
+    table = tabulate(judged, {"live": run, "late": run}, {"live": "live", "late": "live"})
+    verdict = decide([(10, table.loss["late"]["all"]["hr_20"])], 0.01)
+    assert (verdict.delay, verdict.is_sure) == (0, False)
+    assert headline(verdict, verdict).startswith("These data are too few")
+
+
+def test_a_headline_says_no_more_than_its_lines() -> None:
+    """What is not shown to be too late, nor to be enough, is not called needed."""
+    none = Estimate(0, 0, 0)
+    maybe, slow, live = (
+        Verdict(60, none, is_sure=False, worth=0.0, over=60),
+        Verdict(600, none, is_sure=False, worth=0.0, over=600),
+        Verdict(0, none, is_sure=True, worth=0.5, over=3_600),
+    )
+    for personal, shared in ((maybe, live), (maybe, slow), (slow, maybe)):
+        assert headline(personal, shared).startswith("These data are too few")
+    assert headline(slow, slow).startswith("You do not need real time")
+    assert headline(live, maybe).startswith("You need real time for each user's own history, and")
+
+
 def test_the_same_draws_compare_two_runs() -> None:
     """A run compared with itself loses nothing, with no interval around it; seeds repeat."""
     stream = [click(f"u{n % 9}", f"i{n}", at_s=n) for n in range(60)]
