@@ -40,6 +40,8 @@ STOP_WAIT_S = 25.0
 # What River's parts compute is the same on like processors only.
 MACHINE = f"{platform.machine()} {llvm.get_host_cpu_name()}"
 _DIGEST, _CHUNK, _MANIFEST, _PRINTS = b"d", b"c", b"m", b"p"
+# Chunks, of 1 MiB each, that are read before they are looked into.
+_AT_A_TIME = 64
 
 
 async def read_snapshot(store: Store, snapshot_id: str) -> State:
@@ -65,10 +67,25 @@ async def _read(store: Store, snapshot_id: str) -> Reading:
     for manifest in reversed(await _chain(store, snapshot_id)):
         with _telling(snapshot_id, manifest["id"]):
             reading.begin(manifest)
-            async for chunk in store.read_chunks(manifest["id"]):
-                await asyncio.to_thread(reading.feed, chunk)
+            await _feed(reading, store.read_chunks(manifest["id"]))
             reading.end()
     return reading
+
+
+async def _feed(reading: Reading, chunks: AsyncIterator[bytes | None]) -> None:
+    """Feed chunks, in threads: some at a time, as each change of threads may take milliseconds."""
+    held: list[bytes | None] = []
+
+    def feed() -> None:
+        for chunk in held:
+            reading.feed(chunk)
+
+    async for chunk in chunks:
+        held.append(chunk)
+        if len(held) == _AT_A_TIME:
+            await asyncio.to_thread(feed)
+            held.clear()
+    await asyncio.to_thread(feed)
 
 
 async def _chain(store: Store, snapshot_id: str) -> list[Manifest]:
