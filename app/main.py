@@ -12,7 +12,7 @@ from typing import Any, TypedDict
 from fastapi import FastAPI
 from starlette.types import Receive, Scope, Send
 
-from app import collector, snapshot, tasks, traces
+from app import collector, tasks, traces
 from app.api import (
     catalogue,
     dashboard,
@@ -37,20 +37,19 @@ from app.api.sessions import Sessions
 from app.api.shortcut import take_shortcut
 from app.api.signing import Signing
 from app.api.stream import Stream
-from app.conditions import parse
 from app.cost import RECEIVING
 from app.embedded import EmbeddedServer
-from app.engine import Engine, Outcome
-from app.events import Configure, Entry, Feedback, Impression, ItemUpsert
+from app.engine import Outcome
+from app.events import Entry
 from app.feature_store import FeatureStore
 from app.impressions import Impressions
 from app.ingest import Ingest
 from app.peers import Peers
-from app.recommend import Request
 from app.rule_watch import RuleWatch
-from app.settings import SEMANTICS, EngineSettings, Settings
+from app.settings import Settings
 from app.store import Store
 from app.thinning import Thinning
+from app.warm_up import warm_up
 
 VERSION = "0.1.0"
 
@@ -269,33 +268,3 @@ async def opened_store(
     finally:
         if server is not None:
             await server.stop()
-
-
-def warm_up() -> None:
-    """Compile every kernel before the first request (or load it from Numba's cache)."""
-    settings = EngineSettings(
-        max_items=100,
-        max_users=100,
-        had_length=20,
-        warmup_events=20,
-        promote_events=5,
-        explore_share=1.0,
-    )
-    engine = Engine(settings)
-    engine.apply(Entry([Configure(SEMANTICS, settings.model_dump())]), "0-1")
-    events = [
-        Feedback(f"e{n}", f"u{n % 7}", f"i{n * n % 13}", "click", None, n * 1_000)
-        for n in range(200)
-    ]
-    engine.apply(Entry([ItemUpsert(f"i{n}", ["c"]) for n in range(20)]), "0-2")
-    engine.apply(Entry(list(events)), "0-3")
-    shown = [f"i{n}" for n in range(20)]
-    engine.apply(Entry([Impression("s", "u1", shown, [1.0] * 20, 0)]), "0-4")
-    engine.apply(Entry([Feedback("e", "u1", "i5", "click", None, 200_000)]), "0-5")
-    for user_id in ("u1", "nobody"):
-        engine.recommend(Request(user_id, explain=True, categories=["none"]))
-        engine.recommend(Request(user_id, k=5), "s")
-        for item_id in ("i5", "i19"):
-            engine.explain(Request(user_id, k=1, filter=parse({"categories": "c"})), item_id)
-    engine.history.evict_item("i1")
-    Engine.from_state(snapshot.load([snapshot.dump(engine.state(), "0-5")]))

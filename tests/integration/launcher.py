@@ -18,8 +18,9 @@ def main() -> None:
     import uvicorn.loops.auto
     import uvicorn.protocols.http.auto  # noqa: F401  what a start would import
 
-    from app.main import create_app, warm_up
+    from app.main import create_app
     from app.settings import Settings
+    from app.warm_up import warm_up
     from scripts.cli import app  # noqa: F401  so would this
 
     warm_up()
