@@ -135,6 +135,7 @@ async def running_service(
     settings: Settings, stopping: asyncio.Event | None = None, *, reconfigure: bool = False
 ) -> AsyncIterator[Service]:
     """Start store, engine and ingest, and stop them in the opposite order."""
+    logger.info("loading compiled code; the first start compiles it, which takes a minute")
     warm_up()
     with traces.exported(settings.traces):
         async with _service_on_store(settings, stopping, reconfigure=reconfigure) as service:

@@ -51,7 +51,7 @@ _SEARCHES: tuple[dict[str, Any], ...] = ({"price": {"min": 13}}, {"brand": f"b{_
 
 
 def warm_up() -> None:
-    """Do everything once. Takes half a minute the first time, and then a second or two."""
+    """Do everything once. Takes a minute the first time, and then a second."""
     for judge_share in (1.0, 0.5):
         settings = EngineSettings(
             max_items=100,
