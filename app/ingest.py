@@ -314,15 +314,18 @@ class Ingest:
     ) -> Outcome:
         """Append records as one entry, durably, and return what applying it here did.
 
-        Raises Delayed where the budget delays that for too long; at once, if not `is_patient`.
+        Raises Delayed where the budget delays that for too long; if not `is_patient`, as soon as
+        that is known.
         """
         tag, applied = self._expect()
         cursor = None
         try:
             async with asyncio.timeout(self.settings.feedback_timeout_s):
                 cursor = await self._append(records, arrival_ms, tag)
-                if self.is_delayed and not is_patient:
-                    raise Delayed(cursor)
+                while not (is_patient or self.budget.share is None or applied.done()):
+                    if self.is_delayed:
+                        raise Delayed(cursor)
+                    await asyncio.wait([applied], timeout=DELAYED_S / 4)
                 return await applied
         except TimeoutError:
             self._refuse_if_stopped()

@@ -62,7 +62,7 @@ async def test_the_one_with_the_least_room_decides(
     """
     first, second = await open_store(url), await open_store(url)
     async with (
-        running(first, url, budget_learning=0.02, budget_least_judged=0.5) as tight,
+        running(first, url, budget_learning=0.1, budget_least_judged=0.5) as tight,
         running(second, url, budget_learning=share) as roomy,
     ):
         there = first, tight.origin
