@@ -25,7 +25,7 @@ from app.api import (
     replicas,
     rules,
 )
-from app.api.asgi import BodyLimit, Measure, PlainFailure, RawPath
+from app.api.asgi import BodyLimit, LastAnswer, Measure, PlainFailure, RawPath
 from app.api.costs import Costs
 from app.api.errors import add_error_handlers
 from app.api.metrics import Metrics
@@ -97,6 +97,7 @@ def create_app(settings: Settings, *, reconfigure: bool = False) -> FastAPI:
     add_error_handlers(app)
     # Last added, first run.
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    app.add_middleware(LastAnswer)
     app.add_middleware(Measure)
     app.add_middleware(RawPath)
     app.add_middleware(PlainFailure)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import time
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import traces
-from app.api.errors import answer_error
+from app.api.errors import answer_error, answer_unknown
 from app.errors import InvalidRequest, SluiceError, TooLarge
 
 
@@ -103,6 +104,29 @@ class PlainFailure:
             await send(message)
 
         await self.app(scope, receive, plainly if scope["type"] == "lifespan" else send)
+
+
+class LastAnswer:
+    """Answers who still waits when a stop has waited for long enough, and cancels them."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Say 503, where nothing has been said yet; a client that hangs up cancels nothing."""
+        has_begun = False
+
+        async def noted(message: Message) -> None:
+            nonlocal has_begun
+            has_begun = True
+            await send(message)
+
+        try:
+            await self.app(scope, receive, noted)
+        except asyncio.CancelledError:
+            if scope["type"] != "http" or has_begun:
+                raise
+            await answer_unknown()(scope, receive, send)
 
 
 def _route(scope: Scope) -> str:

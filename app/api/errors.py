@@ -12,7 +12,7 @@ from starlette.routing import Match
 from starlette.types import Scope
 
 from app.api.service import answer
-from app.errors import SluiceError
+from app.errors import SluiceError, StoreUnavailable
 from app.events import excerpt
 
 logger = logging.getLogger(__name__)
@@ -51,6 +51,13 @@ def answer_error(error: SluiceError) -> Response:
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     return error_answer(error.status, error.code, error.message, error.details, headers)
+
+
+def answer_unknown() -> Response:
+    """Return the answer to who is cancelled: their server stops, and has waited long enough."""
+    return answer_error(
+        StoreUnavailable("the service stops before it knows what became of this; send it again")
+    )
 
 
 async def _sluice_error(request: Request, error: Exception) -> Response:

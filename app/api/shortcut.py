@@ -6,6 +6,7 @@ another method, a list of the past. What is done is the same function either way
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Coroutine, Sequence
 from functools import lru_cache
@@ -17,7 +18,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from app import traces
-from app.api.errors import answer_error, answer_unexpected
+from app.api.errors import answer_error, answer_unexpected, answer_unknown
 from app.api.feedback import take_feedback
 from app.api.recommendations import recommend_now
 from app.api.schemas import RecommendationsQuery
@@ -49,6 +50,8 @@ async def take_shortcut(scope: Scope, receive: Receive, send: Send) -> bool:
             response = await answering
         except SluiceError as error:
             response = answer_error(error)
+        except asyncio.CancelledError:  # as LastAnswer does
+            response = answer_unknown()
         except Exception as error:  # as the outermost of Starlette's layers does
             response = answer_unexpected(scope, error)
         traced.route, traced.status = route.partition(" ")[2], response.status_code

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +91,28 @@ def test_connections_that_are_cut_all_the_time(behind_proxy: Set) -> None:
             behind_proxy.proxy.cut()
             posters.wait_until_heard(n=1)
     agree(behind_proxy.service, behind_proxy.archive, posters.acknowledged)
+
+
+def test_a_stop_while_a_post_waits(tmp_path: Path) -> None:
+    """Who still waits when a stop has waited long enough is told 503, and to send it again."""
+    made = Set(tmp_path, store_timeout_s=60, feedback_timeout_s=60)
+    event = {"event_id": "e1", "user_id": "u", "item_id": "i", "type": "click"}
+    try:
+        service = made.service
+        service.start()
+        n_before = len(logged(made.server))
+        with ThreadPoolExecutor(1) as pool, made.proxy.broken("lose"):
+            waiting = pool.submit(service.client.post, "/v1/feedback", json=event)
+            until(lambda: len(logged(made.server)) > n_before)
+            os.kill(service.pid or 0, signal.SIGTERM)
+            answer = waiting.result(timeout=60)
+        assert answer.status_code == 503
+        assert answer.json()["error"]["code"] == "store_unavailable"
+        assert answer.headers["Retry-After"] == "1"
+        service.wait()
+        assert "Traceback" not in service.log
+    finally:
+        made.close()
 
 
 def test_a_store_that_answers_other_questions(behind_proxy: Set) -> None:
