@@ -27,6 +27,8 @@ ENV PATH=/opt/sluice/bin:$PATH \
     SLUICE_DATA_DIR=/data
 USER sluice
 WORKDIR /home/sluice
+# Once here, not by each container for a minute; on another kind of processor it is done again.
+RUN python -c "from app.warm_up import warm_up; warm_up()"
 VOLUME /data
 EXPOSE 8000
 # The start compiles kernels and replays the log's tail before it listens.
