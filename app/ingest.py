@@ -247,7 +247,7 @@ class Ingest:
         count = self._read_count
         self._read_count = max(1, count // 2)
         batch = await self.store.read(self.engine.cursor, block_ms=block_ms, count=count)
-        self._tail.extend(batch)
+        await self._write_anew(self._tail.extend(batch))
         self._read_count = min(READ_COUNT, count + 1)
         return batch
 
@@ -431,11 +431,13 @@ class Ingest:
             if await self._count_lost():  # also in the middle, where another gave back what follows
                 await self._reload()
                 return
+        passed: list[StoredEntry] = []
         if parse_cursor(await self.store.last_cursor()) < parse_cursor(self._tail.end):
-            self._tail.give_up()  # what cannot be given back must not keep the writer out for good
+            passed = self._tail.give_up()  # or it would keep the writer out for good
         self.is_store_up = True
         self._is_outage_told = False
         logger.info("the store answers")
+        await self._write_anew(passed)
 
     async def _restore_tail(self, *, also_unread: bool) -> None:
         """Write what the store has lost again, from memory, before anything new.
@@ -452,6 +454,24 @@ class Ingest:
                 "the store had lost the last %d entries of the log: written again from memory",
                 n_restored,
             )
+
+    async def _write_anew(self, entries: Sequence[StoredEntry]) -> None:
+        """Append what was appended here, and a failover left out of the log, at its end.
+
+        Nobody has applied it, and somebody may wait for it, or have been told that it is in the
+        log. An event that has come again meanwhile is known by its id.
+        """
+        if not entries:
+            return
+        appending = [self._writer.append(entry.payload, entry.tag) for entry in entries]
+        found = await asyncio.gather(*appending, return_exceptions=True)
+        n_written = sum(not isinstance(cursor, BaseException) for cursor in found)
+        self.n_restored += n_written
+        logger.warning(
+            "the log has gone on without %d entries of ours: %d of them are written anew",
+            len(entries),
+            n_written,
+        )
 
     async def _follow(self, error: LogTrimmed) -> None:
         """Go on where the log has lost the entry that we stand at: give it back, or follow it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 
-from app.store import BEGINNING, Cursor, StoredEntry, parse_cursor
+from app.store import BEGINNING, END, Cursor, StoredEntry, parse_cursor
 
 # A server with appendfsync everysec may answer up to two seconds before it hands an entry to the
 # operating system, while an fsync is under way; past these it makes clients wait.
@@ -42,18 +42,21 @@ class Tail:
         self._n_bytes = 0
         self._after = self._read = after
 
-    def extend(self, entries: Sequence[StoredEntry]) -> None:
-        """Hold entries that follow the last one read; the oldest give way."""
+    def extend(self, entries: Sequence[StoredEntry]) -> list[StoredEntry]:
+        """Hold entries that follow the last one read; the oldest give way.
+
+        Returns what was appended here and the log has gone on without: it is expected no more.
+        """
         if not entries:
-            return
+            return []
         if not self._entries:
             self._after = self._read
         self._hold(self._entries, entries)
         self._read = entries[-1].cursor
-        read = parse_cursor(self._read)
-        while self._unread and parse_cursor(self._unread[0].cursor) <= read:
-            self._n_bytes -= len(self._unread.popleft().payload)
+        passed = self._take_unread(parse_cursor(self._read))
         self._make_room()
+        there = {entry.cursor for entry in entries} if passed else set()
+        return [entry for entry in passed if entry.cursor not in there]
 
     def expect(self, entries: Sequence[StoredEntry]) -> None:
         """Hold entries that were appended here, until they have been read."""
@@ -61,10 +64,9 @@ class Tail:
         self._hold(self._unread, [e for e in entries if parse_cursor(e.cursor) > read])
         self._make_room()
 
-    def give_up(self) -> None:
-        """Expect nothing any more: the log has gone on without what was appended here."""
-        self._n_bytes -= sum(len(entry.payload) for entry in self._unread)
-        self._unread.clear()
+    def give_up(self) -> list[StoredEntry]:
+        """Expect nothing any more, and return what the log has gone on without."""
+        return self._take_unread(parse_cursor(END))
 
     def missing(self, last: Cursor, *, also_unread: bool = True) -> list[StoredEntry]:
         """Return what a log that ends at a cursor has lost; [] also where there would be a gap.
@@ -91,6 +93,13 @@ class Tail:
             return list(self._entries)
         cursors = [entry.cursor for entry in self._entries]
         return list(self._entries)[cursors.index(last) + 1 :] if last in cursors else []
+
+    def _take_unread(self, upto: tuple[int, int]) -> list[StoredEntry]:
+        taken = []
+        while self._unread and parse_cursor(self._unread[0].cursor) <= upto:
+            taken.append(self._unread.popleft())
+        self._n_bytes -= sum(len(entry.payload) for entry in taken)
+        return taken
 
     def _hold(self, where: deque[StoredEntry], entries: Sequence[StoredEntry]) -> None:
         where.extend(entries)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,8 +22,12 @@ from tests.integration.stores import Address, address, cluster, watched
 
 __all__ = ["redis_server", "valkey_server"]
 
+logger = logging.getLogger(__name__)
+
 StartService = Callable[..., Service]
 KEY = "sluice:{default}:log"
+# Half of what a POST may wait for what became of it: none does, as what is lost is written anew.
+_NOBODY_WAITS_S = 15.0
 # So that whatever is acknowledged is learned, and known again.
 NO_CAPS = {"cap_user": 0, "cap_user_item": 0, "id_share": 1}
 
@@ -33,6 +39,7 @@ class Traffic:
         self.service, self.name = service, name
         self.acknowledged: list[str] = []
         self.n_reads = 0
+        self.outage_s = 0.0  # the longest time between two answers that acknowledge
         self.failures: list[str] = []
         self.is_over = threading.Event()
         self._threads = [
@@ -55,6 +62,7 @@ class Traffic:
 
     def _post(self) -> None:
         with httpx.Client(base_url=self.service.url, trust_env=False, timeout=30) as client:
+            last = time.monotonic()
             for n in itertools.count():
                 if self.is_over.is_set():
                     return
@@ -63,6 +71,8 @@ class Traffic:
                     answer = client.post("/v1/feedback", json=event)
                     if answer.status_code == 200:
                         self.acknowledged.append(event["event_id"])
+                        now = time.monotonic()
+                        self.outage_s, last = max(self.outage_s, now - last), now
                     else:
                         refused(answer)
                 except (httpx.HTTPError, AssertionError) as error:
@@ -182,6 +192,9 @@ def rides_through(services: list[Service], fail: Callable[[], object]) -> list[T
         # The tails gave back what the copy had not got: nothing acknowledged is gone.
         assert count(services[0], one.acknowledged[-5_000:]).keys() == {"duplicate"}
     assert [lost_by(service) for service in services] == [0, 0]
+    for one in all_of_it:  # shown with --log-cli-level=info
+        assert one.outage_s < _NOBODY_WAITS_S
+        logger.info("posts failed for %.1f s, none of %d gets", one.outage_s, one.n_reads)
     return all_of_it
 
 

@@ -72,8 +72,19 @@ def test_what_cannot_be_given_back_is_expected_no_more() -> None:
     tail = Tail()
     tail.extend([entry(1)])
     tail.expect([entry(3)])
-    tail.give_up()
+    assert tail.give_up() == [entry(3)]
     assert (tail.end, tail.missing("1-0")) == ("1-0", [])
+
+
+def test_what_the_log_has_gone_on_without_is_told() -> None:
+    """Others' entries that follow on one of ours, which is not among them, say that it is lost."""
+    tail = Tail()
+    tail.expect([entry(2), entry(4), entry(6)])
+    assert tail.extend([entry(1), entry(2)]) == []
+    assert tail.extend([entry(3), entry(5)]) == [entry(4)]
+    assert tail.end == "6-0"
+    assert tail.extend([entry(6), entry(7)]) == []
+    assert tail.extend([]) == []
 
 
 def test_what_is_expected_is_bounded_too() -> None:
