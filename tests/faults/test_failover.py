@@ -199,22 +199,26 @@ def rides_through(services: list[Service], fail: Callable[[], object]) -> list[T
 
 
 def test_sentinels_replace_the_primary(make_service: StartService, valkey_server: Path) -> None:
-    """Killed under load, the primary is replaced, and both replicas go on without a restart.
-
-    A third one that starts meanwhile says what it waits for, and comes up.
-    """
+    """Killed under load, the primary is replaced, and both replicas go on without a restart."""
     with watched(valkey_server, "--appendonly", "yes") as store:
-        services = two(make_service, store.url)
-        third = make_service("three", redis_url=store.url, **NO_CAPS)
+        rides_through(two(make_service, store.url), store.kill_primary)
 
-        def fail() -> None:
-            store.kill_primary()
-            third.launch()
 
-        rides_through(services, fail)
-        until(third.is_ready, within_s=30)
-        assert "waiting up to 60 s for a primary" in third.log
-        agree([*services, third])
+def test_who_starts_without_a_primary(make_service: StartService, valkey_server: Path) -> None:
+    """A replica that starts while there is no primary says what it waits for, and comes up."""
+    with watched(valkey_server, "--appendonly", "yes") as store:
+        first = make_service("first", redis_url=store.url, **NO_CAPS).start()
+        count(first, ids("early"))
+        for sentinel in store.sentinels[1:]:  # the one that is left cannot replace it
+            sentinel.signal(signal.SIGSTOP)
+        store.kill_primary()
+        second = make_service("second", redis_url=store.url, **NO_CAPS)
+        second.launch()
+        until(lambda: "waiting up to 60 s for a primary" in second.log)
+        for sentinel in store.sentinels[1:]:
+            sentinel.signal(signal.SIGCONT)
+        until(second.is_ready, within_s=60)
+        agree([first, second])
 
 
 def test_a_planned_failover(make_service: StartService, redis_server: Path) -> None:
