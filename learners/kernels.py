@@ -29,6 +29,11 @@ U8 = NDArray[np.uint8]
 U16 = NDArray[np.uint16]
 U64 = NDArray[np.uint64]
 
+# Most kernels take no memory and keep no array, so nothing has to count who uses one. Where that is
+# counted, each array that is handed on costs two calls, and a table's row takes five arrays.
+_UNCOUNTED: dict[str, Any] = {"cache": True, "_nrt": False}
+kernel = njit(**_UNCOUNTED)
+
 INDEX_MASK = np.int64(0xFFFFFFFF)
 BLOCK = 16
 CHUNK = 8  # events of a user's ring that lie together
@@ -334,7 +339,7 @@ def _keeping(value: Any, fields: tuple[Any, ...]) -> Any:
     return value
 
 
-@njit(cache=True)
+@kernel
 def is_live(handle: int, generation: I32) -> bool:
     """Tell whether a handle still names the item that it was made for."""
     return generation[handle & INDEX_MASK] == handle >> 32
@@ -343,7 +348,7 @@ def is_live(handle: int, generation: I32) -> bool:
 # -- row pool ---------------------------------------------------------------------------------
 
 
-@njit(cache=True)
+@kernel
 def own_slot(pool: Pool, slots: I32, item: int) -> tuple[int, int]:
     """Return (old slot, slot that only this version holds) for an item; the caller copies the row.
 
@@ -365,7 +370,7 @@ def own_slot(pool: Pool, slots: I32, item: int) -> tuple[int, int]:
     return old, new
 
 
-@njit(cache=True)
+@kernel
 def release_slot(pool: Pool, slot: int) -> None:
     """Drop one reference; a slot that nobody holds goes to the free stack."""
     if slot == 0:
@@ -376,7 +381,7 @@ def release_slot(pool: Pool, slot: int) -> None:
         pool.marks[0] += 1
 
 
-@njit(cache=True)
+@kernel
 def assign_slots(pool: Pool, target: I32, source: I32, n_items: int) -> int:
     """Make one version hold what another holds; return how many rows differed."""
     n_changed = 0
@@ -391,7 +396,7 @@ def assign_slots(pool: Pool, target: I32, source: I32, n_items: int) -> int:
     return n_changed
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True, **_UNCOUNTED)
 def pack_rows(rows: Any, size: Any, packed: Any) -> None:
     """Write the first size[i] values of each row i one after the other into `packed`."""
     place = 0
@@ -401,7 +406,7 @@ def pack_rows(rows: Any, size: Any, packed: Any) -> None:
             place += 1
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True, **_UNCOUNTED)
 def unpack_rows(packed: Any, size: Any, rows: Any) -> None:
     """Undo `pack_rows`."""
     place = 0
@@ -414,7 +419,7 @@ def unpack_rows(packed: Any, size: Any, rows: Any) -> None:
 # -- personal state ---------------------------------------------------------------------------
 
 
-@njit(cache=True)
+@kernel
 def ring_cell(ring_chunk: I32, user: int, place: int) -> tuple[int, int]:
     """Return where a place of a user's ring is: the chunk, and the place in that."""
     return ring_chunk[user, place // CHUNK], place % CHUNK
@@ -459,7 +464,7 @@ def ring_clear(personal: Any, user: int) -> None:
             personal.ring_chunk[user, part] = 0
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True, **_UNCOUNTED)
 def pack_rings(values: Any, ring_chunk: I32, first: int, sizes: Any, packed: Any) -> None:
     """Write the first sizes[i] values of the rings of users from `first` on into `packed`."""
     n = 0
@@ -480,7 +485,7 @@ def unpack_rings(personal: Any, sizes: Any, handles: I64, times: I64, rewards: F
             n += 1
 
 
-@njit(cache=True)
+@kernel
 def profile_of(
     ring_handle: I64,
     ring_reward: F32,
@@ -599,7 +604,7 @@ def profile_before(
     )
 
 
-@njit(cache=True)
+@kernel
 def find_had(
     first: int, start: int, count: int, next_block: I32, block_handle: I64, handle: int
 ) -> int:
@@ -685,7 +690,7 @@ def append_event(
     return True
 
 
-@njit(cache=True)
+@kernel
 def mark_had(
     first: I32,
     start: I32,
@@ -731,7 +736,7 @@ def mark_kept(
 # -- conditions -------------------------------------------------------------------------------
 
 
-@njit(cache=True)
+@kernel
 def meets(clauses: F64, values: F64, columns: F64, labels: I32, item: int) -> bool:
     """Tell whether all clauses hold of an item."""
     c = 0
@@ -748,7 +753,7 @@ def meets(clauses: F64, values: F64, columns: F64, labels: I32, item: int) -> bo
     return True
 
 
-@njit(cache=True)
+@kernel
 def _all_hold(
     clauses: F64, first: int, n: int, values: F64, columns: F64, labels: I32, item: int
 ) -> bool:
@@ -760,7 +765,7 @@ def _all_hold(
 
 
 # Numbers go in here rather than parts of arrays, whose uses would be counted.
-@njit(cache=True)
+@kernel
 def _holds(clauses: F64, c: int, values: F64, columns: F64, labels: I32, item: int) -> bool:
     kind, low, high = clauses[c, 0], clauses[c, 2], clauses[c, 3]
     if kind >= HAS_ANY:
@@ -778,7 +783,7 @@ def _holds(clauses: F64, c: int, values: F64, columns: F64, labels: I32, item: i
     return _is_among(x, values, int(low), int(high)) == (kind == ONE_OF)
 
 
-@njit(cache=True)
+@kernel
 def _n_common(labels: I32, item: int, values: F64, start: int, stop: int) -> int:
     """Return how many of some labels an item has; its own end with the first 0."""
     n = 0
@@ -790,7 +795,7 @@ def _n_common(labels: I32, item: int, values: F64, start: int, stop: int) -> int
     return n
 
 
-@njit(cache=True)
+@kernel
 def _is_among(x: float, values: F64, start: int, stop: int) -> bool:
     """Tell whether a value is among some that are in order; NaN never is."""
     low, high = start, stop
@@ -811,7 +816,7 @@ def meet(clauses: F64, values: F64, columns: F64, labels: I32, items: I32, out: 
         lent[5][i] = meets(lent[0], lent[1], lent[2], lent[3], lent[4][i])
 
 
-@njit(cache=True)
+@kernel
 def follow_links(after: I32, first: int, found: I32) -> None:
     """Write the items of a linked list; links are indices + 1."""
     following = first
@@ -846,7 +851,7 @@ def meet_each(clauses: F64, values: F64, ends: I64, columns: F64, labels: I32, i
 SIEVED = 4_096  # items that are looked at together: their marks stay in the processor's caches
 
 
-@njit(cache=True)
+@kernel
 def _compare(column: F64, low: float, high: float, mask: U8) -> None:
     """Clear the marks of the values that are not within bounds."""
     for i in range(len(column)):
@@ -854,7 +859,7 @@ def _compare(column: F64, low: float, high: float, mask: U8) -> None:
         mask[i] &= np.uint8((low <= x) & (x <= high))
 
 
-@njit(cache=True)
+@kernel
 def sieve(
     clauses: F64, values: F64, columns: F64, labels: I32, first: int, n: int, mask: U8
 ) -> None:
@@ -904,14 +909,21 @@ def select_items(
 # -- candidates -------------------------------------------------------------------------------
 
 
-@njit(cache=True)
+@kernel
 def is_eligible(allowed: Filter, tick: int, item: int) -> bool:
     """Tell whether an item may be a candidate of the request `tick`."""
     if allowed.hidden[item] or allowed.mark[item] == tick:
         return False
-    if len(allowed.clauses) > 0 and not meets(
-        allowed.clauses, allowed.values, allowed.columns, allowed.labels, item
-    ):
+    # Most requests have no conditions: handing all this on would cost more than all else.
+    if len(allowed.clauses) == 0 and len(allowed.wanted) == 0:
+        return True
+    return _fits(allowed, item)
+
+
+@kernel
+def _fits(allowed: Filter, item: int) -> bool:
+    """Tell whether an item meets the conditions of a request."""
+    if not meets(allowed.clauses, allowed.values, allowed.columns, allowed.labels, item):
         return False
     if len(allowed.wanted) == 0:
         return True
@@ -922,7 +934,7 @@ def is_eligible(allowed: Filter, tick: int, item: int) -> bool:
     return False
 
 
-@njit(cache=True)
+@kernel
 def nth_largest(values: F64, n: int, nth: int) -> float:
     """Return the nth largest (1 is the largest) of the first n values, which are reordered."""
     low, high, place = 0, n - 1, nth - 1
@@ -947,7 +959,7 @@ def nth_largest(values: F64, n: int, nth: int) -> float:
     return values[place]
 
 
-@njit(cache=True)
+@kernel
 def promising(value: F64, n: int, wanted: int, count: I32) -> float:
     """Return a bound that about `wanted` of the first n values reach, or 0.
 
@@ -967,13 +979,13 @@ def promising(value: F64, n: int, wanted: int, count: I32) -> float:
     for b in range(len(count) - 1):
         n_found += count[b]
         if n_found >= wanted:
-            edge = np.empty(1, np.int64)  # the least that goes into this bin
-            edge[0] = largest - (np.int64(b + 1) << BIN_SHIFT) + 1
-            return edge.view(np.float64)[0] if edge[0] > 0 else 0.0
+            edge = largest - (np.int64(b + 1) << BIN_SHIFT) + 1  # the least that goes into it
+            count.view(np.int64)[0] = edge
+            return count.view(np.float64)[0] if edge > 0 else 0.0
     return 0.0
 
 
-@njit(cache=True)
+@kernel
 def _that_reach(value: F64, n: int, bound: float, kept: I32) -> int:
     """Write which of the first n values reach a bound; return how many.
 
@@ -986,7 +998,7 @@ def _that_reach(value: F64, n: int, bound: float, kept: I32) -> int:
     return n_kept
 
 
-@njit(cache=True)
+@kernel
 def nominate_best(
     sums: Accumulator,
     n_touched: int,
@@ -1058,7 +1070,7 @@ def nominate_best(
     return n
 
 
-@njit(cache=True)
+@kernel
 def _prefetch_item(allowed: Filter, slots: I32, pooled: I64, item: int) -> None:
     """Ask for all that says whether an item is pooled."""
     _prefetch_one(slots, item)
@@ -1067,7 +1079,7 @@ def _prefetch_item(allowed: Filter, slots: I32, pooled: I64, item: int) -> None:
     _prefetch_one(allowed.hidden, item)
 
 
-@njit(cache=True)
+@kernel
 def _damped(value: float, damping: F64, slots: I32, largest: float, item: Any) -> float:
     return value * damping[slots[item]] if largest > 0.0 else value
 
@@ -1075,27 +1087,27 @@ def _damped(value: float, damping: F64, slots: I32, largest: float, item: Any) -
 # -- neighbour lists --------------------------------------------------------------------------
 
 
-@njit(cache=True)
+@kernel
 def inverse_norm(mass: float, shrink: float) -> float:
     """Return 1 / sqrt(mass + shrink), 0 where both are 0."""
     total = mass + shrink
     return 1.0 / np.sqrt(total) if total > 0.0 else 0.0
 
 
-@njit(cache=True)
+@kernel
 def largest_inverse_norm(shrink: float) -> float:
     """Return what `inverse_norm` is at most."""
     return 1.0 / np.sqrt(shrink) if shrink > 0.0 else np.inf
 
 
-@njit(cache=True)
+@kernel
 def inverse_mass(mass: float, shrink: float) -> float:
     """Return 1 / (mass + shrink), 0 where both are 0."""
     total = mass + shrink
     return 1.0 / total if total > 0.0 else 0.0
 
 
-@njit(cache=True)
+@kernel
 def inverses(mass: F64, shrink: float, both_ways: bool, inverse: F64) -> None:
     """Write `inverse_norm` of each mass, or `inverse_mass`."""
     for slot in range(len(mass)):
@@ -1103,7 +1115,7 @@ def inverses(mass: F64, shrink: float, both_ways: bool, inverse: F64) -> None:
         inverse[slot] = inverse_norm(of, shrink) if both_ways else inverse_mass(of, shrink)
 
 
-@njit(cache=True)
+@kernel
 def _own_neighbours(pool: Pool, rows: Neighbours, slots: I32, item: int, empty: float) -> int:
     """Return a slot that only this version holds; `empty` is inv_norm without any mass."""
     old, slot = own_slot(pool, slots, item)
@@ -1119,7 +1131,7 @@ def _own_neighbours(pool: Pool, rows: Neighbours, slots: I32, item: int, empty: 
     return slot
 
 
-@njit(cache=True)
+@kernel
 def mix(x: Any) -> Any:
     """Return 64 bits in which every bit depends on every bit of x (MurmurHash3's finaliser)."""
     x = np.uint64(x)
@@ -1130,7 +1142,7 @@ def mix(x: Any) -> Any:
     return x ^ (x >> np.uint64(33))
 
 
-@njit(cache=True)
+@kernel
 def sketch_add(sketch: U16, key: Any, other: Any, units: int, at_least: int) -> int:
     """Count units for an ordered pair of item keys, conservatively; return the estimate.
 
@@ -1147,7 +1159,7 @@ def sketch_add(sketch: U16, key: Any, other: Any, units: int, at_least: int) -> 
     return estimate
 
 
-@njit(cache=True)
+@kernel
 def sketch_age(sketch: U16, place: I64) -> None:
     """Halve the next few counters: all of them in the course of len / SKETCH_STRIPE events."""
     for _ in range(SKETCH_STRIPE):
@@ -1157,7 +1169,7 @@ def sketch_age(sketch: U16, place: I64) -> None:
             place[0] = 0
 
 
-@njit(cache=True)
+@kernel
 def _add_neighbour(
     rows: Neighbours,
     slot: int,
@@ -1202,7 +1214,7 @@ def _add_neighbour(
     rows.weight[slot, weakest] = weight
 
 
-@njit(cache=True)
+@kernel
 def covisit_learn(
     pool: Pool,
     rows: Neighbours,
@@ -1236,7 +1248,7 @@ def covisit_learn(
     sketch_age(sketch, place)
 
 
-@njit(cache=True)
+@kernel
 def sequence_learn(
     pool: Pool,
     rows: Neighbours,
@@ -1270,7 +1282,7 @@ def sequence_learn(
     sketch_age(sketch, place)
 
 
-@njit(cache=True)
+@kernel
 def _find_sum(key: I64, first: Any, item: Any) -> Any:
     """Return where in an accumulator an item is, or belongs. `first`: the request's first key."""
     # Indices as they are: they lie too well apart for a hash to be better. Unsigned, so that
@@ -1284,7 +1296,7 @@ def _find_sum(key: I64, first: Any, item: Any) -> Any:
     return place
 
 
-@njit(cache=True)
+@kernel
 def _next_request(sums: Accumulator) -> int:
     """Begin a request, by whose number its sums are known from older ones; return its first key."""
     if sums.tick[0] == LAST_TICK:
@@ -1294,7 +1306,7 @@ def _next_request(sums: Accumulator) -> int:
     return sums.tick[0] << 32
 
 
-@njit(cache=True)
+@kernel
 def neighbours_score(
     rows: Neighbours,
     slots: I32,
@@ -1335,7 +1347,7 @@ def neighbours_score(
     return n_touched
 
 
-@njit(cache=True)
+@kernel
 def _prefetch_neighbours(rows: Neighbours, slot: int) -> None:
     """Ask for a row that is read next: so many lines of 64 bytes are not foreseen by hardware."""
     _prefetch_one(rows.size, slot)
@@ -1346,7 +1358,7 @@ def _prefetch_neighbours(rows: Neighbours, slot: int) -> None:
         _prefetch(rows.weight, slot, j)
 
 
-@njit(cache=True)
+@kernel
 def read_sums(
     sums: Accumulator, damping: F64, slots: I32, largest: float, pool: I32, n: int, column: F64
 ) -> None:
@@ -1360,14 +1372,14 @@ def read_sums(
             column[c] = _damped(sums.value[sums.place[place]], damping, slots, largest, item)
 
 
-@njit(cache=True)
+@kernel
 def damp_sums(sums: Accumulator, n_touched: int, damping: F64, slots: I32) -> None:
     """Multiply every sum by damping[slot of its item]."""
     for c in range(n_touched):
         sums.value[c] *= damping[slots[sums.touched[c]]]
 
 
-@njit(cache=True)
+@kernel
 def neighbour_weight(rows: Neighbours, slot: int, handle: int) -> float:
     """Return the stored weight of one neighbour, 0 if it is not in the row."""
     for j in range(rows.size[slot]):
@@ -1379,7 +1391,7 @@ def neighbour_weight(rows: Neighbours, slot: int, handle: int) -> float:
 # -- factors ----------------------------------------------------------------------------------
 
 
-@njit(cache=True)
+@kernel
 def _own_factors(pool: Pool, rows: F32, slots: I32, key: U64, item: Any) -> int:
     """Return a slot that only this version holds; a new row begins small, by hash of the id."""
     old, slot = own_slot(pool, slots, item)
@@ -1395,7 +1407,7 @@ def _own_factors(pool: Pool, rows: F32, slots: I32, key: U64, item: Any) -> int:
     return slot
 
 
-@njit(cache=True)
+@kernel
 def user_vector(rows: F32, slots: I32, items: I32, weights: F64, n: int, vector: F32) -> float:
     """Write sum_h sqrt(w_h) p_h / norm, p_h being the first half of a row; return norm."""
     n_factors = len(vector)
@@ -1418,13 +1430,13 @@ def user_vector(rows: F32, slots: I32, items: I32, weights: F64, n: int, vector:
     return norm
 
 
-@njit(cache=True)
+@kernel
 def _bounded(factor: Any) -> Any:
     """Hold a factor within bounds that none reaches unless its steps are far too long."""
     return min(max(factor, np.float32(-FACTOR_BOUND)), np.float32(FACTOR_BOUND))
 
 
-@njit(cache=True)
+@kernel
 def _dot(vector: F32, rows: F32, slot: int) -> Any:
     """Return the product of a user vector and the second half of a row, in four fixed strands."""
     n = len(vector)
@@ -1437,7 +1449,7 @@ def _dot(vector: F32, rows: F32, slot: int) -> Any:
     return (a + b) + (c + d)
 
 
-@njit(cache=True)
+@kernel
 def factors_score(rows: F32, slots: I32, vector: F32, pool: I32, n: int, column: F64) -> None:
     """Write each pooled item's product with the user vector, 0 for an item without a row."""
     for c in range(n):
@@ -1445,7 +1457,7 @@ def factors_score(rows: F32, slots: I32, vector: F32, pool: I32, n: int, column:
         column[c] = float(_dot(vector, rows, slot)) if slot != 0 else 0.0
 
 
-@njit(cache=True)
+@kernel
 def put_in_order(order: I32, place: I32, counts: I64, item: int) -> None:
     """Let negatives be drawn from an item, too; counts: [events learned, items in order]."""
     if place[item] == MISS:
@@ -1454,7 +1466,7 @@ def put_in_order(order: I32, place: I32, counts: I64, item: int) -> None:
         counts[1] += 1
 
 
-@njit(cache=True)
+@kernel
 def next_draw(order: I32, place: I32, counts: I64, seed: int, item: int) -> Any:
     """Count an event, and return what its negatives are drawn by."""
     counts[0] += 1
@@ -1462,7 +1474,7 @@ def next_draw(order: I32, place: I32, counts: I64, seed: int, item: int) -> Any:
     return (np.uint64(seed) << np.uint64(32)) ^ np.uint64(counts[0])
 
 
-@njit(cache=True)
+@kernel
 def factors_learn(
     pool: Pool,
     rows: F32,
@@ -1522,7 +1534,7 @@ def factors_learn(
             rows[slot, k] = _bounded(rows[slot, k] + rate32 * step)
 
 
-@njit(cache=True)
+@kernel
 def factors_choose(
     pool: Pool,
     rows: F32,
@@ -1570,7 +1582,7 @@ def factors_choose(
 # -- trending ---------------------------------------------------------------------------------
 
 
-@njit(cache=True)
+@kernel
 def exp2_fraction(fraction: float) -> float:
     """Return 2^fraction for a fraction in [0, 1), by linear interpolation (error under 6e-8)."""
     place = fraction * _FRACTIONS
@@ -1578,7 +1590,7 @@ def exp2_fraction(fraction: float) -> float:
     return _EXP2[j] + (_EXP2[j + 1] - _EXP2[j]) * (place - j)
 
 
-@njit(cache=True)
+@kernel
 def shift(value: float, by: int) -> float:
     """Return value * 2^by, exactly where the result is a normal number; 0 far below."""
     if by < _MIN_SHIFT:
@@ -1586,12 +1598,12 @@ def shift(value: float, by: int) -> float:
     return value * _POW2[by - _MIN_SHIFT]
 
 
-@njit(cache=True)
+@kernel
 def _decayed(rows: Decayed, slot: int, h: int, epoch: int) -> float:
     return shift(rows.weight[slot, h], rows.epoch[slot, h] - epoch)
 
 
-@njit(cache=True)
+@kernel
 def trending_learn(
     pool: Pool,
     rows: Decayed,
@@ -1633,7 +1645,7 @@ def trending_learn(
         list_in_category(list_pool, lists, list_slots, rows, slots, key, label, item, handle)
 
 
-@njit(cache=True)
+@kernel
 def list_in_category(
     pool: Pool,
     lists: Lists,
@@ -1657,7 +1669,7 @@ def list_in_category(
     lists.size[slot] = _place(rows, slots, key, lists.handle[slot], n, h, item, handle)
 
 
-@njit(cache=True)
+@kernel
 def _place(
     rows: Decayed, slots: I32, key: U64, top: I64, n: int, h: int, item: int, handle: Any
 ) -> int:
@@ -1683,7 +1695,7 @@ def _place(
     return n
 
 
-@njit(cache=True)
+@kernel
 def _is_heavier(rows: Decayed, slots: I32, h: int, key: U64, item: Any, other: Any) -> bool:
     epoch = max(rows.epoch[slots[item], h], rows.epoch[slots[other], h])
     mine, theirs = _decayed(rows, slots[item], h, epoch), _decayed(rows, slots[other], h, epoch)
@@ -1692,7 +1704,7 @@ def _is_heavier(rows: Decayed, slots: I32, h: int, key: U64, item: Any, other: A
     return key[item] < key[other]
 
 
-@njit(cache=True)
+@kernel
 def trending_drop(top: I64, top_size: I64, handle: int) -> None:
     """Take an item off every list of the heaviest."""
     for h in range(len(top_size)):
@@ -1704,7 +1716,7 @@ def trending_drop(top: I64, top_size: I64, handle: int) -> None:
         top_size[h] = kept
 
 
-@njit(cache=True)
+@kernel
 def _nominate_first(
     top: I64, size: int, allowed: Filter, tick: int, pooled: I64, pool: I32, n: int, most: int
 ) -> int:
@@ -1724,7 +1736,7 @@ def _nominate_first(
     return n
 
 
-@njit(cache=True)
+@kernel
 def trending_nominate(
     top: I64,
     top_size: I64,
@@ -1752,7 +1764,7 @@ def trending_nominate(
     return n
 
 
-@njit(cache=True)
+@kernel
 def taste_of(labels: I32, items: I32, weights: F64, n_items: int, taste: F64) -> float:
     """Add up for each label how much of a history carries it; return how much there is in all.
 
@@ -1771,7 +1783,7 @@ def taste_of(labels: I32, items: I32, weights: F64, n_items: int, taste: F64) ->
     return whole if is_any else 0.0
 
 
-@njit(cache=True)
+@kernel
 def forget_taste(labels: I32, items: I32, n_items: int, taste: F64) -> None:
     """Undo `taste_of`."""
     for r in range(n_items):
@@ -1782,7 +1794,7 @@ def forget_taste(labels: I32, items: I32, n_items: int, taste: F64) -> None:
                 taste[label] = 0.0
 
 
-@njit(cache=True)
+@kernel
 def shared_categories(labels: I32, item: int, taste: F64, whole: float) -> float:
     """Return how much of a history shares an item's categories, over the root of their number."""
     shared, n_labels = 0.0, 0
@@ -1795,7 +1807,7 @@ def shared_categories(labels: I32, item: int, taste: F64, whole: float) -> float
     return shared / (whole * np.sqrt(n_labels)) if n_labels > 0 else 0.0
 
 
-@njit(cache=True)
+@kernel
 def trending_score(
     rows: Decayed, slots: I32, top: I64, top_size: I64, pool: I32, n: int, columns: F64
 ) -> None:
@@ -1814,7 +1826,7 @@ def trending_score(
 
 
 # Nothing here is divided by zero; as nobody has to look for that, the loops become vector code.
-@njit(cache=True, error_model="numpy")
+@njit(error_model="numpy", **_UNCOUNTED)
 def blend_features(
     raw: F64,
     n: int,
@@ -2070,7 +2082,7 @@ def blend_search(
     return n
 
 
-@njit(cache=True)
+@kernel
 def _keep(found: I32, weight: F64, n: int, item: int, own: float, key: U64) -> int:
     """Put an item into the heap if there is room, or in the place of a worse one; return the size.
 
@@ -2103,12 +2115,12 @@ def _keep(found: I32, weight: F64, n: int, item: int, own: float, key: U64) -> i
     return n
 
 
-@njit(cache=True)
+@kernel
 def _is_worse(weight: float, key: int, other: float, other_key: int) -> bool:
     return weight < other or (weight == other and key > other_key)
 
 
-@njit(cache=True)
+@kernel
 def n_available(pool: Pool) -> int:
     """Return how many slots can still be taken."""
     return pool.marks[0] + len(pool.refs) - pool.marks[1]
@@ -2291,7 +2303,7 @@ def exclude(
         mark[refused[r]] = tick
 
 
-@njit(cache=True)
+@kernel
 def place_of(pool: I32, n: int, item: int) -> int:
     """Return where in the pool an item is, or MISS."""
     for place in range(n):
@@ -2526,12 +2538,12 @@ def blend_assign(shared: Any, target: int, source: int, n_items: int, n_lists: i
     )
 
 
-@njit(cache=True)
+@kernel
 def _assign_version(rows: Versions, target: int, source: int, n_items: int) -> int:
     return assign_slots(rows.pool, rows.slots[target], rows.slots[source], n_items)
 
 
-@njit(cache=True)
+@kernel
 def situation_of(n_items: int, away_ms: int, context: F64) -> None:
     """Write which situations hold (1.0 or 0.0), the first of a context: see `inputs.CONTEXTS`."""
     context[0] = 1.0
@@ -2543,7 +2555,7 @@ def situation_of(n_items: int, away_ms: int, context: F64) -> None:
     context[6] = n_items > 0 and away_ms > DAY_MS
 
 
-@njit(cache=True)
+@kernel
 def blend_totals(
     weights: F64,
     version: int,
@@ -2561,7 +2573,7 @@ def blend_totals(
     weigh(weights[version], context, features, n, combined, total)
 
 
-@njit(cache=True)
+@kernel
 def weigh(weights: F64, context: F64, features: F64, n: int, combined: F64, total: F64) -> None:
     """Do that for a context that is there."""
     total[:n] = 0.0
@@ -2575,7 +2587,7 @@ def weigh(weights: F64, context: F64, features: F64, n: int, combined: F64, tota
             total[c] += weight * features[f, c]
 
 
-@njit(cache=True)
+@kernel
 def exp(x: float) -> float:
     """Return e^x for x <= 0 (error under 1e-7 of it), the same bytes on every processor."""
     if x < -700.0:
@@ -2585,7 +2597,7 @@ def exp(x: float) -> float:
     return shift(exp2_fraction(y - whole), int(whole))
 
 
-@njit(cache=True)
+@kernel
 def softmax(total: F64, n: int, share: F64) -> None:
     """Write e^total over their sum."""
     largest = total[0]
@@ -2599,7 +2611,7 @@ def softmax(total: F64, n: int, share: F64) -> None:
         share[c] /= normaliser
 
 
-@njit(cache=True)
+@kernel
 def blend_learn(
     weights: F64,
     squares: F64,
@@ -2628,7 +2640,7 @@ def blend_learn(
                 weights[q, f] += rate * g / np.sqrt(squares[q, f])
 
 
-@njit(cache=True)
+@kernel
 def parts_of(features: F64, combined: F64, group: I32, places: I32, n: int, parts: F64) -> None:
     """Write what each group of features adds to the total of the pooled items at some places."""
     parts[:n] = 0.0
@@ -2659,7 +2671,7 @@ def read_places(
     return items, totals, named
 
 
-@njit(cache=True)
+@kernel
 def rank_of(total: F64, n: int, chosen: int) -> int:
     """Return twice the rank of a pooled item by its total (ties half)."""
     own, doubled = total[chosen], 0
@@ -2673,7 +2685,7 @@ def rank_of(total: F64, n: int, chosen: int) -> int:
     return doubled
 
 
-@njit(cache=True)
+@kernel
 def select_top(total: F64, pool: I32, n_pooled: int, key: U64, best: I32, k: int) -> int:
     """Write the places of the k best pooled items, best first, ties by the id's key."""
     n = 0
@@ -2721,7 +2733,7 @@ def packed_rows(rows: NDArray[Any], size: NDArray[Any]) -> NDArray[Any]:
     return packed
 
 
-@njit(cache=True)
+@kernel
 def sigmoid(x: float) -> float:
     """Return 1 / (1 + e^-x), the same bytes on every processor."""
     if x >= 0.0:
@@ -2730,26 +2742,26 @@ def sigmoid(x: float) -> float:
     return small / (1.0 + small)
 
 
-@njit(cache=True)
+@kernel
 def _squashed(score: float) -> float:
     """Return a score on a scale of -1 to 1."""
     return score / (abs(score) + 5.0)
 
 
-@njit(cache=True)
+@kernel
 def _click_odds(weights: F64, place: int, score: float) -> float:
     """Return the log-odds of a click; weights of all, of the score, of each place."""
     return weights[0] + weights[1] * _squashed(score) + weights[2 + place]
 
 
-@njit(cache=True)
+@kernel
 def clicks_expected(weights: F64, scores: F64, expected: F64) -> None:
     """Write how likely a click is on each place of a slate."""
     for place in range(len(scores)):
         expected[place] = sigmoid(_click_odds(weights, place, scores[place]))
 
 
-@njit(cache=True)
+@kernel
 def clicks_learn(weights: F64, scores: F64, clicked: F64, rate: float) -> None:
     """Take a step on the log-likelihood of each place's outcome; NaN teaches nothing."""
     for place in range(len(scores)):
@@ -2762,7 +2774,7 @@ def clicks_learn(weights: F64, scores: F64, clicked: F64, rate: float) -> None:
         weights[2 + place] += rate * error
 
 
-@njit(cache=True)
+@kernel
 def count_outcomes(edges: F64, expected: F64, clicked: F64, sums: F64) -> None:
     """Add places, clicks expected and clicks that came to the bins of what was expected."""
     for place in range(len(expected)):
@@ -2774,7 +2786,7 @@ def count_outcomes(edges: F64, expected: F64, clicked: F64, sums: F64) -> None:
         sums[bin_, 2] += clicked[place]
 
 
-@njit(cache=True)
+@kernel
 def detect(m: F64, difference: float, margin: float) -> float:
     """Take one difference into an e-detector (see `EDetector`); return its statistic."""
     x = (difference - margin) / (1.0 + margin)
@@ -2786,7 +2798,7 @@ def detect(m: F64, difference: float, margin: float) -> float:
     return total
 
 
-@njit(cache=True)
+@kernel
 def watch_outcomes(
     places: I32,
     expected: F64,
@@ -2818,13 +2830,13 @@ def watch_outcomes(
         surplus[row] += difference
 
 
-@njit(cache=True)
+@kernel
 def baseline_of(n_shown: int, surplus: float) -> float:
     """Return a mean surplus, and two standard errors of a yes or no on top of it."""
     return surplus / n_shown + 1.0 / np.sqrt(n_shown)
 
 
-@njit(cache=True)
+@kernel
 def baselines(n_shown: I64, surplus: F64, baseline: F64, armed: int, most: int) -> None:
     """Take the baselines of the armed items anew; of the oft shown, let half be forgotten."""
     for row in range(len(n_shown)):
@@ -2838,7 +2850,7 @@ def baselines(n_shown: I64, surplus: F64, baseline: F64, armed: int, most: int) 
 # -- exploration ------------------------------------------------------------------------------
 
 
-@njit(cache=True)
+@kernel
 def label_profile(
     of_item: I32, items: I32, weights: F64, n_items: int, labels: I32, strengths: F64
 ) -> int:
@@ -2858,7 +2870,7 @@ def label_profile(
     return n
 
 
-@njit(cache=True)
+@kernel
 def labels_learn(
     pool: Pool,
     rows: Neighbours,
@@ -2901,7 +2913,7 @@ def labels_learn(
     sketch_age(sketch, place)
 
 
-@njit(cache=True)
+@kernel
 def drawn(seed: Any, number: int) -> float:
     """Return the number-th of many numbers from 0 to below 1 that a seed stands for."""
     step = np.uint64(0x9E3779B97F4A7C15) * np.uint64(number + 1)
@@ -2929,7 +2941,7 @@ def exploring(
     return n
 
 
-@njit(cache=True)
+@kernel
 def optimism(shown: int, taken: int) -> float:
     """Return how often an item may be taken at best: two standard errors above the mean.
 
@@ -2995,7 +3007,7 @@ def rate_cold(
     return n
 
 
-@njit(cache=True)
+@kernel
 def best_cold(rated: I32, value: F64, tie: U64, n: int, most: int, key: U64, salt: Any) -> int:
     """Put the best cold items first, in order, at most so many; return how many.
 
@@ -3045,7 +3057,7 @@ def rate_best_cold(
     return best_cold(rated, value, tie, n, most, key, salt)
 
 
-@njit(cache=True)
+@kernel
 def deal_cold(
     seed: Any, share: float, rated: I32, value: F64, n_best: int, chosen: I32, propensity: F64
 ) -> None:
@@ -3073,7 +3085,7 @@ def deal_cold(
 # -- ignored ----------------------------------------------------------------------------------
 
 
-@njit(cache=True)
+@kernel
 def ignored_add(handles: I64, times: U8, n: int, handle: int) -> int:
     """Count one more time that a handle was ignored and put it first; return how many there are.
 
@@ -3093,7 +3105,7 @@ def ignored_add(handles: I64, times: U8, n: int, handle: int) -> int:
     return n
 
 
-@njit(cache=True)
+@kernel
 def ignored_drop(handles: I64, times: U8, n: int, handle: int) -> int:
     """Take a handle out; return how many are left."""
     kept = 0
@@ -3106,7 +3118,7 @@ def ignored_drop(handles: I64, times: U8, n: int, handle: int) -> int:
     return kept
 
 
-@njit(cache=True)
+@kernel
 def lower_ignored(
     handles: I64,
     times: U8,
