@@ -412,7 +412,7 @@ class Blend(Learner):
         each, but in one kernel; it needs a linear combiner.
         """
         ranks = np.empty(len(versions), np.int64)
-        tick = pool.begin_many(len(versions))
+        tick = pool.begin_many(1)
         pool.n = kernels.blend_ranks(
             self.personal.arrays,
             self.shared,
@@ -476,7 +476,7 @@ class Blend(Learner):
             is_judged,
             is_taught,
             exclude_had,
-            pool.begin_many(len(versions)),
+            pool.begin_many(1),
             MOST,
             NOTHING,
             ranks,

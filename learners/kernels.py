@@ -1071,6 +1071,39 @@ def nominate_best(
 
 
 @kernel
+def is_among_best(
+    sums: Accumulator,
+    n_touched: int,
+    damping: F64,
+    slots: I32,
+    largest: float,
+    allowed: Filter,
+    tick: int,
+    item: int,
+    most: int,
+) -> bool:
+    """Tell whether `nominate_best` would name an item that is eligible."""
+    first, own_item = sums.tick[0] << 32, np.int64(item)
+    place = _find_sum(sums.key, first, own_item)
+    if sums.key[place] != first | own_item:
+        return False
+    value, touched, kept, own_place = sums.value, sums.touched, sums.kept, sums.place[place]
+    own = _damped(value[own_place], damping, slots, largest, item)
+    if own <= 0.0:
+        return False
+    bound = own * 0.999999 / largest if largest > 0.0 else own  # whatever is lost by rounding
+    n_better, n_kept = 0, _that_reach(value, n_touched, bound, kept)
+    for i in range(n_kept):
+        score = _damped(value[kept[i]], damping, slots, largest, touched[kept[i]])
+        is_better = score > own or (score == own and kept[i] < own_place)
+        if is_better and is_eligible(allowed, tick, touched[kept[i]]):
+            n_better += 1
+            if n_better == most:
+                return False
+    return True
+
+
+@kernel
 def _prefetch_item(allowed: Filter, slots: I32, pooled: I64, item: int) -> None:
     """Ask for all that says whether an item is pooled."""
     _prefetch_one(slots, item)
@@ -1737,6 +1770,23 @@ def _nominate_first(
 
 
 @kernel
+def is_among_first(
+    top: I64, top_size: I64, allowed: Filter, tick: int, item: int, most: int
+) -> bool:
+    """Tell whether an item that is eligible is among the `most` first of a list."""
+    for h in range(len(top_size)):
+        n_before = 0
+        for place in range(top_size[h]):
+            other = top[h, place] & INDEX_MASK
+            if other == item:
+                return True
+            n_before += is_eligible(allowed, tick, other)
+            if n_before == most:
+                break
+    return False
+
+
+@kernel
 def trending_nominate(
     top: I64,
     top_size: I64,
@@ -1887,27 +1937,48 @@ def blend_features(
     forget_taste(labels, items, n_items, taste)
 
 
-@njit(cache=True)
+@kernel
 def _prefetch_slots(
-    personal: Any, slots: I32, factors_slots: I32, trending_slots: I32, item: int
+    since: I64,
+    labels: I32,
+    slots: I32,
+    factors_slots: I32,
+    trending_slots: I32,
+    pool: I32,
+    n: int,
 ) -> None:
-    """Ask for what says where the rows of a pooled item are, and for what is by its index."""
-    for where in (slots, factors_slots, trending_slots):
-        _prefetch_one(where, item)
-    _prefetch_one(personal.since, item)
-    _prefetch(personal.labels, item, 0)
+    """Ask for what says where the rows of pooled items are, and for what is by their indices."""
+    for c in range(n):
+        item = pool[c]
+        _prefetch_one(slots, item)
+        _prefetch_one(factors_slots, item)
+        _prefetch_one(trending_slots, item)
+        _prefetch_one(since, item)
+        _prefetch(labels, item, 0)
 
 
-@njit(cache=True)
-def _prefetch_rows(shared: Any, slot: int, factors_slot: int, trending_slot: int) -> None:
-    """Ask for the rows that a pooled item is rated by."""
-    _prefetch_one(shared.covisit.inv_norm, slot)
-    _prefetch_one(shared.covisit.mass, slot)
-    _prefetch(shared.decayed.weight, trending_slot, 0)
-    _prefetch(shared.decayed.epoch, trending_slot, 0)
-    n_factors = len(shared.vector)
-    for k in range(n_factors, 2 * n_factors, 16):
-        _prefetch(shared.factors, factors_slot, k)
+@kernel
+def _prefetch_rows(
+    inv_norm: F64,
+    mass: F64,
+    slots: I32,
+    factors: F32,
+    factors_slots: I32,
+    decayed: Decayed,
+    trending_slots: I32,
+    pool: I32,
+    n: int,
+) -> None:
+    """Ask for the rows that pooled items are rated by."""
+    n_factors = factors.shape[1]
+    for c in range(n):
+        item = pool[c]
+        _prefetch_one(inv_norm, slots[item])
+        _prefetch_one(mass, slots[item])
+        _prefetch(decayed.weight, trending_slots[item], 0)
+        _prefetch(decayed.epoch, trending_slots[item], 0)
+        for k in range(n_factors // 2, n_factors, 16):
+            _prefetch(factors, factors_slots[item], k)
 
 
 @njit(cache=True)
@@ -1933,36 +2004,62 @@ def blend_pool(
     What the sources do by themselves, step by step, in one call: a call costs microseconds.
     `given` are pooled in any case, after what the sources name.
     """
-    generation, pooled, pool, raw = personal.generation, buffers.pooled, buffers.item, buffers.raw
-    allowed = _filter_of(buffers, wanted)
-    covisit, sums, others = shared.covisit, shared.covisit_sums, shared.sequence_sums
-    slots = shared.covisit_rows.slots[version]
-    damping, largest = covisit.inv_norm, largest_inverse_norm(shared.covisit_shrink)
-    n_used = min(n_items, shared.covisit_last)
-    n = neighbours_score(covisit, slots, generation, all_live, items, weights, n_used, sums)
-    n = nominate_best(sums, n, damping, slots, largest, allowed, tick, pooled, pool, 0, most[0])
-    n_used = min(n_items, shared.sequence_last)
-    followed, followed_slots = shared.sequence, shared.sequence_rows.slots[version]
-    n_touched = neighbours_score(
-        followed, followed_slots, generation, all_live, items, weights, n_used, others
-    )
+    touched = _add_up(personal.generation, shared, version, items, weights, n_items, all_live)
+    allowed, pooled, pool = _filter_of(buffers, wanted), buffers.pooled, buffers.item
+    n = _name(shared, version, touched, allowed, tick, pooled, pool, most)
+    for item in given:
+        if n == len(pool):
+            break
+        if pooled[item] != tick:
+            pooled[item] = tick
+            pool[n] = item
+            n += 1
+    _rate(personal, shared, buffers, version, items, weights, times, n_items, now_ms, n)
+    return n
+
+
+@njit(cache=True)
+def _add_up(
+    generation: I32,
+    shared: Any,
+    version: int,
+    items: I32,
+    weights: F64,
+    n_items: int,
+    all_live: bool,
+) -> tuple[int, int]:
+    """Sum up what co-visitation and sequence say; return how many items each has touched."""
+    slots, n = shared.covisit_rows.slots[version], min(n_items, shared.covisit_last)
+    rows, sums = shared.covisit, shared.covisit_sums
+    n_first = neighbours_score(rows, slots, generation, all_live, items, weights, n, sums)
+    slots, n = shared.sequence_rows.slots[version], min(n_items, shared.sequence_last)
+    rows, sums = shared.sequence, shared.sequence_sums
+    n_then = neighbours_score(rows, slots, generation, all_live, items, weights, n, sums)
+    return n_first, n_then
+
+
+@njit(cache=True)
+def _name(
+    shared: Any,
+    version: int,
+    touched: tuple[int, int],
+    allowed: Filter,
+    tick: int,
+    pooled: I64,
+    pool: I32,
+    most: tuple[int, int, int],
+) -> int:
+    """Pool what each source names, given what has been summed up; return how many these are."""
+    sums, slots, damping = _covisit_of(shared, version)
+    largest = largest_inverse_norm(shared.covisit_shrink)
     n = nominate_best(
-        others,
-        n_touched,
-        followed.inv_norm,
-        followed_slots,
-        0.0,
-        allowed,
-        tick,
-        pooled,
-        pool,
-        n,
-        most[1],
+        sums, touched[0], damping, slots, largest, allowed, tick, pooled, pool, 0, most[0]
     )
-    top, top_size = shared.top[version], shared.top_size[version]
-    n = trending_nominate(
-        top,
-        top_size,
+    sums, slots, damping = _sequence_of(shared, version)
+    n = nominate_best(sums, touched[1], damping, slots, 0.0, allowed, tick, pooled, pool, n, most[1])
+    return trending_nominate(
+        shared.top[version],
+        shared.top_size[version],
         shared.lists,
         shared.list_rows.slots[version],
         allowed,
@@ -1972,25 +2069,71 @@ def blend_pool(
         n,
         most[2],
     )
-    for item in given:
-        if n == len(pool):
-            break
-        if pooled[item] != tick:
-            pooled[item] = tick
-            pool[n] = item
-            n += 1
-    trending_slots = shared.trending_rows.slots[version]
-    factors_slots = shared.factors_rows.slots[version]
-    for c in range(n):
-        _prefetch_slots(personal, slots, factors_slots, trending_slots, pool[c])
-    for c in range(n):
-        _prefetch_rows(shared, slots[pool[c]], factors_slots[pool[c]], trending_slots[pool[c]])
-    read_sums(sums, damping, slots, largest, pool, n, raw[0])
-    read_sums(others, followed.inv_norm, followed_slots, 0.0, pool, n, raw[1])
-    factors, vector = shared.factors, shared.vector
-    user_vector(factors, factors_slots, items, weights, n_items, vector)
-    factors_score(factors, factors_slots, vector, pool, n, raw[2])
-    trending_score(shared.decayed, trending_slots, top, top_size, pool, n, raw[3:])
+
+
+@njit(cache=True)
+def _names(
+    shared: Any,
+    version: int,
+    touched: tuple[int, int],
+    allowed: Filter,
+    tick: int,
+    item: int,
+    most: tuple[int, int, int],
+) -> bool:
+    """Tell whether `_name` would pool an item. That is known sooner than what else it would."""
+    if not is_eligible(allowed, tick, item):
+        return False
+    top, top_size = shared.top[version], shared.top_size[version]
+    if is_among_first(top, top_size, allowed, tick, item, most[2]):
+        return True
+    sums, slots, damping = _sequence_of(shared, version)
+    if is_among_best(sums, touched[1], damping, slots, 0.0, allowed, tick, item, most[1]):
+        return True
+    sums, slots, damping = _covisit_of(shared, version)
+    largest = largest_inverse_norm(shared.covisit_shrink)
+    return is_among_best(sums, touched[0], damping, slots, largest, allowed, tick, item, most[0])
+
+
+@njit(cache=True)
+def _rate(
+    personal: Any,
+    shared: Any,
+    buffers: Any,
+    version: int,
+    items: I32,
+    weights: F64,
+    times: I64,
+    n_items: int,
+    now_ms: int,
+    n: int,
+) -> None:
+    """Write features and totals of the first n pooled items, given what has been summed up."""
+    pool, raw, features = buffers.item, buffers.raw, buffers.features
+    covisit, slots = shared.covisit, shared.covisit_rows.slots[version]
+    factors, factors_slots = shared.factors, shared.factors_rows.slots[version]
+    decayed, trending_slots = shared.decayed, shared.trending_rows.slots[version]
+    since, labels = personal.since, personal.labels
+    _prefetch_slots(since, labels, slots, factors_slots, trending_slots, pool, n)
+    _prefetch_rows(
+        covisit.inv_norm,
+        covisit.mass,
+        slots,
+        factors,
+        factors_slots,
+        decayed,
+        trending_slots,
+        pool,
+        n,
+    )
+    largest = largest_inverse_norm(shared.covisit_shrink)
+    read_sums(shared.covisit_sums, covisit.inv_norm, slots, largest, pool, n, raw[0])
+    sums, followed_slots, damping = _sequence_of(shared, version)
+    read_sums(sums, damping, followed_slots, 0.0, pool, n, raw[1])
+    user_vector(factors, factors_slots, items, weights, n_items, shared.vector)
+    factors_score(factors, factors_slots, shared.vector, pool, n, raw[2])
+    top, top_size = shared.top[version], shared.top_size[version]
+    trending_score(decayed, trending_slots, top, top_size, pool, n, raw[3:])
     blend_features(
         raw,
         n,
@@ -2001,16 +2144,13 @@ def blend_pool(
         items,
         weights,
         n_items,
-        personal.since,
+        since,
         now_ms,
-        personal.labels,
+        labels,
         shared.taste,
-        buffers.features,
+        features,
     )
-    first = buffers.features.shape[0] - personal.inputs.shape[0]
-    for f in range(personal.inputs.shape[0]):
-        for c in range(n):
-            buffers.features[first + f, c] = personal.inputs[f, pool[c]]
+    write_inputs(personal.inputs, pool, n, features)
     blend_totals(
         shared.weights,
         version,
@@ -2018,12 +2158,32 @@ def blend_pool(
         times,
         now_ms,
         shared.context,
-        buffers.features,
+        features,
         n,
         shared.combined,
         buffers.total,
     )
-    return n
+
+
+@kernel
+def write_inputs(inputs: F64, pool: I32, n: int, features: F64) -> None:
+    """Write what is given of each pooled item into the last rows of the features."""
+    first = features.shape[0] - inputs.shape[0]
+    for f in range(inputs.shape[0]):
+        for c in range(n):
+            features[first + f, c] = inputs[f, pool[c]]
+
+
+@njit(cache=True)
+def _covisit_of(shared: Any, version: int) -> tuple[Accumulator, I32, F64]:
+    """Return sums, slots, and what each sum is multiplied by."""
+    return shared.covisit_sums, shared.covisit_rows.slots[version], shared.covisit.inv_norm
+
+
+@njit(cache=True)
+def _sequence_of(shared: Any, version: int) -> tuple[Accumulator, I32, F64]:
+    """Return the same of sequence, where nothing is multiplied."""
+    return shared.sequence_sums, shared.sequence_rows.slots[version], shared.sequence.inv_norm
 
 
 @njit(cache=True)
@@ -2335,29 +2495,22 @@ def blend_ranks(
     ranks: I64,
 ) -> int:
     """Write twice the rank that each version gives an item, or MISS; the last one's pool is there
-    still. Return its size. Each version takes a tick.
+    still. Return its size: 0 where the item is not in it.
     """
-    n = 0
+    n, pool, pooled, total = 0, buffers.item, buffers.pooled, buffers.total
+    exclude(personal, buffers.mark, tick, user, refused, n_refused, exclude_had)
+    allowed = _filter_of(buffers, nothing)
     for v in range(len(versions)):
-        exclude(personal, buffers.mark, tick + v, user, refused, n_refused, exclude_had)
-        n = blend_pool(
-            personal,
-            shared,
-            buffers,
-            versions[v],
-            items,
-            weights,
-            times,
-            n_items,
-            all_live,
-            now_ms,
-            tick + v,
-            most,
-            nothing,
-            nothing,
-        )
-        place = place_of(buffers.item, n, item)
-        ranks[v] = MISS if place == MISS else rank_of(buffers.total, n, place)
+        version = versions[v]
+        for c in range(n):  # what the version before has pooled
+            pooled[pool[c]] = -tick
+        n, ranks[v] = 0, MISS
+        touched = _add_up(personal.generation, shared, version, items, weights, n_items, all_live)
+        if not _names(shared, version, touched, allowed, tick, item, most):
+            continue
+        n = _name(shared, version, touched, allowed, tick, pooled, pool, most)
+        _rate(personal, shared, buffers, version, items, weights, times, n_items, now_ms, n)
+        ranks[v] = rank_of(total, n, place_of(pool, n, item))
     return n
 
 
