@@ -17,8 +17,11 @@ import numpy as np
 from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils
+from numba.core.datamodel import default_manager
+from numba.core.extending import infer_getattr, lower_getattr_generic, lower_setattr_generic
+from numba.core.typing.templates import AttributeTemplate
 from numba.experimental import structref
-from numba.extending import intrinsic
+from numba.extending import intrinsic, models
 from numpy.typing import NDArray
 
 I32 = NDArray[np.int32]
@@ -146,12 +149,59 @@ BARRED = 8  # the next `column` clauses do not all hold
 # What the kernels of every event and request need is therefore handed over as three values.
 
 
-@structref.register
-class _PersonalType(types.StructRef):
+class _Lent(types.StructRef):
+    """The type of a value whose arrays somebody else keeps: nothing counts who reads them."""
+
+
+class _Lender(structref.StructRefProxy):
+    """Such a value. Its type is asked for at every call: as an attribute that is found at once."""
+
+    _numba_type_ = structref.StructRefProxy._type
+
+
+@infer_getattr
+class _LentFields(AttributeTemplate):
+    """The types of what can be read of it."""
+
+    key = _Lent
+
+    def generic_resolve(self, kind: Any, name: str) -> Any:
+        return kind.field_dict.get(name)
+
+
+def _data_of(target: Any, builder: Any, kind: Any, value: Any) -> Any:
+    """Return the fields of a value. The pointer to them is the fourth of the five in its memory."""
+    memory = cgutils.create_struct_proxy(kind)(target, builder, value=value).meminfo
+    pointers = builder.bitcast(memory, cgutils.voidptr_t.as_pointer())
+    data = builder.load(cgutils.gep_inbounds(builder, pointers, 3))
+    payload = kind.get_data_type()
+    data = builder.bitcast(data, target.get_value_type(payload).as_pointer())
+    return cgutils.create_struct_proxy(payload)(target, builder, ref=data)
+
+
+@lower_getattr_generic(_Lent)
+def _read_field(target: Any, builder: Any, kind: Any, value: Any, name: str) -> Any:
+    return getattr(_data_of(target, builder, kind, value), name)
+
+
+@lower_setattr_generic(_Lent)
+def _write_field(target: Any, builder: Any, signature: Any, args: Any, name: str) -> None:
+    kind, given = signature.args
+    value = target.cast(builder, args[1], given, kind.field_dict[name])
+    setattr(_data_of(target, builder, kind, args[0]), name, value)
+
+
+def _register(kind: Any) -> Any:
+    default_manager.register(kind, models.StructRefModel)
+    return kind
+
+
+@_register
+class _PersonalType(_Lent):
     """The type of `Personal`."""
 
 
-class Personal(structref.StructRefProxy):
+class Personal(_Lender):
     """The arrays of a `History`."""
 
 
@@ -168,12 +218,12 @@ structref.define_proxy(
 )
 
 
-@structref.register
-class _SharedType(types.StructRef):
+@_register
+class _SharedType(_Lent):
     """The type of `Shared`."""
 
 
-class Shared(structref.StructRefProxy):
+class Shared(_Lender):
     """What all versions of a `Blend` have learned, its hyper-parameters, and room to work in."""
 
 
@@ -195,12 +245,12 @@ structref.define_proxy(
 )
 
 
-@structref.register
-class _BuffersType(types.StructRef):
+@_register
+class _BuffersType(_Lent):
     """The type of `Buffers`."""
 
 
-class Buffers(structref.StructRefProxy):
+class Buffers(_Lender):
     """The arrays of `Candidates`."""
 
 
@@ -215,12 +265,12 @@ structref.define_proxy(
 )
 
 
-@structref.register
-class _KindredType(types.StructRef):
+@_register
+class _KindredType(_Lent):
     """The type of `Kindred`."""
 
 
-class Kindred(structref.StructRefProxy):
+class Kindred(_Lender):
     """The arrays of `Labels`: which an item has, and what goes with each; and room to work in."""
 
 
@@ -425,7 +475,7 @@ def ring_cell(ring_chunk: I32, user: int, place: int) -> tuple[int, int]:
     return ring_chunk[user, place // CHUNK], place % CHUNK
 
 
-@njit(cache=True)
+@kernel
 def own_ring_cell(personal: Any, user: int, place: int) -> tuple[int, int]:
     """Return the same for a place that is about to be written: a chunk is taken where none is."""
     if personal.ring_chunk[user, place // CHUNK] == 0:
@@ -439,7 +489,7 @@ def own_ring_cell(personal: Any, user: int, place: int) -> tuple[int, int]:
     return ring_cell(personal.ring_chunk, user, place)
 
 
-@njit(cache=True)
+@kernel
 def ring_write(
     personal: Any, user: int, place: int, handle: int, time_ms: int, reward: float
 ) -> None:
@@ -450,7 +500,7 @@ def ring_write(
     personal.ring_reward[chunk, cell] = reward
 
 
-@njit(cache=True)
+@kernel
 def ring_clear(personal: Any, user: int) -> None:
     """Give a user's chunks back, with nothing left in them."""
     for part in range(personal.ring_chunk.shape[1]):
@@ -524,7 +574,7 @@ def profile_of(
     return n, n_refused
 
 
-@njit(cache=True)
+@kernel
 def user_profile(
     personal: Any, user: int, items: I32, weights: F64, times: I64, refused: I32
 ) -> tuple[int, int]:
@@ -619,13 +669,13 @@ def find_had(
     return MISS
 
 
-@njit(cache=True)
+@kernel
 def handle_of(personal: Any, item: int) -> Any:
     """Return the handle of a live index."""
     return (np.int64(personal.generation[item]) << 32) | item
 
 
-@njit(cache=True)
+@kernel
 def had_place(personal: Any, user: int, item: int) -> int:
     """Return the place of an item in a user's had-set, or MISS (both by index)."""
     return find_had(
@@ -638,7 +688,7 @@ def had_place(personal: Any, user: int, item: int) -> int:
     )
 
 
-@njit(cache=True)
+@kernel
 def is_repeat(personal: Any, user: int, item: int, type_index: int, reward: float) -> bool:
     """Tell whether a user's last event on an item was of the same type, and said the same.
 
@@ -656,7 +706,7 @@ def is_repeat(personal: Any, user: int, item: int, type_index: int, reward: floa
     return reward > 0.0
 
 
-@njit(cache=True)
+@kernel
 def append_event(
     personal: Any,
     user: int,
@@ -713,7 +763,7 @@ def mark_had(
             block, offset = next_block[block], 0
 
 
-@njit(cache=True)
+@kernel
 def mark_kept(
     personal: Any, user: int, n_had: int, mark: I64, tick: int, returns_ms: I64, now_ms: int
 ) -> None:
@@ -1981,7 +2031,7 @@ def _prefetch_rows(
             _prefetch(factors, factors_slots[item], k)
 
 
-@njit(cache=True)
+@kernel
 def blend_pool(
     personal: Any,
     shared: Any,
@@ -2018,7 +2068,7 @@ def blend_pool(
     return n
 
 
-@njit(cache=True)
+@kernel
 def _add_up(
     generation: I32,
     shared: Any,
@@ -2038,7 +2088,7 @@ def _add_up(
     return n_first, n_then
 
 
-@njit(cache=True)
+@kernel
 def _name(
     shared: Any,
     version: int,
@@ -2056,7 +2106,9 @@ def _name(
         sums, touched[0], damping, slots, largest, allowed, tick, pooled, pool, 0, most[0]
     )
     sums, slots, damping = _sequence_of(shared, version)
-    n = nominate_best(sums, touched[1], damping, slots, 0.0, allowed, tick, pooled, pool, n, most[1])
+    n = nominate_best(
+        sums, touched[1], damping, slots, 0.0, allowed, tick, pooled, pool, n, most[1]
+    )
     return trending_nominate(
         shared.top[version],
         shared.top_size[version],
@@ -2071,7 +2123,7 @@ def _name(
     )
 
 
-@njit(cache=True)
+@kernel
 def _names(
     shared: Any,
     version: int,
@@ -2095,7 +2147,7 @@ def _names(
     return is_among_best(sums, touched[0], damping, slots, largest, allowed, tick, item, most[0])
 
 
-@njit(cache=True)
+@kernel
 def _rate(
     personal: Any,
     shared: Any,
@@ -2174,19 +2226,19 @@ def write_inputs(inputs: F64, pool: I32, n: int, features: F64) -> None:
             features[first + f, c] = inputs[f, pool[c]]
 
 
-@njit(cache=True)
+@kernel
 def _covisit_of(shared: Any, version: int) -> tuple[Accumulator, I32, F64]:
     """Return sums, slots, and what each sum is multiplied by."""
     return shared.covisit_sums, shared.covisit_rows.slots[version], shared.covisit.inv_norm
 
 
-@njit(cache=True)
+@kernel
 def _sequence_of(shared: Any, version: int) -> tuple[Accumulator, I32, F64]:
     """Return the same of sequence, where nothing is multiplied."""
     return shared.sequence_sums, shared.sequence_rows.slots[version], shared.sequence.inv_norm
 
 
-@njit(cache=True)
+@kernel
 def _filter_of(buffers: Any, wanted: I32) -> Filter:
     return Filter(
         buffers.mark,
@@ -2286,7 +2338,7 @@ def n_available(pool: Pool) -> int:
     return pool.marks[0] + len(pool.refs) - pool.marks[1]
 
 
-@njit(cache=True)
+@kernel
 def blend_has_room(shared: Any) -> bool:
     """Tell whether every source of the blend can take one more event."""
     rows = shared.rows_per_event
@@ -2298,7 +2350,7 @@ def blend_has_room(shared: Any) -> bool:
     )
 
 
-@njit(cache=True)
+@kernel
 def blend_choose(
     personal: Any,
     shared: Any,
@@ -2347,7 +2399,7 @@ def blend_choose(
         )
 
 
-@njit(cache=True)
+@kernel
 def blend_teach(
     personal: Any,
     shared: Any,
@@ -2436,7 +2488,7 @@ def blend_teach(
     )
 
 
-@njit(cache=True)
+@kernel
 def exclude(
     personal: Any,
     mark: I64,
@@ -2472,7 +2524,7 @@ def place_of(pool: I32, n: int, item: int) -> int:
     return MISS
 
 
-@njit(cache=True)
+@kernel
 def blend_ranks(
     personal: Any,
     shared: Any,
@@ -2514,7 +2566,7 @@ def blend_ranks(
     return n
 
 
-@njit(cache=True)
+@kernel
 def blend_judge(
     personal: Any,
     shared: Any,
@@ -2583,7 +2635,7 @@ def blend_judge(
     return n_items, n_refused, n, True, False
 
 
-@njit(cache=True)
+@kernel
 def blend_take(
     personal: Any,
     shared: Any,
@@ -3073,7 +3125,7 @@ def drawn(seed: Any, number: int) -> float:
     return float(mix(np.uint64(seed) + step) >> np.uint64(11)) / 9007199254740992.0  # 2^53
 
 
-@njit(cache=True)
+@kernel
 def exploring(
     seed: Any, share: float, cold: I32, buffers: Any, wanted: I32, tick: int, propensity: F64
 ) -> int:
@@ -3106,7 +3158,7 @@ def optimism(shown: int, taken: int) -> float:
     return mean + 2.0 * np.sqrt(mean * (1.0 - mean) / (n + 1.0))
 
 
-@njit(cache=True)
+@kernel
 def sum_labels(
     kindred: Any, version: int, all_live: bool, items: I32, weights: F64, n_items: int
 ) -> None:
@@ -3118,7 +3170,7 @@ def sum_labels(
     damp_sums(sums, n, rows.inv_norm, slots)
 
 
-@njit(cache=True)
+@kernel
 def rate_cold(
     cold: I32,
     buffers: Any,
@@ -3180,7 +3232,7 @@ def best_cold(rated: I32, value: F64, tie: U64, n: int, most: int, key: U64, sal
     return n_best
 
 
-@njit(cache=True)
+@kernel
 def rate_best_cold(
     cold: I32,
     buffers: Any,
