@@ -393,6 +393,8 @@ class Blend(Learner):
             NOTHING if among is None else among,
             self.personal.items.n_indices if among is None else 0,
             found,
+            np.empty(len(found)),
+            np.empty(kernels.SIEVED, np.uint8),
         )
         return n_found
 

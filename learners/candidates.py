@@ -136,8 +136,9 @@ class Candidates:
 
     def eligible_of(self, items: I32) -> I32:
         """Return those of some items that may be pooled."""
-        found: I32 = kernels.eligible_of(self.buffers, self.allowed.wanted, self.tick, items)
-        return found
+        found = np.empty(len(items), np.int32)
+        n = kernels.eligible_of(self.buffers, self.allowed.wanted, self.tick, items, found)
+        return found[:n]
 
     def holds(self, item: int) -> bool:
         """Tell whether an item is pooled."""

@@ -21,7 +21,7 @@ from numba.core.datamodel import default_manager
 from numba.core.extending import infer_getattr, lower_getattr_generic, lower_setattr_generic
 from numba.core.typing.templates import AttributeTemplate
 from numba.experimental import structref
-from numba.extending import intrinsic, models
+from numba.extending import NativeValue, box, intrinsic, models, unbox
 from numpy.typing import NDArray
 
 I32 = NDArray[np.int32]
@@ -32,8 +32,9 @@ U8 = NDArray[np.uint8]
 U16 = NDArray[np.uint16]
 U64 = NDArray[np.uint64]
 
-# Most kernels take no memory and keep no array, so nothing has to count who uses one. Where that is
-# counted, each array that is handed on costs two calls, and a table's row takes five arrays.
+# Most kernels take no memory and return numbers, so nothing has to count who uses an array. Where
+# that is counted, each array that is handed on costs two calls, and a table's row takes five arrays.
+# (Whoever returns arrays, or calls what does, has to count; unless these are lent, see `_Lent`.)
 _UNCOUNTED: dict[str, Any] = {"cache": True, "_nrt": False}
 kernel = njit(**_UNCOUNTED)
 
@@ -191,12 +192,38 @@ def _write_field(target: Any, builder: Any, signature: Any, args: Any, name: str
     setattr(_data_of(target, builder, kind, args[0]), name, value)
 
 
-def _register(kind: Any) -> Any:
+@box(_Lent)
+def _to_python(kind: Any, value: Any, c: Any) -> Any:
+    memory = cgutils.create_struct_proxy(kind)(c.context, c.builder, value=value).meminfo
+    boxed = c.box(types.MemInfoPointer(types.voidptr), memory)
+    make, of = (c.pyapi.unserialize(c.pyapi.serialize_object(o)) for o in (kind.boxed, kind))
+    made = c.pyapi.call_function_objargs(make, [of, boxed])
+    for used in (make, of, boxed):
+        c.pyapi.decref(used)
+    return made
+
+
+@unbox(_Lent)
+def _from_python(kind: Any, proxy: Any, c: Any) -> NativeValue:
+    boxed = c.pyapi.object_getattr_string(proxy, "_meminfo")
+    struct = cgutils.create_struct_proxy(kind)(c.context, c.builder)
+    struct.meminfo = memory = c.unbox(types.MemInfoPointer(types.voidptr), boxed).value
+    c.pyapi.decref(boxed)
+    if not c.context.enable_nrt:  # nobody else gives back what has just been counted
+        takes = ir.FunctionType(ir.VoidType(), [memory.type])
+        c.builder.call(
+            cgutils.get_or_insert_function(c.builder.module, takes, "NRT_MemInfo_release"), [memory]
+        )
+    return NativeValue(struct._getvalue())
+
+
+def _define(proxy: Any, kind: Any, fields: list[str]) -> None:
+    """Let kernels, and Python, have values of a type with these fields."""
     default_manager.register(kind, models.StructRefModel)
-    return kind
+    kind.boxed = proxy._numba_box_
+    structref.define_constructor(proxy, kind, fields)
 
 
-@_register
 class _PersonalType(_Lent):
     """The type of `Personal`."""
 
@@ -205,7 +232,7 @@ class Personal(_Lender):
     """The arrays of a `History`."""
 
 
-structref.define_proxy(
+_define(
     Personal,
     _PersonalType,
     [
@@ -218,7 +245,6 @@ structref.define_proxy(
 )
 
 
-@_register
 class _SharedType(_Lent):
     """The type of `Shared`."""
 
@@ -227,7 +253,7 @@ class Shared(_Lender):
     """What all versions of a `Blend` have learned, its hyper-parameters, and room to work in."""
 
 
-structref.define_proxy(
+_define(
     Shared,
     _SharedType,
     [
@@ -245,7 +271,6 @@ structref.define_proxy(
 )
 
 
-@_register
 class _BuffersType(_Lent):
     """The type of `Buffers`."""
 
@@ -254,7 +279,7 @@ class Buffers(_Lender):
     """The arrays of `Candidates`."""
 
 
-structref.define_proxy(
+_define(
     Buffers,
     _BuffersType,
     [
@@ -265,7 +290,6 @@ structref.define_proxy(
 )
 
 
-@_register
 class _KindredType(_Lent):
     """The type of `Kindred`."""
 
@@ -274,7 +298,7 @@ class Kindred(_Lender):
     """The arrays of `Labels`: which an item has, and what goes with each; and room to work in."""
 
 
-structref.define_proxy(
+_define(
     Kindred,
     _KindredType,
     ["of_item", "rows", "slots", "generation", "sums", "labels", "strengths"],
@@ -2251,18 +2275,18 @@ def _filter_of(buffers: Any, wanted: I32) -> Filter:
     )
 
 
-@njit(cache=True)
-def eligible_of(buffers: Any, wanted: I32, tick: int, items: I32) -> I32:
-    """Return those of some items that may be candidates of the request `tick`."""
-    found, n, allowed = np.empty(len(items), np.int32), 0, _filter_of(buffers, wanted)
+@kernel
+def eligible_of(buffers: Any, wanted: I32, tick: int, items: I32, found: I32) -> int:
+    """Write those of some items that may be candidates of the request `tick`; return how many."""
+    n, allowed = 0, _filter_of(buffers, wanted)
     for item in items:
         if is_eligible(allowed, tick, item):
             found[n] = item
             n += 1
-    return found[:n]
+    return n
 
 
-@njit(cache=True)
+@kernel
 def blend_search(
     personal: Any,
     shared: Any,
@@ -2273,18 +2297,19 @@ def blend_search(
     among: I32,
     n_items: int,
     found: I32,
+    weight: F64,
+    mask: U8,
 ) -> int:
     """Write the eligible items that were had most, of some and of the first so many; return how
     many.
 
-    What is found is a heap, its worst item at the front.
+    What is found is a heap, its worst item at the front; `weight` and `mask` are room to work in.
     """
     allowed, key, mass = _filter_of(buffers, wanted), personal.key, shared.covisit.mass
-    slots, weight, n = shared.covisit_rows.slots[version], np.empty(len(found)), 0
+    slots, n = shared.covisit_rows.slots[version], 0
     for item in among:
         if is_eligible(allowed, tick, item):
             n = _keep(found, weight, n, item, mass[slots[item]], key)
-    mask = np.empty(SIEVED, np.uint8)
     for first in range(0, n_items, SIEVED):
         size = min(SIEVED, n_items - first)
         sieve(allowed.clauses, allowed.values, allowed.columns, allowed.labels, first, size, mask)
