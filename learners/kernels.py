@@ -17,7 +17,7 @@ import numpy as np
 from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils
-from numba.core.datamodel import default_manager
+from numba.core.datamodel.registry import default_manager
 from numba.core.extending import infer_getattr, lower_getattr_generic, lower_setattr_generic
 from numba.core.typing.templates import AttributeTemplate
 from numba.experimental import structref
@@ -33,7 +33,7 @@ U16 = NDArray[np.uint16]
 U64 = NDArray[np.uint64]
 
 # Most kernels take no memory and return numbers, so nothing has to count who uses an array. Where
-# that is counted, each array that is handed on costs two calls, and a table's row takes five arrays.
+# that is counted, each array that is handed on costs two calls, and a table's row is five arrays.
 # (Whoever returns arrays, or calls what does, has to count; unless these are lent, see `_Lent`.)
 _UNCOUNTED: dict[str, Any] = {"cache": True, "_nrt": False}
 kernel = njit(**_UNCOUNTED)
@@ -157,7 +157,7 @@ class _Lent(types.StructRef):
 class _Lender(structref.StructRefProxy):
     """Such a value. Its type is asked for at every call: as an attribute that is found at once."""
 
-    _numba_type_ = structref.StructRefProxy._type
+    _numba_type_ = structref.StructRefProxy._type  # type: ignore[attr-defined]
 
 
 @infer_getattr
@@ -166,8 +166,8 @@ class _LentFields(AttributeTemplate):
 
     key = _Lent
 
-    def generic_resolve(self, kind: Any, name: str) -> Any:
-        return kind.field_dict.get(name)
+    def generic_resolve(self, typ: Any, attr: Any) -> Any:  # type: ignore[override]
+        return typ.field_dict.get(attr)
 
 
 def _data_of(target: Any, builder: Any, kind: Any, value: Any) -> Any:
@@ -1269,11 +1269,26 @@ def sketch_add(sketch: U16, key: Any, other: Any, units: int, at_least: int) -> 
 @kernel
 def sketch_age(sketch: U16, place: I64) -> None:
     """Halve the next few counters: all of them in the course of len / SKETCH_STRIPE events."""
-    for _ in range(SKETCH_STRIPE):
-        sketch[place[0]] >>= 1
-        place[0] += 1
-        if place[0] == len(sketch):
-            place[0] = 0
+    first, mask = place[0], len(sketch) - 1  # there are 2^b
+    for i in range(SKETCH_STRIPE):
+        sketch[(first + i) & mask] >>= 1
+    place[0] = (first + SKETCH_STRIPE) & mask
+
+
+@kernel
+def _find_neighbour(rows: Neighbours, slot: int, handle: Any) -> int:
+    """Return where in a row a handle is, or MISS."""
+    n, j = rows.size[slot], 0
+    while j + 8 <= n:  # eight are compared at once
+        is_here = False
+        for k in range(8):
+            is_here |= rows.handle[slot, j + k] == handle
+        if is_here:
+            break
+        j += 8
+    while j < n and rows.handle[slot, j] != handle:
+        j += 1
+    return j if j < n else MISS
 
 
 @kernel
@@ -1292,14 +1307,10 @@ def _add_neighbour(
     A full row gives up a stale neighbour, else the weakest, for a newcomer that the sketch has
     counted more for; the count of who leaves goes into the sketch.
     """
-    n = rows.size[slot]
-    weakest, least = 0, np.float32(np.inf)
-    for j in range(n):
-        if rows.handle[slot, j] == handle:
-            rows.weight[slot, j] += np.float32(amount)
-            return
-        if rows.weight[slot, j] < least:
-            weakest, least = j, rows.weight[slot, j]
+    n, place = rows.size[slot], _find_neighbour(rows, slot, handle)
+    if place != MISS:
+        rows.weight[slot, place] += np.float32(amount)
+        return
     if n < rows.handle.shape[1]:
         rows.size[slot] = n + 1
         rows.handle[slot, n] = handle
@@ -1308,6 +1319,10 @@ def _add_neighbour(
     units = max(1, int(amount * SKETCH_UNIT + 0.5))
     estimate = sketch_add(sketch, key[item], key[handle & INDEX_MASK], units, 0)
     weight = np.float32(estimate / SKETCH_UNIT)
+    weakest, least = 0, np.float32(np.inf)
+    for j in range(n):
+        if rows.weight[slot, j] < least:
+            weakest, least = j, rows.weight[slot, j]
     for j in range(n):
         if not is_live(rows.handle[slot, j], generation):
             weakest, least = j, np.float32(-1.0)
@@ -1489,10 +1504,8 @@ def damp_sums(sums: Accumulator, n_touched: int, damping: F64, slots: I32) -> No
 @kernel
 def neighbour_weight(rows: Neighbours, slot: int, handle: int) -> float:
     """Return the stored weight of one neighbour, 0 if it is not in the row."""
-    for j in range(rows.size[slot]):
-        if rows.handle[slot, j] == handle:
-            return rows.weight[slot, j]
-    return 0.0
+    place = _find_neighbour(rows, slot, handle)
+    return rows.weight[slot, place] if place != MISS else 0.0
 
 
 # -- factors ----------------------------------------------------------------------------------
