@@ -184,8 +184,10 @@ class Drift:
         self._n_fed = len(self._values)
         if not unfed:
             return None
+        last = len(unfed) - 1
         for place, value in enumerate(unfed):
-            before = self._adwin.estimation
+            if place == last:  # the only one that it may say something to
+                before = self._adwin.estimation
             try:
                 self._adwin.update(value)
                 if self._younger is not None:

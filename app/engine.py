@@ -324,7 +324,7 @@ class Engine(Serving):
     @property
     def is_static(self) -> bool:
         """Tell whether shared state stays as it is: nothing is taught, and nothing compared."""
-        return self.gate.data.has_anchor and self.gate.freshness.is_static
+        return self.gate.freshness.is_static and self.gate.data.has_anchor
 
     def _begin_batches(self) -> Steps[None]:
         """Serve what has waited for the end of a batch, if the event that comes is in another one.

@@ -413,7 +413,7 @@ _HASH = hashlib.blake2b(digest_size=16)
 def digest(parts: tuple[str, ...]) -> bytes:
     """Return 128 bits that depend on every part and on where one ends and the next begins."""
     found = _HASH.copy()
-    found.update(_framed(parts))
+    found.update(b"".join(map(_framed, parts)))
     return found.digest()
 
 
@@ -421,7 +421,7 @@ def digest(parts: tuple[str, ...]) -> bytes:
 @lru_cache(maxsize=1_024)
 def _hash_of_user(user_id: str) -> tuple[bytes, Any]:
     found = _HASH.copy()
-    found.update(_framed(("user", user_id)))
+    found.update(_framed("user") + _framed(user_id))
     return found.digest(), found
 
 
@@ -431,14 +431,11 @@ def user_digest(user_id: str, item_id: str | None = None) -> bytes:
     if item_id is None:
         return whole
     found = begun.copy()
-    found.update(_framed((item_id,)))
+    found.update(_framed(item_id))
     digest_: bytes = found.digest()
     return digest_
 
 
-def _framed(parts: tuple[str, ...]) -> bytes:
-    framed = b""
-    for part in parts:
-        encoded = part.encode()
-        framed += len(encoded).to_bytes(4, "little") + encoded
-    return framed
+def _framed(part: str) -> bytes:
+    encoded = part.encode()
+    return len(encoded).to_bytes(4, "little") + encoded

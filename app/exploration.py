@@ -78,6 +78,8 @@ class Exploration:
         self._is_known = np.zeros(size, np.uint8)
         self._shown: I32 = np.zeros(size, np.int32)
         self._taken: I32 = np.zeros(size, np.int32)
+        # The same, without NumPy's own numbers, which are slow one by one.
+        self._counts = tuple(map(memoryview, (self._is_known, self._shown, self._taken)))
         # Ordered sets of indices: the newest of the cold items, and all others.
         self._fresh: dict[int, None] = {}
         self._waiting: dict[int, None] = {}
@@ -93,7 +95,7 @@ class Exploration:
 
     def meet(self, index: int) -> None:
         """Take note of an item that is there: a new one is cold."""
-        if self._is_known[index]:
+        if self._counts[0][index]:
             return
         self._is_known[index] = 1
         self._fresh[index] = None
@@ -114,11 +116,12 @@ class Exploration:
 
     def take(self, index: int) -> None:
         """Count that an item was clicked, or had otherwise."""
-        self._taken[index] += 1
+        self._counts[2][index] += 1
         self._warm(index)
 
     def _warm(self, index: int) -> None:
-        if self._shown[index] >= MOST_SHOWN or self._taken[index] >= MOST_TAKEN:
+        _, shown, taken = self._counts
+        if shown[index] >= MOST_SHOWN or taken[index] >= MOST_TAKEN:
             self._leave(index)
 
     def turn(self, n_events: int) -> None:

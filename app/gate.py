@@ -244,12 +244,12 @@ class Gate:
 
         Where shared state waits for the end of a batch, see `is_batch_over`.
         """
-        if self.freshness.shared_ms or not self._may_promote:
+        settings, now, last = self.settings, self.now, self.data.promoted
+        n = now.event - last.event
+        is_time = n >= 1 and now.time_ms - last.time_ms >= settings.promote_s * 1_000
+        if not is_time and n < settings.promote_events:  # as after nearly every event
             return False
-        settings, last = self.settings, self.data.promoted
-        n = self.now.event - last.event
-        elapsed_ms = self.now.time_ms - last.time_ms
-        return n >= settings.promote_events or (n >= 1 and elapsed_ms >= settings.promote_s * 1_000)
+        return not self.freshness.shared_ms and self._may_promote
 
     @property
     def _may_promote(self) -> bool:

@@ -29,6 +29,8 @@ class Growth:
         self._before = np.zeros(size, np.int64)
         self._today = np.zeros(size, np.int64)
         self._day = np.zeros(size, np.int64)
+        # The same, without NumPy's own numbers, which are slow one by one.
+        self._counts = tuple(map(memoryview, (self._before, self._today, self._day)))
         self._first_ms: int | None = None
         history.on_item_evicted.append(self._forget)
 
@@ -48,12 +50,13 @@ class Growth:
         """Take note that an item has taught. `time_ms` never goes back."""
         if self._first_ms is None:
             self._first_ms = time_ms
+        before, today, days = self._counts
         day = time_ms // DAY_MS
-        if day != self._day[index]:
-            self._before[index] += self._today[index]
-            self._today[index] = 0
-            self._day[index] = day
-        self._today[index] += 1
+        if day != days[index]:
+            before[index] += today[index]
+            today[index] = 0
+            days[index] = day
+        today[index] += 1
 
     def canonical(self) -> bytes:
         """Return the content in the order of the items' ids."""
