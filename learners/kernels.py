@@ -1292,6 +1292,15 @@ def _find_neighbour(rows: Neighbours, slot: int, handle: Any) -> int:
 
 
 @kernel
+def is_neighbour(rows: Neighbours, slots: I32, items: I32, n: int, handle: Any) -> bool:
+    """Tell whether a handle is in the row of one of the first n items."""
+    for r in range(n):
+        if _find_neighbour(rows, slots[items[r]], handle) != MISS:
+            return True
+    return False
+
+
+@kernel
 def _add_neighbour(
     rows: Neighbours,
     slot: int,
@@ -2162,26 +2171,44 @@ def _name(
 
 @kernel
 def _names(
+    generation: I32,
     shared: Any,
     version: int,
-    touched: tuple[int, int],
+    items: I32,
+    weights: F64,
+    n_items: int,
+    all_live: bool,
     allowed: Filter,
     tick: int,
     item: int,
     most: tuple[int, int, int],
-) -> bool:
-    """Tell whether `_name` would pool an item. That is known sooner than what else it would."""
+) -> tuple[bool, tuple[int, int]]:
+    """Tell whether `_name` would pool an item; if so, it has been summed up, as `_add_up` says.
+
+    That is known sooner than what else would be pooled: mostly the item goes with nothing there is.
+    """
+    untouched = 0, 0
     if not is_eligible(allowed, tick, item):
-        return False
+        return False, untouched
     top, top_size = shared.top[version], shared.top_size[version]
-    if is_among_first(top, top_size, allowed, tick, item, most[2]):
-        return True
+    is_first = is_among_first(top, top_size, allowed, tick, item, most[2])
+    if not is_first:
+        handle = (np.int64(generation[item]) << 32) | item
+        n, slots = min(n_items, shared.covisit_last), shared.covisit_rows.slots[version]
+        goes_with = is_neighbour(shared.covisit, slots, items, n, handle)
+        n, slots = min(n_items, shared.sequence_last), shared.sequence_rows.slots[version]
+        if not (goes_with or is_neighbour(shared.sequence, slots, items, n, handle)):
+            return False, untouched
+    touched = _add_up(generation, shared, version, items, weights, n_items, all_live)
+    if is_first:
+        return True, touched
     sums, slots, damping = _sequence_of(shared, version)
     if is_among_best(sums, touched[1], damping, slots, 0.0, allowed, tick, item, most[1]):
-        return True
+        return True, touched
     sums, slots, damping = _covisit_of(shared, version)
     largest = largest_inverse_norm(shared.covisit_shrink)
-    return is_among_best(sums, touched[0], damping, slots, largest, allowed, tick, item, most[0])
+    is_best = is_among_best(sums, touched[0], damping, slots, largest, allowed, tick, item, most[0])
+    return is_best, touched
 
 
 @kernel
@@ -2595,8 +2622,20 @@ def blend_ranks(
         for c in range(n):  # what the version before has pooled
             pooled[pool[c]] = -tick
         n, ranks[v] = 0, MISS
-        touched = _add_up(personal.generation, shared, version, items, weights, n_items, all_live)
-        if not _names(shared, version, touched, allowed, tick, item, most):
+        is_named, touched = _names(
+            personal.generation,
+            shared,
+            version,
+            items,
+            weights,
+            n_items,
+            all_live,
+            allowed,
+            tick,
+            item,
+            most,
+        )
+        if not is_named:
             continue
         n = _name(shared, version, touched, allowed, tick, pooled, pool, most)
         _rate(personal, shared, buffers, version, items, weights, times, n_items, now_ms, n)
