@@ -79,7 +79,7 @@ class Exploration:
         self._shown: I32 = np.zeros(size, np.int32)
         self._taken: I32 = np.zeros(size, np.int32)
         # The same, without NumPy's own numbers, which are slow one by one.
-        self._counts = tuple(map(memoryview, (self._is_known, self._shown, self._taken)))
+        self._counts = self._is_known.data, self._shown.data, self._taken.data
         # Ordered sets of indices: the newest of the cold items, and all others.
         self._fresh: dict[int, None] = {}
         self._waiting: dict[int, None] = {}

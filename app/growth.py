@@ -30,7 +30,7 @@ class Growth:
         self._today = np.zeros(size, np.int64)
         self._day = np.zeros(size, np.int64)
         # The same, without NumPy's own numbers, which are slow one by one.
-        self._counts = tuple(map(memoryview, (self._before, self._today, self._day)))
+        self._counts = self._before.data, self._today.data, self._day.data
         self._first_ms: int | None = None
         history.on_item_evicted.append(self._forget)
 
