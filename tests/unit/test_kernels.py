@@ -1,17 +1,22 @@
 from __future__ import annotations
 
+import ast
+import inspect
 import math
 import random
+import sys
 from fractions import Fraction
 
 import numpy as np
 import pytest
 
+from app.recommend import Request
 from learners import History, Trending, kernels
 from learners.base import SHADOW
 from learners.candidates import Candidates
 from learners.ids import Ids, tie_key
 from learners.kernels import MISS, Accumulator
+from tests.factories import feed, make_engine, mixed, sessions
 
 N_ITEMS = 40
 
@@ -83,7 +88,7 @@ def test_a_bound_lets_enough_through(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(60))
 def test_nominees_are_the_best_eligible_ones(seed: int) -> None:
     """A source names its best items that are allowed, by their sums or these times a factor of
-    their own; of those level with the last, the first.
+    their own; of those level with the last, the first. Of each it can be told beforehand.
     """
     chance = random.Random(seed)
     labels = np.array([[chance.randrange(4) for _ in range(2)] for _ in range(N_ITEMS)], np.int32)
@@ -99,15 +104,17 @@ def test_nominees_are_the_best_eligible_ones(seed: int) -> None:
     largest = chance.choice([0.0, 1.0, math.inf])
     damping = np.array([chance.choice([0.25, 0.5, 1.0]) for _ in range(N_ITEMS)])
     own = damping if largest else np.ones(N_ITEMS)
+    key, place = np.zeros(64, np.int64), np.zeros(64, np.int32)
+    key[touched], place[touched] = np.array(touched, np.int64) | 1 << 32, range(len(touched))
     sums = Accumulator(
-        key=np.zeros(1, np.int64),
-        place=np.zeros(1, np.int32),
+        key=key,
+        place=place,
         touched=np.array(touched, np.int32),
         value=np.array([score[item] for item in touched], np.float64),
         kept=np.zeros(N_ITEMS, np.int32),
         work=np.zeros(N_ITEMS),
         bins=np.zeros(256, np.int32),
-        tick=np.zeros(1, np.int64),
+        tick=np.ones(1, np.int64),
     )
     already = [item for item in chance.sample(range(N_ITEMS), 3) if pool.is_eligible(item)]
     pool.add(already)
@@ -121,11 +128,20 @@ def test_nominees_are_the_best_eligible_ones(seed: int) -> None:
         and (not wanted or set(wanted) & set(labels[item].tolist()))
     ]
     best = sorted(eligible, key=lambda item: -score[item] * own[item])[:most]
+    slots = np.arange(N_ITEMS, dtype=np.int32)
+    told = [
+        item
+        for item in [*eligible, *set(range(N_ITEMS)).difference(touched)]
+        if kernels.is_among_best(
+            sums, len(touched), damping, slots, largest, pool.allowed, pool.tick, item, most
+        )
+    ]
+    assert set(told) == set(best)
     n = kernels.nominate_best(
         sums,
         len(touched),
         damping,
-        np.arange(N_ITEMS, dtype=np.int32),
+        slots,
         largest,
         pool.allowed,
         pool.tick,
@@ -224,3 +240,49 @@ def test_neighbour_that_is_stale_scores_nothing() -> None:
 def test_tie_key_is_the_same_in_every_process() -> None:
     """The key that breaks ties depends on the id alone: its value is written down here."""
     assert tie_key("a") == 0x2F42665B399EF840
+
+
+# -- what is counted ------------------------------------------------------------------------------
+
+
+def test_who_counts_uses_of_arrays_gets_none_from_who_does_not() -> None:
+    """A kernel that counts would give back what one that does not has never counted."""
+    functions = [
+        node
+        for node in ast.parse(inspect.getsource(kernels)).body
+        if isinstance(node, ast.FunctionDef) and node.decorator_list
+    ]
+    is_counting = {
+        node.name: ast.unparse(node.decorator_list[0]) == "njit(cache=True)" for node in functions
+    }
+    arrays = ("I32", "I64", "F32", "F64", "U8", "U16", "U64", "Filter", "Accumulator")
+    giving = {
+        node.name
+        for node in functions
+        if not is_counting[node.name]
+        and any(name in ast.unparse(node.returns or node) for name in arrays)
+    }
+    assert "_filter_of" in giving
+    for node in functions:
+        called = {name.id for name in ast.walk(node) if isinstance(name, ast.Name)}
+        assert not (is_counting[node.name] and called & giving), node.name
+
+
+def test_kernels_give_back_what_they_were_given() -> None:
+    """However often an engine is taught and asked, nothing counts more uses of its arrays."""
+    engine = feed(make_engine(), mixed(120, seed=3))
+    learner, pool = engine.learner, engine.recommender.last.pool
+    wanted = np.array([1], np.int32)
+    lent = [engine.history.arrays, learner.shared, pool.buffers]
+    found = []
+    for number in range(3):
+        feed(engine, sessions(120, seed=number + 4))
+        for _ in range(20):
+            engine.recommend(Request("u1", k=20, categories=["c1"], explain=True))
+            pool.begin(wanted)
+            learner.search(pool, SHADOW, None, np.zeros(30, np.int32))
+            pool.eligible_of(np.arange(5, dtype=np.int32))
+            pool.begin()
+        found.append([sys.getrefcount(wanted), *(value._meminfo.refcount for value in lent)])
+    assert found[0] == found[1] == found[2]
+    assert lent[1] is learner.shared
