@@ -1108,10 +1108,9 @@ def nominate_best(
                     pooled[item] = -tick  # known to be eligible: conditions are not tested again
                 work[n_found] = _damped(value[kept[i]], damping, slots, largest, item)
                 n_found += 1
-        bound = 0.0
-        if n_found >= most:
-            bound = nth_largest(work, n_found, most) * 0.999999  # whatever is lost by rounding
-            bound = bound / largest if largest > 0.0 else bound
+        n_found = min(n_found, SAMPLED_FROM - 1)  # so that so many really reach the bound
+        bound = promising(work, n_found, most, sums.bins) * 0.999999  # what is lost by rounding
+        bound = bound / largest if largest > 0.0 else bound
     n_eligible, n_kept = 0, _that_reach(value, n_touched, bound, kept)
     for i in range(n_kept):
         item = touched[kept[i]]
