@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.catalogue import Catalogue
-from app.recommend import Asked, Scored, as_scored
+from app.recommend import Asked, Best, Scored
 from learners import kernels
 from learners.history import History
 from learners.ids import State
@@ -155,54 +155,57 @@ class Exploration:
 
     def explore(
         self,
-        slate: list[Scored],
+        best: Best,
         asked: Asked,
         version: int,
         *,
         share: float,
         seed: int,
         recommendation_id: str,
-        limits: Limits | None = None,
-    ) -> list[Scored]:
-        """Return a slate in which some slots show cold items, and how likely each was to do so.
+    ) -> list[float]:
+        """Put cold items into some slots of what is shown; return how likely each was to be there.
 
         `asked` is what the slate was made from: it knows what is eligible. What explores takes the
         score of whose place it has, so that the order of scores is that of the slate.
         """
-        n_slots, cold = len(slate) - N_SPARED, self.cold
+        n_slots, cold, pool = len(best.items) - N_SPARED, self.cold, asked.pool
+        certain = [1.0] * len(best.items)
         if n_slots <= 0 or not len(cold):
-            return slate
-        pool, index = asked.pool, self._items.index
-        mark, tick = pool.allowed.mark, pool.tick
-        for scored in slate:
-            mark[index[scored.item_id]] = tick
-        text = f"explore {seed} {recommendation_id}".encode()
-        chance = int.from_bytes(blake2b(text, digest_size=7).digest(), "little")
-        if limits is not None:
-            return self._explore_within(slate, asked, version, share, chance, limits)
+            return certain
+        chance = _chance(seed, recommendation_id)
         propensity, chosen = self._propensity[:n_slots], self._chosen[:n_slots]
         buffers, wanted = pool.buffers, pool.allowed.wanted
-        if not kernels.exploring(chance, share, cold, buffers, wanted, tick, propensity):
-            ids, scores, sources, whys, _ = zip(*slate[N_SPARED:])
-            return slate[:N_SPARED] + as_scored(ids, scores, sources, whys, propensity.tolist())
-        n = self._best(asked, version, n_slots)
-        kernels.deal_cold(chance, share, self._rated, self._value, n, chosen, propensity)
-        shown = zip(slate[N_SPARED:], propensity.tolist(), chosen.tolist())
-        return slate[:N_SPARED] + [self._placed(*here) for here in shown]
+        if kernels.exploring(
+            chance, share, cold, buffers, wanted, pool.tick, best.places, propensity
+        ):
+            n = self._best(asked, version, n_slots)
+            kernels.deal_cold(chance, share, self._rated, self._value, n, chosen, propensity)
+            for place, item in enumerate(chosen.tolist(), N_SPARED):
+                if item != MISS:
+                    best.items[place], best.named[place] = item, [EXPLORATION]
+        return certain[:N_SPARED] + propensity.tolist()
 
-    def _explore_within(
+    def explore_within(
         self,
         slate: list[Scored],
         asked: Asked,
         version: int,
-        share: float,
-        chance: int,
         limits: Limits,
+        *,
+        share: float,
+        seed: int,
+        recommendation_id: str,
     ) -> list[Scored]:
-        """Explore where rules leave room, with what breaks none of them, all of it together.
+        """Return a slate that explores where rules leave room, with what breaks none of them.
 
-        So what one slot shows never depends on another, and propensities stay exact.
+        All of it together: so what one slot shows never depends on another, and propensities stay
+        exact.
         """
+        if len(slate) <= N_SPARED or not len(self.cold):
+            return slate
+        mark, index = asked.pool.allowed.mark, self._items.index
+        mark[[index[scored.item_id] for scored in slate]] = asked.pool.tick
+        chance = _chance(seed, recommendation_id)
         places = [place for place in limits.open_places(slate) if place >= N_SPARED]
         n = self._best(asked, version, len(places))
         fits = limits.fitting(slate, self._rated[:n])
@@ -277,6 +280,12 @@ class Exploration:
             sha.update(array[order].tobytes())
         for queue in (self._fresh, self._waiting):
             sha.update(place[np.fromiter(queue, np.int64, len(queue))].tobytes() + b"|")
+
+
+def _chance(seed: int, recommendation_id: str) -> int:
+    """Return what all that is drawn for a list is hashed from."""
+    text = f"explore {seed} {recommendation_id}".encode()
+    return int.from_bytes(blake2b(text, digest_size=7).digest(), "little")
 
 
 def explored_places(slate: Iterable[Scored]) -> list[int]:

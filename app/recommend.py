@@ -86,6 +86,19 @@ def as_scored(
     return list(map(_scored, zip(ids, scores, sources, whys, propensities)))
 
 
+class Best(NamedTuple):
+    """The best of what was rated, best first: by place in the pool, by index, with what it is for.
+
+    `named` are the sources that speak for each, `whys` the reasons, where they are asked for.
+    """
+
+    places: I32
+    items: list[int]
+    totals: list[float]
+    named: list[list[str]]
+    whys: Iterable[list[dict[str, Any]] | None]
+
+
 class Lowered(NamedTuple):
     """What users ignored, and what a score loses for each time."""
 
@@ -132,6 +145,18 @@ class Recommender:
         self, request: Request, version: int, now_ms: int, lowered: Lowered | None = None
     ) -> list[Scored]:
         """Return at most k distinct eligible items, best first; `now_ms` is event time."""
+        return self.scored(self.best(request, version, now_ms, lowered))
+
+    def scored(self, best: Best, propensities: Iterable[float] = repeat(1.0)) -> list[Scored]:
+        """Return the places of a slate, given the best items."""
+        ids = self.history.items.ids
+        names = [str(ids[item]) for item in best.items]
+        return as_scored(names, best.totals, best.named, best.whys, propensities)
+
+    def best(
+        self, request: Request, version: int, now_ms: int, lowered: Lowered | None = None
+    ) -> Best:
+        """Return what `slate` does, before it has names."""
         user = MISS if request.user_id is None else self.history.users.get(request.user_id)
         profile, pool = self._request_profile(request, user, now_ms), self._pool
         lowered = None if request.history is not None else lowered
@@ -155,11 +180,10 @@ class Recommender:
                 request, request.candidates, version, profile, now_ms, lowered
             )
             items, totals, named = self.blend.read(pool, places)
-        ids = self.history.items.ids
         whys: Iterable[list[dict[str, Any]] | None] = repeat(None)
         if request.explain:
             whys = self._whys(places, profile, version, lowered)
-        return as_scored([str(ids[item]) for item in items], totals, named, whys)
+        return Best(places, items, totals, named, whys)
 
     def ranked(self) -> I32:
         """Return the places in the pool of all that was rated last, best first."""

@@ -112,20 +112,39 @@ class Serving:
         return slate
 
     def _explored(self, request: Request, recommendation_id: str) -> list[Scored]:
-        ruled = self._ruled(self.rulebook, request)
-        slate = self._slate(request) if ruled is None else ruled.slate()
-        if not recommendation_id or not self._may_explore(request):
-            return slate
+        """Return the list of the served version, in which some slots explore."""
+        ruled, recommender = self._ruled(self.rulebook, request), self.recommender
+        explores = bool(recommendation_id) and self._may_explore(request)
         if ruled is not None:
-            ruled.leave_room(slate)
-        return self.exploration.explore(
-            slate,
-            self.recommender.last,
-            self.gate.served,
+            slate = ruled.slate()
+            return self._explored_within(slate, ruled, recommendation_id) if explores else slate
+        version = self.gate.served
+        now_ms = self.admission.watermark_ms
+        best = recommender.best(request, version, now_ms, self.lowered)
+        if not explores:
+            return recommender.scored(best)
+        propensities = self.exploration.explore(
+            best,
+            recommender.last,
+            version,
             share=self.settings.explore_share,
             seed=self.settings.seed,
             recommendation_id=recommendation_id,
-            limits=ruled,
+        )
+        return recommender.scored(best, propensities)
+
+    def _explored_within(
+        self, slate: list[Scored], ruled: Ruled, recommendation_id: str
+    ) -> list[Scored]:
+        ruled.leave_room(slate)
+        return self.exploration.explore_within(
+            slate,
+            self.recommender.last,
+            self.gate.served,
+            ruled,
+            share=self.settings.explore_share,
+            seed=self.settings.seed,
+            recommendation_id=recommendation_id,
         )
 
     def slate_under(self, rules: Rulebook | None, request: Request) -> list[Scored]:

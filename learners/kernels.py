@@ -3203,12 +3203,23 @@ def drawn(seed: Any, number: int) -> float:
 
 @kernel
 def exploring(
-    seed: Any, share: float, cold: I32, buffers: Any, wanted: I32, tick: int, propensity: F64
+    seed: Any,
+    share: float,
+    cold: I32,
+    buffers: Any,
+    wanted: I32,
+    tick: int,
+    places: I32,
+    propensity: F64,
 ) -> int:
-    """Draw which slots explore, one coin each; write how likely what stands there is, if none did.
+    """Draw which of the last slots explore, one coin each; write how likely what stands there is,
+    if none does. Return how many do.
 
-    The n-th slot may explore if there are more than n eligible cold items. Return how many do.
+    What is at `places` of the pool, the slate, is eligible no more. The n-th slot may explore if
+    there are more than n eligible cold items.
     """
+    for place in places:
+        buffers.mark[buffers.item[place]] = tick
     n_cold, n, allowed = 0, 0, _filter_of(buffers, wanted)
     for item in cold:
         if n_cold == len(propensity):
