@@ -183,7 +183,8 @@ class Exploration:
             for place, item in enumerate(chosen.tolist(), N_SPARED):
                 if item != MISS:
                     best.items[place], best.named[place] = item, [EXPLORATION]
-        return certain[:N_SPARED] + propensity.tolist()
+        likely: list[float] = propensity.tolist()
+        return certain[:N_SPARED] + likely
 
     def explore_within(
         self,

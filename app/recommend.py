@@ -60,6 +60,10 @@ class Request(NamedTuple):
     features: Values = NOTHING
     unread: Unread = ALL_READ
 
+    def by(self, user_id: str) -> Request:
+        """Return the same for another user."""
+        return Request(user_id, *self[1:])
+
 
 class Scored(NamedTuple):
     """One place of a slate."""
@@ -158,17 +162,15 @@ class Recommender:
     ) -> Best:
         """Return what `slate` does, before it has names."""
         user = MISS if request.user_id is None else self.history.users.get(request.user_id)
-        profile, pool = self._request_profile(request, user, now_ms), self._pool
+        profile, pool = self._profile, self._pool
         lowered = None if request.history is not None else lowered
-        self._begin(request, user, profile, now_ms)
-        if request.in_haste:
-            profile.clear()
+        self._begin(request, user, now_ms)
         if request.candidates is None:
             self.blend.pool_candidates(version, profile, pool, now_ms, most=request.k)
             if pool.n < request.k:
                 found = self._search(request, version)
                 if len(found) > pool.n:
-                    self._begin(request, user, profile, now_ms)
+                    self._begin(request, user, now_ms)
                     self.blend.pool_candidates(
                         version, profile, pool, now_ms, most=request.k, given=found
                     )
@@ -194,9 +196,9 @@ class Recommender:
     ) -> I32:
         """Return the same where an item is rated, too, whether it is named or not."""
         user = MISS if request.user_id is None else self.history.users.get(request.user_id)
-        profile, given = self._request_profile(request, user, now_ms), np.array([item], np.int32)
-        self._begin(request, user, profile, now_ms)
-        self.blend.pool_candidates(version, profile, self._pool, now_ms, request.k, given)
+        given = np.array([item], np.int32)
+        self._begin(request, user, now_ms)
+        self.blend.pool_candidates(version, self._profile, self._pool, now_ms, request.k, given)
         self._lower(user, lowered)
         return self.ranked()
 
@@ -240,35 +242,17 @@ class Recommender:
         if lowered is not None:
             lowered.ignored.lower(user, self._pool, lowered.weight)
 
-    def _request_profile(self, request: Request, user: int, now_ms: int) -> Profile:
+    def _begin(
+        self, request: Request, user: int, now_ms: int, restrict: Restrict | None = None
+    ) -> None:
+        """Begin a pool from which all is excluded that the request must not be answered with.
+
+        And write the profile that it is ranked by: that of nobody in haste.
+        """
+        pool, profile = self._pool, self._profile
         if self._features is not None:
             known = user if request.history is None else MISS
             self._features.situate(request.features, known, now_ms, request.unread)
-        if request.history is None:
-            return self.history.seen(user, self._profile)
-        profile = self._profile
-        profile.clear()
-        times = request.history_ms or [None] * len(request.history)
-        for item_id, time_ms in zip(reversed(request.history), reversed(times)):
-            index = self.history.items.get(item_id)
-            if index != MISS and profile.n < len(profile.items):
-                profile.items[profile.n] = index
-                profile.weights[profile.n] = 1.0 / (profile.n + 1)
-                # A session is going on, unless it says otherwise; nothing is from the future.
-                profile.times[profile.n] = now_ms if time_ms is None else min(time_ms, now_ms)
-                profile.n += 1
-        return profile
-
-    def _begin(
-        self,
-        request: Request,
-        user: int,
-        profile: Profile,
-        now_ms: int,
-        restrict: Restrict | None = None,
-    ) -> None:
-        """Begin a pool from which all is excluded that the request must not be answered with."""
-        pool = self._pool
         program = self.catalogue.columns.eligible(request.filter, now_ms)
         if restrict is not None:
             program = restrict(program)
@@ -279,19 +263,43 @@ class Recommender:
             pool.begin(program=program)
         for item_id in request.exclude:
             self._exclude_id(item_id)
-        if request.history is not None:
-            for item_id in request.history if self.exclude_had else ():
-                self._exclude_id(item_id)
+        if request.history is None:
+            mark, tick = pool.allowed.mark, pool.tick
+            self.history.meet(user, profile, mark, tick, now_ms, exclude_had=self.exclude_had)
         else:
-            self._exclude_had(user, profile, now_ms)
+            self._take_given(request, request.history, now_ms)
+        if request.in_haste:
+            profile.clear()
+
+    def _take_given(self, request: Request, history: Sequence[str], now_ms: int) -> None:
+        """Write the profile of a history that a request has itself, and exclude what is in it."""
+        profile = self._profile
+        profile.clear()
+        times = request.history_ms or [None] * len(history)
+        for item_id, time_ms in zip(reversed(history), reversed(times)):
+            index = self.history.items.get(item_id)
+            if index != MISS and profile.n < len(profile.items):
+                profile.items[profile.n] = index
+                profile.weights[profile.n] = 1.0 / (profile.n + 1)
+                # A session is going on, unless it says otherwise; nothing is from the future.
+                profile.times[profile.n] = now_ms if time_ms is None else min(time_ms, now_ms)
+                profile.n += 1
+        for item_id in history if self.exclude_had else ():
+            self._exclude_id(item_id)
 
     def allowed(self, user_id: str, items: I32, now_ms: int) -> NDArray[np.bool_]:
         """Tell which of some items, eligible for anybody, a user may be shown."""
         pool = self._pool
         pool.begin()
         user = self.history.users.get(user_id)
-        if user != MISS:
-            self._exclude_had(user, self.history.profile(user, self._profile), now_ms)
+        self.history.meet(
+            user,
+            self._profile,
+            pool.allowed.mark,
+            pool.tick,
+            now_ms,
+            exclude_had=self.exclude_had,
+        )
         allowed: NDArray[np.bool_] = pool.allowed.mark[items] != pool.tick
         return allowed
 
@@ -300,18 +308,13 @@ class Recommender:
         if index != MISS:
             self._pool.exclude(index)
 
-    def _exclude_had(self, user: int, profile: Profile, now_ms: int | None = None) -> None:
-        """Exclude what a user had; where that may be shown again, still what was refused lately.
-
-        With `now_ms`, what was had so long ago that it may be shown again is not excluded.
-        """
-        if user == MISS:
+    def _exclude_had(self, profile: Profile) -> None:
+        """Exclude what a user had; where that may be shown again, still what was refused lately."""
+        if profile.user == MISS:
             return
-        mark, tick, is_past = self._pool.allowed.mark, self._pool.tick, profile.is_past
-        if self.exclude_had and now_ms is not None:
-            self.history.mark_kept(user, mark, tick, now_ms, is_past=is_past)
-        elif self.exclude_had:
-            self.history.mark_had(user, mark, tick, is_past=is_past)
+        mark, tick = self._pool.allowed.mark, self._pool.tick
+        if self.exclude_had:
+            self.history.mark_had(profile.user, mark, tick, is_past=profile.is_past)
         for place in range(profile.n_refused):
             self._pool.exclude(profile.refused[place])
 
@@ -405,9 +408,8 @@ class Recommender:
     ) -> list[Scored]:
         """Return the items most often had together with a history: so many as go with it."""
         k, pool = request.k, self._pool
-        profile = self._request_profile(request, MISS, 0)
-        self._begin(request, MISS, profile, now_ms, restrict)
-        self.blend.covisit.pool_candidates(version, profile, pool, 0, most=k)
+        self._begin(request, MISS, now_ms, restrict)
+        self.blend.covisit.pool_candidates(version, self._profile, pool, 0, most=k)
         ids = self.history.items.ids
         return [
             Scored(str(ids[pool.item[place]]), float(pool.total[place]), ["covisit"], None)
@@ -480,7 +482,7 @@ class Recommender:
 
     def _pool_for(self, version: int, profile: Profile, now_ms: int) -> None:
         self._pool.begin()
-        self._exclude_had(profile.user, profile)
+        self._exclude_had(profile)
         self.blend.pool_candidates(version, profile, self._pool, now_ms)
 
     def top(self, version: int, user: int, now_ms: int, k: int = OVERLAP_K) -> set[int]:

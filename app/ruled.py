@@ -86,11 +86,7 @@ class Ruled:
         return self._ruling.keeping_out(item, self._items_of(slate))
 
     def _begin(self) -> None:
-        ranker, request = self._ranker, self._request
-        self._profile = ranker._request_profile(request, self._user, self._now_ms)
-        ranker._begin(request, self._user, self._profile, self._now_ms, self._ruling.barred)
-        if request.in_haste:  # what was refused is excluded by now
-            self._profile.clear()
+        self._ranker._begin(self._request, self._user, self._now_ms, self._ruling.barred)
 
     def rated(self, given: I32) -> I32:
         """Pool and rate candidates, what rules want, and what is given; return places, best first.

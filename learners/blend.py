@@ -538,7 +538,8 @@ class Blend(Learner):
 
         In one kernel, as every answer ends with it.
         """
-        found = kernels.read_places(
+        numbers, totals = np.empty((2, len(places)), np.int32), np.empty(len(places))
+        kernels.read_places(
             pool.item,
             pool.total,
             pool.features,
@@ -546,12 +547,15 @@ class Blend(Learner):
             self._part_of,
             places,
             len(self.sources),
+            numbers,
+            totals,
         )
-        return self._named(*found)
+        return self._named(numbers, totals)
 
     def read_best(self, pool: Candidates, best: I32, k: int) -> Read:
         """Write the places of the k best into `best`, best first, and return what is there."""
-        found = kernels.read_best(
+        numbers, totals = np.empty((2, k), np.int32), np.empty(k)
+        n = kernels.read_best(
             pool.total,
             pool.item,
             pool.n,
@@ -562,11 +566,15 @@ class Blend(Learner):
             self.combiner.combined,
             self._part_of,
             len(self.sources),
+            numbers,
+            totals,
         )
-        return self._named(*found)
+        return self._named(numbers[:, :n], totals[:n])
 
-    def _named(self, items: I32, totals: F64, bits: I32) -> Read:
-        return items.tolist(), totals.tolist(), [self._names[n] for n in bits.tolist()]
+    def _named(self, numbers: I32, totals: F64) -> Read:
+        items, bits = numbers.tolist()
+        names = self._names
+        return items, totals.tolist(), [names[n] for n in bits]
 
     # -- versions and state -------------------------------------------------------------------
 

@@ -444,6 +444,37 @@ class History:
         )
         return into
 
+    def meet(
+        self, user: int, into: Profile, mark: I64, tick: int, now_ms: int, *, exclude_had: bool
+    ) -> None:
+        """Do as `seen`, and write `tick` into mark[item] for what a user is not to be shown.
+
+        That is what `mark_kept` says, if `exclude_had`, and what was refused lately.
+        """
+        if user == MISS:
+            into.clear()
+            return
+        if self.as_of.holds(user):
+            self.seen(user, into)
+            if exclude_had:
+                self.mark_kept(user, mark, tick, now_ms, is_past=True)
+            mark[into.refused[: into.n_refused]] = tick
+            return
+        into.user, into.is_past = user, False
+        into.n, into.n_refused = kernels.meet_user(
+            self.arrays,
+            user,
+            exclude_had,
+            self._returns_ms,
+            now_ms,
+            mark,
+            tick,
+            into.items,
+            into.weights,
+            into.times,
+            into.refused,
+        )
+
     def events(self, user: int) -> list[tuple[Hashable, int, float]]:
         """Return (item id, time in ms, reward) of a user's ring, newest first, live items only."""
         return self._events(self, user)

@@ -147,7 +147,9 @@ BARRED = 8  # the next `column` clauses do not all hold
 
 
 # A call takes some 50 ns for each array that it is given, and a microsecond for each named tuple.
-# What the kernels of every event and request need is therefore handed over as three values.
+# What the kernels of every event and request need is therefore handed over as three values. Each is
+# asked for its type, twice a call: here by a slot, not by a property, which is a call of its own.
+_TYPE: Any = vars(structref.StructRefProxy)["_type"]
 
 
 class _Lent(types.StructRef):
@@ -231,6 +233,8 @@ class _PersonalType(_Lent):
 class Personal(_Lender):
     """The arrays of a `History`."""
 
+    _numba_type_ = _TYPE
+
 
 _define(
     Personal,
@@ -251,6 +255,8 @@ class _SharedType(_Lent):
 
 class Shared(_Lender):
     """What all versions of a `Blend` have learned, its hyper-parameters, and room to work in."""
+
+    _numba_type_ = _TYPE
 
 
 _define(
@@ -278,6 +284,8 @@ class _BuffersType(_Lent):
 class Buffers(_Lender):
     """The arrays of `Candidates`."""
 
+    _numba_type_ = _TYPE
+
 
 _define(
     Buffers,
@@ -296,6 +304,8 @@ class _KindredType(_Lent):
 
 class Kindred(_Lender):
     """The arrays of `Labels`: which an item has, and what goes with each; and room to work in."""
+
+    _numba_type_ = _TYPE
 
 
 _define(
@@ -805,6 +815,31 @@ def mark_kept(
         offset += 1
         if offset == BLOCK:
             block, offset = personal.next_block[block], 0
+
+
+@njit(cache=True)
+def meet_user(
+    personal: Any,
+    user: int,
+    exclude_had: bool,
+    returns_ms: I64,
+    now_ms: int,
+    mark: I64,
+    tick: int,
+    items: I32,
+    weights: F64,
+    times: I64,
+    refused: I32,
+) -> tuple[int, int]:
+    """Write the profile that a user has now, and exclude what they refused, and what they had, like
+    `mark_kept`, if that is wanted. Return what `user_profile` does.
+    """
+    n, n_refused = user_profile(personal, user, items, weights, times, refused)
+    if exclude_had:
+        mark_kept(personal, user, personal.had_count[user], mark, tick, returns_ms, now_ms)
+    for r in range(n_refused):
+        mark[refused[r]] = tick
+    return n, n_refused
 
 
 # -- conditions -------------------------------------------------------------------------------
@@ -2932,24 +2967,31 @@ def parts_of(features: F64, combined: F64, group: I32, places: I32, n: int, part
 
 @njit(cache=True)
 def read_places(
-    pool: I32, total: F64, features: F64, combined: F64, group: I32, places: I32, n_groups: int
-) -> tuple[I32, F64, I32]:
-    """Return the items at some places of the pool, their totals, and what adds to these.
+    pool: I32,
+    total: F64,
+    features: F64,
+    combined: F64,
+    group: I32,
+    places: I32,
+    n_groups: int,
+    numbers: I32,
+    totals: F64,
+) -> None:
+    """Write the items at some places of the pool, their totals, and what adds to these.
 
-    As a number: the bit 2^g stands for group g, of the first so many.
+    That as a number beside the item (numbers: [2, places]): the bit 2^g stands for group g, of the
+    first so many.
     """
-    n = len(places)
-    items, totals, named = np.zeros(n, np.int32), np.zeros(n), np.zeros(n, np.int32)
-    for i in range(n):
-        items[i], totals[i] = pool[places[i]], total[places[i]]
+    for i in range(len(places)):
+        numbers[0, i], totals[i] = pool[places[i]], total[places[i]]
+        numbers[1, i] = 0
         for g in range(n_groups):
             part = 0.0
             for f in range(len(combined)):
                 if group[f] == g:
                     part += combined[f] * features[f, places[i]]
             if part > 0.0:
-                named[i] |= 1 << g
-    return items, totals, named
+                numbers[1, i] |= 1 << g
 
 
 @kernel
@@ -3001,10 +3043,15 @@ def read_best(
     combined: F64,
     group: I32,
     n_groups: int,
-) -> tuple[I32, F64, I32]:
-    """Write the places of the k best like `select_top`, and return what `read_places` says."""
-    found = select_top(total, pool, n_pooled, key, best, k)
-    return read_places(pool, total, features, combined, group, best[:found], n_groups)
+    numbers: I32,
+    totals: F64,
+) -> int:
+    """Write the places of the k best like `select_top`, and what `read_places` does; return how
+    many there are.
+    """
+    n = select_top(total, pool, n_pooled, key, best, k)
+    read_places(pool, total, features, combined, group, best[:n], n_groups, numbers, totals)
+    return n
 
 
 def packed_rows(rows: NDArray[Any], size: NDArray[Any]) -> NDArray[Any]:

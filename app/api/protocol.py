@@ -80,8 +80,8 @@ class SluiceProtocol(HttpToolsProtocol):
         for name, value in (*self.server_state.default_headers, *response.raw_headers):
             parts += (name, b": ", value, b"\r\n")
         parts += (b"\r\n", bytes(response.body))
-        self.transport.write(b"".join(parts))
-        self.on_response_complete()
+        self._gathering.send(b"".join(parts))
+        super().on_response_complete()
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
         self._arrivals.n_waiting += 1
@@ -138,6 +138,11 @@ class Gathering:
         self._n_bytes += len(data)
         if self._n_bytes > MAX_HELD_BYTES:
             self.flush()
+
+    def send(self, data: bytes) -> None:
+        """Send data now, after what is held."""
+        self._held.append(data)
+        self.flush()
 
     def close(self) -> None:
         """Send what is held, and close."""

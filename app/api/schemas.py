@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
 import msgspec
@@ -258,16 +259,20 @@ class ExplanationQuery(ListQuery):
             if name.startswith(CONTEXT)
         }
 
-    def request_for(self, user_id: str) -> Request:
-        """Return what the engine is asked for."""
+    @cached_property
+    def request(self) -> Request:
+        """What the engine is asked for, for nobody yet."""
         return Request(
-            user_id,
-            self.k,
-            self.exclude,
-            self.category,
+            k=self.k,
+            exclude=self.exclude,
+            categories=self.category,
             filter=self.condition(),
             features=self.context() if self.model_extra else NOTHING,
         )
+
+    def request_for(self, user_id: str) -> Request:
+        """Return what the engine is asked for."""
+        return self.request.by(user_id)
 
 
 class RecommendationsQuery(ExplanationQuery):
@@ -282,11 +287,11 @@ class RecommendationsQuery(ExplanationQuery):
         " seconds; `min_cursor` and `deadline_ms` play no part. For operators",
     )
 
-    def request_for(self, user_id: str) -> Request:
-        """Return what the engine is asked for."""
-        request = super().request_for(user_id)
+    @cached_property
+    def request(self) -> Request:
+        """What the engine is asked for, for nobody yet."""
         is_declared = self.impression == "explicit"
-        return request._replace(explain=self.explain, is_declared=is_declared)
+        return super().request._replace(explain=self.explain, is_declared=is_declared)
 
 
 class RecommendationsBody(Body):

@@ -160,6 +160,8 @@ def answer(
 
 def decode_segment(raw: str) -> str:
     """Decode one percent-encoded path segment: routes match on the raw path."""
+    if "%" not in raw and raw.isascii():  # as nearly all
+        return check_id("the id in the path", raw)
     try:
         text = unquote_to_bytes(raw).decode()
     except UnicodeDecodeError:
