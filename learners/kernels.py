@@ -147,9 +147,7 @@ BARRED = 8  # the next `column` clauses do not all hold
 
 
 # A call takes some 50 ns for each array that it is given, and a microsecond for each named tuple.
-# What the kernels of every event and request need is therefore handed over as three values. Each is
-# asked for its type, twice a call: here by a slot, not by a property, which is a call of its own.
-_TYPE: Any = vars(structref.StructRefProxy)["_type"]
+# What the kernels of every event and request need is therefore handed over as three values.
 
 
 class _Lent(types.StructRef):
@@ -233,8 +231,6 @@ class _PersonalType(_Lent):
 class Personal(_Lender):
     """The arrays of a `History`."""
 
-    _numba_type_ = _TYPE
-
 
 _define(
     Personal,
@@ -255,8 +251,6 @@ class _SharedType(_Lent):
 
 class Shared(_Lender):
     """What all versions of a `Blend` have learned, its hyper-parameters, and room to work in."""
-
-    _numba_type_ = _TYPE
 
 
 _define(
@@ -284,8 +278,6 @@ class _BuffersType(_Lent):
 class Buffers(_Lender):
     """The arrays of `Candidates`."""
 
-    _numba_type_ = _TYPE
-
 
 _define(
     Buffers,
@@ -304,8 +296,6 @@ class _KindredType(_Lent):
 
 class Kindred(_Lender):
     """The arrays of `Labels`: which an item has, and what goes with each; and room to work in."""
-
-    _numba_type_ = _TYPE
 
 
 _define(
@@ -817,7 +807,7 @@ def mark_kept(
             block, offset = personal.next_block[block], 0
 
 
-@njit(cache=True)
+@kernel
 def meet_user(
     personal: Any,
     user: int,
@@ -2965,7 +2955,7 @@ def parts_of(features: F64, combined: F64, group: I32, places: I32, n: int, part
             parts[i, group[f]] += combined[f] * features[f, places[i]]
 
 
-@njit(cache=True)
+@kernel
 def read_places(
     pool: I32,
     total: F64,
@@ -3031,7 +3021,7 @@ def select_top(total: F64, pool: I32, n_pooled: int, key: U64, best: I32, k: int
     return n
 
 
-@njit(cache=True)
+@kernel
 def read_best(
     total: F64,
     pool: I32,
