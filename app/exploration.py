@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from hashlib import blake2b
 from itertools import chain, islice
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -169,9 +169,8 @@ class Exploration:
         score of whose place it has, so that the order of scores is that of the slate.
         """
         n_slots, cold, pool = len(best.items) - N_SPARED, self.cold, asked.pool
-        certain = [1.0] * len(best.items)
         if n_slots <= 0 or not len(cold):
-            return certain
+            return [1.0] * len(best.items)
         chance = _chance(seed, recommendation_id)
         propensity, chosen = self._propensity[:n_slots], self._chosen[:n_slots]
         buffers, wanted = pool.buffers, pool.allowed.wanted
@@ -183,8 +182,7 @@ class Exploration:
             for place, item in enumerate(chosen.tolist(), N_SPARED):
                 if item != MISS:
                     best.items[place], best.named[place] = item, [EXPLORATION]
-        likely: list[float] = propensity.tolist()
-        return certain[:N_SPARED] + likely
+        return [1.0] * N_SPARED + cast("list[float]", propensity.tolist())
 
     def explore_within(
         self,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import islice, repeat
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -137,13 +137,10 @@ class Recommender:
         self._searched: I32 = np.zeros(MOST_SEARCHED, np.int32)
         self._profile = Profile(history.history_length)
         self._best: I32 = np.zeros(MOST_POOLED, np.int32)
+        # What the last slate was made from.
+        self.last = Asked(self._pool, self._profile)
 
     # -- slates -------------------------------------------------------------------------------
-
-    @property
-    def last(self) -> Asked:
-        """What the last slate was made from."""
-        return Asked(self._pool, self._profile)
 
     def slate(
         self, request: Request, version: int, now_ms: int, lowered: Lowered | None = None
@@ -153,8 +150,7 @@ class Recommender:
 
     def scored(self, best: Best, propensities: Iterable[float] = repeat(1.0)) -> list[Scored]:
         """Return the places of a slate, given the best items."""
-        ids = self.history.items.ids
-        names = [str(ids[item]) for item in best.items]
+        names = cast("list[str]", self.history.items.names(best.items))
         return as_scored(names, best.totals, best.named, best.whys, propensities)
 
     def best(
@@ -210,9 +206,8 @@ class Recommender:
     def explained(self, places: I32, version: int, lowered: Lowered | None) -> list[Scored]:
         """Return what is at places of the pool, as this version rated it last, with reasons."""
         items, totals, named = self.blend.read(self._pool, places)
-        ids = [str(self.history.items.ids[item]) for item in items]
         whys = self._whys(places, self._profile, version, lowered)
-        return as_scored(ids, totals, named, whys)
+        return self.scored(Best(places, items, totals, named, whys))
 
     def ratings(self, item: int) -> dict[str, float]:
         """Return what each source gave an item that was rated for the last slate, at its best."""

@@ -7,7 +7,6 @@ it is drafted by two versions that are being compared.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from app import events
@@ -44,8 +43,7 @@ class Draft(NamedTuple):
     teams: list[Team]
 
 
-@dataclass(frozen=True)
-class Slate:
+class Slate(NamedTuple):
     """The list returned, and which model made it; `draft` where two versions filled it."""
 
     items: list[Scored]

@@ -573,8 +573,7 @@ class Blend(Learner):
 
     def _named(self, numbers: I32, totals: F64) -> Read:
         items, bits = numbers.tolist()
-        names = self._names
-        return items, totals.tolist(), [names[n] for n in bits]
+        return items, totals.tolist(), list(map(self._names.__getitem__, bits))
 
     # -- versions and state -------------------------------------------------------------------
 

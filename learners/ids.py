@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -99,6 +99,10 @@ class Ids:
     def get(self, id_: Hashable) -> int:
         """Return the index of an id, or MISS."""
         return self.index.get(id_, MISS)
+
+    def names(self, indices: Iterable[int]) -> list[Hashable | None]:
+        """Return the ids of indices."""
+        return list(map(self.ids.__getitem__, indices))
 
     def is_full(self) -> bool:
         """Tell whether a new id needs another one to go."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from itertools import accumulate
 from typing import TYPE_CHECKING
@@ -68,20 +69,17 @@ class Metrics:
         )
         self.registry.register(_EngineCollector(ingest))
         self.freshness = Durations()
-        self._times: dict[str, Times] = {}
+        self._times: defaultdict[str, Times] = defaultdict(Times)
         self.registry.register(_RequestCollector(self._times, self.freshness))
         ProcessCollector(registry=self.registry)
 
     def note(self, route: str, status: int, seconds: float) -> None:
         """Count and time one request."""
-        self.times(route).note(status, seconds)
+        self._times[route].note(status, seconds)
 
     def times(self, route: str) -> Times:
         """Return the counts and times of a route."""
-        times = self._times.get(route)
-        if times is None:
-            times = self._times[route] = Times()
-        return times
+        return self._times[route]
 
     def note_applied(self, seconds: float) -> None:
         """Take note of how long an entry took from its arrival until it was felt here."""
