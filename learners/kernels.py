@@ -1119,7 +1119,7 @@ def nominate_best(
     value, touched, work, kept = sums.value, sums.touched, sums.work, sums.kept
     # Whether an item is eligible, and its damping, cost cache misses: ask some of the best first.
     # What the least of them has to show, others may not be able to reach.
-    bound = promising(value, n_touched, 2 * most, sums.bins)
+    bound, least = promising(value, n_touched, 2 * most, sums.bins), 0.0
     if bound > 0.0:
         n_found, n_kept = 0, _that_reach(value, n_touched, bound, kept)
         for i in range(n_kept):
@@ -1133,14 +1133,17 @@ def nominate_best(
                     pooled[item] = -tick  # known to be eligible: conditions are not tested again
                 work[n_found] = _damped(value[kept[i]], damping, slots, largest, item)
                 n_found += 1
-        n_found = min(n_found, SAMPLED_FROM - 1)  # so that so many really reach the bound
-        bound = promising(work, n_found, most, sums.bins) * 0.999999  # what is lost by rounding
+        n_found = min(n_found, SAMPLED_FROM - 1)  # so that so many really reach it
+        least = promising(work, n_found, most, sums.bins)
+        bound = least * 0.999999  # whatever is lost by rounding
         bound = bound / largest if largest > 0.0 else bound
     n_eligible, n_kept = 0, _that_reach(value, n_touched, bound, kept)
     for i in range(n_kept):
         item = touched[kept[i]]
         score = _damped(value[kept[i]], damping, slots, largest, item)
-        if score > 0.0 and (pooled[item] == -tick or is_eligible(allowed, tick, item)):
+        if score < least or score <= 0.0:
+            continue
+        if pooled[item] == -tick or is_eligible(allowed, tick, item):
             kept[n_eligible] = kept[i]
             work[n_eligible] = score
             n_eligible += 1
