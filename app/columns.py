@@ -240,13 +240,13 @@ class Columns:
     def eligible(self, condition: Condition, now_ms: int) -> Program:
         """Return what holds of the items that meet a condition and are available at a time."""
         program = self.program(condition) if condition else ALWAYS
+        if self._named.keys().isdisjoint(TIMES):  # then no item says when it is available
+            return program
         bounds = [
             (kind, self._named[name].row, float(now_ms), 0.0)
             for name, kind in zip(TIMES, (kernels.UNLESS_UNDER, kernels.UNLESS_FROM))
             if name in self._named
         ]
-        if not bounds:
-            return program
         return program._replace(clauses=np.concatenate([program.clauses, bounds]))
 
     @property

@@ -7,6 +7,7 @@ so that a read stays a read, and it is known how likely everything was that was 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 from hashlib import blake2b
 from itertools import chain, islice
 from typing import Any, Protocol, cast
@@ -283,8 +284,14 @@ class Exploration:
 
 def _chance(seed: int, recommendation_id: str) -> int:
     """Return what all that is drawn for a list is hashed from."""
-    text = f"explore {seed} {recommendation_id}".encode()
-    return int.from_bytes(blake2b(text, digest_size=7).digest(), "little")
+    digest = _begun(seed).copy()
+    digest.update(recommendation_id.encode())
+    return int.from_bytes(digest.digest(), "little")
+
+
+@lru_cache(maxsize=8)
+def _begun(seed: int) -> Any:
+    return blake2b(f"explore {seed} ".encode(), digest_size=7)
 
 
 def explored_places(slate: Iterable[Scored]) -> list[int]:

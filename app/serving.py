@@ -111,14 +111,13 @@ class Serving:
 
     def _explored(self, request: Request, recommendation_id: str) -> list[Scored]:
         """Return the list of the served version, in which some slots explore."""
-        ruled, recommender = self._ruled(self.rulebook, request), self.recommender
+        ruled = None if self.rulebook is None else self._ruled(self.rulebook, request)
         explores = bool(recommendation_id) and self._may_explore(request)
         if ruled is not None:
             slate = ruled.slate()
             return self._explored_within(slate, ruled, recommendation_id) if explores else slate
-        version = self.gate.served
-        now_ms = self.admission.watermark_ms
-        best = recommender.best(request, version, now_ms, self.lowered)
+        recommender, version = self.recommender, self.gate.served
+        best = recommender.best(request, version, self.admission.watermark_ms, self.lowered)
         if not explores:
             return recommender.scored(best)
         propensities = self.exploration.explore(

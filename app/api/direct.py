@@ -77,8 +77,10 @@ def _answer(service: Service, plain: Plain) -> Response:
 def _list(service: Service, plain: Plain, rung: Rung) -> Response:
     try:
         request = plain.query.request_for(plain.user_id)
-        check_names(service.engine.features, request.features)
-        request = with_known(service, request)
+        if request.features:
+            check_names(service.engine.features, request.features)
+        if service.feature_store is not None:
+            request = with_known(service, request)
         return slate_answer(service, request) if rung == "whole" else _trending(service, request)
     except SluiceError as error:
         return answer_error(error)
