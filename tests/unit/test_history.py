@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import hashlib
 
+import numpy as np
 import pytest
 
 from learners.history import History, Profile
 from learners.ids import Ids
-from learners.kernels import MISS
+from learners.kernels import DAY_MS, MISS
 
 
 def had(history: History, user: str, *items: str) -> None:
@@ -224,3 +225,46 @@ def test_hash_sees_content_not_indices() -> None:
     assert digest(one) == digest(other)
     had(other, "u", "a")
     assert digest(one) != digest(other)
+
+
+@pytest.mark.parametrize("exclude_had", [True, False])
+@pytest.mark.parametrize("in_batches", [False, True])
+@pytest.mark.parametrize("days", [{}, {1: 1.0}])
+def test_a_user_is_met_as_step_by_step(
+    exclude_had: bool, in_batches: bool, days: dict[int, float]
+) -> None:
+    """One call writes the profile and exclusions of `seen` and `mark_kept`, in batches, too."""
+    history = History(max_items=60, max_users=5, history_length=16, had_length=20)
+    history.let_return(days)
+    for number in range(90):
+        if number == 80 and in_batches:
+            history.as_of.begin()
+        user = history.touch_user(f"u{number % 4}", number)
+        item = history.touch_item(f"i{number * 7 % 43}", number)
+        reward, kind = (-1.0 if number % 5 == 4 else 1.0), number % 2
+        time_ms = number * DAY_MS // 40
+        history.append(user, item, time_ms=time_ms, reward=reward, type_index=kind)
+    history.evict_item("i7")
+    for name in ("u0", "u1", "u2", "u3", "nobody"):
+        user, ours, theirs = history.users.get(name), Profile(16), Profile(16)
+        marks = np.zeros((2, 60), np.int64)
+        history.meet(user, ours, marks[0], 9, 2 * DAY_MS, exclude_had=exclude_had)
+        history.seen(user, theirs)
+        if exclude_had and user != MISS:
+            history.mark_kept(user, marks[1], 9, 2 * DAY_MS, is_past=theirs.is_past)
+        marks[1, theirs.refused[: theirs.n_refused]] = 9
+        assert vars_of(ours) == vars_of(theirs)
+        assert marks[0].tolist() == marks[1].tolist()
+        assert marks.any() == (user != MISS)
+
+
+def vars_of(profile: Profile) -> list[object]:
+    """Return what a profile says."""
+    n, n_refused = profile.n, profile.n_refused
+    arrays = (
+        profile.items[:n],
+        profile.weights[:n],
+        profile.times[:n],
+        profile.refused[:n_refused],
+    )
+    return [profile.user, profile.is_past, *(array.tolist() for array in arrays)]

@@ -50,6 +50,16 @@ def test_what_was_refused_is_gone_at_once() -> None:
         assert ("i2" in ask(engine, user_id="picky")) == ("exclude_had" in changes)
 
 
+def test_what_was_refused_is_not_looked_for_in_haste() -> None:
+    """In haste, too, where trending names too few and more is searched for, it stays away."""
+    engine = feed(popular(exclude_had=False), [upsert(f"new{n}") for n in range(10)])
+    apply(engine, click("u9", "i5", type="skip"))
+    found = ask(engine, user_id="u9", k=12, in_haste=True)
+    assert found[:5] == ["i4", "i3", "i2", "i1", "i0"]
+    assert len(found) == 12
+    assert "i5" not in found
+
+
 def test_hidden_and_excluded_items_are_not_shown() -> None:
     """Hidden items are shown to nobody, excluded ones not in this answer."""
     engine = popular()
