@@ -11,6 +11,7 @@ import gc
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -25,6 +26,8 @@ CAN_FORK = sys.platform == "linux"
 _LENGTH_BYTES = 4
 _NICER = 5
 _AFTER_OTHERS_S = 0.001
+# To copy took all of our turn: on the same core, the copy's would come before we go on.
+_SETTLING_S = 0.02
 # A copy has none of our threads: a lock that one of them held is never released in it. It is then
 # silent for ever; one at work on gigabytes, on a busy machine, is not for so long.
 SILENCE_S = 300.0
@@ -118,6 +121,7 @@ def _be_the_copy(work: Work, write_end: int) -> NoReturn:
     """Do the work, write it into the pipe, and end: nothing else of the process may go on here."""
     code = 1
     try:
+        time.sleep(_SETTLING_S)
         gc.disable()  # a collection would write to every object, and so copy every page
         # Ctrl-C reaches the whole group; the one that we are copied from decides what it means.
         signal.set_wakeup_fd(-1)

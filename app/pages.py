@@ -6,8 +6,8 @@ newer can be asked to collapse these; where it cannot, a copy takes longer, and 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
-import mmap
 import re
 import resource
 import sys
@@ -17,8 +17,8 @@ _HUGE = 2 * 2**20
 # A smaller process is copied in a few milliseconds as it is.
 _WORTH_IT = 2**30
 # linux/mman.h: make a huge page of what is there, now; or in future, when there is something.
-_MADV_COLLAPSE, _MADV_HUGEPAGE, _MADV_NOHUGEPAGE, _MADV_POPULATE_WRITE = 25, 14, 15, 23
-_MAP_FAILED = ctypes.c_void_p(-1).value
+_MADV_COLLAPSE, _MADV_HUGEPAGE = 25, 14
+_WALKED = Path("/proc/self/smaps_rollup")
 # What malloc keeps in front of a large array: NumPy asks for huge pages from behind it on.
 _HEADER = 8_192
 # Memory that may be written, is nobody else's, and of no file, or the heap.
@@ -44,25 +44,9 @@ def collapse() -> int:
         for at in range(-(-start // _HUGE) * _HUGE, end // _HUGE * _HUGE, _HUGE):
             _advise(libc, at, _HUGE, _MADV_COLLAPSE)
             n_bytes += _HUGE
-    _ready_tables(libc)
+    with contextlib.suppress(OSError):
+        _WALKED.read_bytes()  # to say how much lies where, it looks at every page, as a copy does
     return n_bytes
-
-
-def _ready_tables(libc: ctypes.CDLL) -> None:
-    """Use as much memory as a copy's tables take, and give it back: it is then at hand.
-
-    A copy takes a small page for every huge one of ours. One that was long unused, or never yet,
-    is slow to get, on a virtual machine above all.
-    """
-    libc.mmap.restype = ctypes.c_void_p
-    size = ctypes.c_size_t(_resident() // _HUGE * mmap.PAGESIZE)
-    kind = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-    at = libc.mmap(None, size, mmap.PROT_READ | mmap.PROT_WRITE, kind, -1, ctypes.c_long(0))
-    if at == _MAP_FAILED:
-        return
-    for advice in (_MADV_NOHUGEPAGE, _MADV_POPULATE_WRITE):
-        libc.madvise(ctypes.c_void_p(at), size, advice)
-    libc.munmap(ctypes.c_void_p(at), size)
 
 
 def _regions() -> list[tuple[int, int]]:
