@@ -12,7 +12,7 @@ from typing import Any, TypedDict
 from fastapi import FastAPI
 from starlette.types import Receive, Scope, Send
 
-from app import collector, tasks, traces
+from app import collector, pages, tasks, traces
 from app.api import (
     catalogue,
     dashboard,
@@ -151,6 +151,8 @@ async def _service_on_store(
         ingest = Ingest(store, settings, server=server, reconfigure=reconfigure)
         metrics = Metrics(lambda: ingest)
         await ingest.start()
+        # Most of it now, while nobody waits: a snapshot then finds little to do.
+        await asyncio.to_thread(pages.collapse)
         stopping = stopping or asyncio.Event()
         try:
             peers, past = Peers(ingest), PastAnswers(settings, store)

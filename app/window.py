@@ -112,10 +112,10 @@ class Window:
         What is not to be learned (its user or item is forgotten, or it never taught) comes as None.
         """
         profile = Profile(self.history.history_length)
-        for seq in range(max(0, self.n - self.capacity), self.n):
-            place = seq % self.capacity
-            if first <= abs(self.number[place]) <= last:
-                yield self._event(seq, place, profile, without)
+        held = np.arange(max(0, self.n - self.capacity), self.n)
+        numbers = np.abs(self.number[held % self.capacity])
+        for seq in held[(first <= numbers) & (numbers <= last)].tolist():
+            yield self._event(seq, seq % self.capacity, profile, without)
 
     def _event(self, seq: int, place: int, profile: Profile, without: set[int]) -> Learned | None:
         users, items = self.history.users, self.history.items

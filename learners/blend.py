@@ -581,6 +581,7 @@ class Blend(Learner):
         """Make version `target` equal to `source` in every source, and in the combiner."""
         if target == SHADOW:  # which forgets more than its rows
             self.combiner.assign(target, source)
+            self._shared = None
             return sum(learner.assign(target, source) for learner in self.sources.values())
         if not self.is_linear:
             self.combiner.assign(target, source)
