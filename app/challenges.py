@@ -155,6 +155,11 @@ class Challenges:
             self.running.learner.make_room(item)
             self.running.learner.learn(profile, item, reward, time_ms)
 
+    def use_users(self, *, is_on: bool) -> None:
+        """Keep factors of each user's own, or none."""
+        if self.running is not None:
+            self.running.learner.use_users(is_on=is_on)
+
     def assign(self, target: int, source: int) -> None:
         """Do with the challenger's versions what is done with the champion's."""
         if self.running is not None:

@@ -682,12 +682,18 @@ class Engine(Serving):
             return f"the log has semantics version {self.semantics} already"
         evidence = {"semantics": [self.semantics, record.semantics]}
         explored = self.explores
-        self.semantics = record.semantics
-        self.catalogue.follow(self.semantics)
+        self._follow(record.semantics)
         if self.explores and not explored:
             self.exploration.begin()
         self.gate.record("upgrade", record.reason, evidence, record.asked_by)
         return None
+
+    def _follow(self, semantics: int) -> None:
+        """Compute as a semantics version says, from here on."""
+        self.semantics = semantics
+        self.catalogue.follow(semantics)
+        self.learner.use_users(is_on=semantics >= 9)
+        self.challenges.use_users(is_on=semantics >= 9)
 
     @property
     def judge_share(self) -> float:
@@ -711,8 +717,7 @@ class Engine(Serving):
     def _configure(self, record: events.Configure) -> None:
         if not self.is_configured:
             _check_semantics(record.semantics)
-            self.semantics = record.semantics
-            self.catalogue.follow(self.semantics)
+            self._follow(record.semantics)
         elif record.reconfigure and record.semantics != self.semantics:
             raise LogStopped(
                 f"the log is reconfigured under semantics version {record.semantics},"

@@ -34,15 +34,15 @@ from app.features import Features, check_feature_store_url, check_inputs, inputs
 from learners import river_adapter
 from learners.combiner import feature_names
 
-SEMANTICS = 8
+SEMANTICS = 9
 """Version of what the engine computes from a log; hashes compare only within one.
 
 A new log begins with it. 7: a user who is forgotten leaves the shares of traffic, too. 8: the
 catalogue has typed columns; slots explore, and what was ignored counts for less; slates are
-calibrated.
+calibrated. 9: users have factors of their own.
 """
 
-KNOWN_SEMANTICS = (6, 7, 8)
+KNOWN_SEMANTICS = (6, 7, 8, 9)
 """The versions that this program can compute: a log goes from one to the next by an Upgrade."""
 
 PREFIX = "SLUICE_"

@@ -128,7 +128,7 @@ class Window:
     def _profile_before(self, seq: int, user: int, profile: Profile) -> None:
         history = self.history
         profile.clear()
-        profile.user = user
+        profile.user, profile.is_past = user, True
         profile.n, profile.n_refused = kernels.profile_before(
             seq,
             max(0, self.n - self.capacity),

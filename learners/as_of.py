@@ -57,6 +57,10 @@ class AsOf:
         """Tell whether a user has had events of which requests do not know yet."""
         return self.is_on and user != MISS and bool(self.batch_of[user] == self.batch)
 
+    def held(self, n: int) -> Any:
+        """Tell of each of the first n users whether requests know less of them: [n] booleans."""
+        return self.batch_of[:n] == self.batch if self.is_on else np.zeros(n, np.bool_)
+
     def keep(self, history: Any, user: int) -> None:
         """Copy what a user has, if this event is their first of the batch."""
         if self.batch_of[user] == self.batch:
@@ -67,6 +71,8 @@ class AsOf:
         for name in _RINGS:
             chunks = getattr(history, name)[history.ring_chunk[user]]
             getattr(self, name)[user] = chunks.ravel()
+        for rows in history.user_rows:
+            rows.keep(user)
 
     def rings(self) -> tuple[I64, F32, I64]:
         """Return handles, rewards and times by chunks, as kernels take them."""
@@ -99,15 +105,13 @@ class AsOf:
         """Return what `load_state` continues from, of the first n users; {} if it was never on."""
         if not self.batch:
             return {}
-        held = self._held(n)
+        held = self.held(n)
         n_events = np.where(held, self.n_events[:n], 0)
         used = np.minimum(n_events, self._shape[1])
         state: State = {"is_on": self.is_on, "batch": self.batch, "held": held.astype(np.uint8)}
         state |= {"n_events": n_events, "n_had": np.where(held, self.n_had[:n], 0)}
         return state | {name: PackedRows(getattr(self, name), used) for name in _RINGS}
 
-    def _held(self, n: int) -> Any:
-        return (self.batch_of[:n] == self.batch) & self.is_on
 
     def load_state(self, state: State, n: int) -> None:
         """Become what `state` was taken from."""

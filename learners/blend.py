@@ -191,6 +191,8 @@ class Blend(Learner):
             factors.order_place,
             factors.counts,
             int(factors.seed),
+            factors.users.live,
+            factors.users.past,
             float(factors.learning_rate),
             float(factors.decay),
             factors.n_negatives,
@@ -211,6 +213,11 @@ class Blend(Learner):
             self._taste,
             np.array([source.rows_per_event for source in self.sources.values()], np.int64),
         )
+
+    def use_users(self, *, is_on: bool) -> None:
+        """Keep factors of each user's own, or none (see `Factors`)."""
+        self.factors.use_users(is_on=is_on)
+        self._shared = None
 
     def new_pool(self, capacity: int, **arrays: Any) -> Candidates:
         """Return a pool with room for every source's scores and the features made of them."""
@@ -249,6 +256,8 @@ class Blend(Learner):
             profile.weights,
             profile.times,
             profile.n,
+            profile.user,
+            profile.is_past,
             item,
             reward,
             time_ms,
@@ -317,6 +326,8 @@ class Blend(Learner):
                 profile.items,
                 profile.weights,
                 profile.n,
+                profile.user,
+                profile.is_past,
             )
             return
         place = pool.place(item)
@@ -368,6 +379,8 @@ class Blend(Learner):
             profile.weights,
             profile.times,
             profile.n,
+            profile.user,
+            profile.is_past,
             self.personal.items.n_removed == 0,
             now_ms,
             pool.tick,
@@ -619,6 +632,8 @@ class Blend(Learner):
                 self.sources[name].load_state(other.sources[name].state())
             else:
                 empty.append(name)
+        if "factors" in empty:
+            self.factors.use_users(is_on=other.factors.users.width > 0)
         ours, theirs = self.combiner, other.combiner
         if isinstance(ours, LinearCombiner) and isinstance(theirs, LinearCombiner):
             ours.inherit(theirs)

@@ -11,18 +11,24 @@ from learners.base import N_VERSIONS, SHADOW, RowPool, Source
 from learners.candidates import Candidates
 from learners.history import History, Profile
 from learners.ids import State
-from learners.kernels import I32, I64, MISS
+from learners.kernels import F32, I32, I64, MISS
+from learners.user_rows import UserRows
 
 # Candidates expected less than this teach next to nothing, and are most of a pool.
 LEAST_SHARE = 0.005
 
 
 class Factors(Source):
-    r"""Rate items by factors of the user's history: FISM, learned event by event.
+    r"""Rate items by factors of the user and of their history: FISM, learned event by event.
 
     With $w_h = 1 / r_h$ for the recency rank of each item $h$ of the history,
 
-    $$s(u, j) = q_j \cdot \frac{\sum_h \sqrt{w_h} p_h}{\sqrt{\sum_h \sqrt{w_h}}}$$
+    $$s(u, j) = q_j \cdot \Big( b_u +
+    \frac{\sum_h \sqrt{w_h} p_h}{\sqrt{\sum_h \sqrt{w_h}}} \Big)$$
+
+    where $b_u$ are factors of the user's own, as in SVD++: what else a user's events say is learned
+    there by the same steps. It is personal state: live at once, in no version, and gone with the
+    user.
 
     Each event takes a step of squared loss towards its reward, and towards 0 for `n_negatives`
     items drawn by a hash of the seed and the number of the event; a refusal only takes its item
@@ -61,6 +67,8 @@ class Factors(Source):
     ----------
     [^1]: Kabbur, S., Ning, X. and Karypis, G., 2013. FISM: factored item similarity models for
     top-N recommender systems. KDD, pp.659-667.
+    [^2]: Koren, Y., 2008. Factorization meets the neighborhood: a multifaceted collaborative
+    filtering model. KDD, pp.426-434.
 
     """
 
@@ -80,6 +88,12 @@ class Factors(Source):
         self.n_negatives = n_negatives
         self.choice_rate = choice_rate
         super().__init__(history=history, seed=seed)
+        self.users = UserRows(self.personal, n_factors)
+
+    def use_users(self, *, is_on: bool) -> None:
+        """Keep factors of each user's own, all zero at first; or none, and forget what there is."""
+        self.users.leave()
+        self.users = UserRows(self.personal, self.n_factors if is_on else 0)
 
     def _reserve(self) -> None:
         items = self.personal.max_items
@@ -114,6 +128,7 @@ class Factors(Source):
         """Take the steps of one event."""
         order, place = self.order, self.order_place
         draw = np.uint64(kernels.next_draw(order, place, self.counts, self.seed, item))
+        own = self.users.live[profile.user]
         kernels.factors_learn(
             self._pool.pool,
             self.factors,
@@ -126,6 +141,8 @@ class Factors(Source):
             profile.items,
             profile.weights,
             profile.n,
+            own,
+            own[:0] if profile.is_past else own,
             self.vector,
             self.gradient,
             self.learning_rate,
@@ -136,6 +153,11 @@ class Factors(Source):
 
     def _put_in_order(self, item: int) -> None:
         kernels.put_in_order(self.order, self.order_place, self.counts, item)
+
+    def leave(self) -> None:
+        """Hear no more of the history."""
+        super().leave()
+        self.users.leave()
 
     def drop_item(self, index: int, handle: int) -> None:
         """Forget an item that is being evicted."""
@@ -161,6 +183,8 @@ class Factors(Source):
             profile.items,
             profile.weights,
             profile.n,
+            self._own(profile),
+            self.users.live[profile.user],
             self.vector,
             self.gradient,
             self.choice_rate,
@@ -171,9 +195,15 @@ class Factors(Source):
         """Make the user's vector."""
         self._version = version
         slots = self._pool.slots[version]
+        own = self._own(profile)
         kernels.user_vector(
-            self.factors, slots, profile.items, profile.weights, profile.n, self.vector
+            self.factors, slots, profile.items, profile.weights, profile.n, own, self.vector
         )
+
+    def _own(self, profile: Profile) -> F32:
+        """Return the factors of a user's own, as far as they are known by their profile."""
+        rows = self.users.past if profile.is_past else self.users.live
+        return rows[profile.user]
 
     def nominate(self, pool: Candidates, most: int) -> None:
         """Name nothing."""
@@ -196,10 +226,11 @@ class Factors(Source):
             "factors": self.factors[:used],
             "n_learned": self.n_learned,
             "order": self.order[: self.n_order],
+            **self.users.state(),
         }
 
     def load_state(self, state: State, remap: I64 | None = None) -> None:
-        """Take over rows; under `remap`, which items there are stays as it is."""
+        """Take over rows; under `remap`, which items there are stays as it is, and users' own."""
         present = self.order[: self.n_order].copy()
         self._reserve()
         for item in np.asarray(state["order"]) if remap is None else present:
@@ -207,6 +238,9 @@ class Factors(Source):
         self._pool.load_state(state, remap)
         self.factors[: self._pool.n_used] = state["factors"]
         self.counts[0] = int(state["n_learned"])
+        if remap is None:
+            self.use_users(is_on="users" in state)
+            self.users.load_state(state)
 
     def update_hash(self, version: int, order: I32, place: I64, sha: Any) -> None:
         """Hash rows in the order of the items' ids; an item without one counts as zeros."""
@@ -214,6 +248,7 @@ class Factors(Source):
         sha.update(np.ascontiguousarray(self.factors[slots]).tobytes())
 
     def hash_learning(self, place: I64, sha: Any) -> None:
-        """Hash what negatives are drawn by."""
+        """Hash what negatives are drawn by, and what is users' own."""
         sha.update(self.n_learned.to_bytes(8, "little"))
         sha.update(place[self.order[: self.n_order]].tobytes())
+        self.users.update_hash(sha)

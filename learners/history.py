@@ -18,6 +18,7 @@ from learners.categories import Categories
 from learners.ids import Ids, PackedRings, State
 from learners.inputs import Inputs
 from learners.kernels import BLOCK, CHUNK, F64, I32, I64, MISS, NO_EVENT
+from learners.user_rows import UserRows
 
 
 class Had(NamedTuple):
@@ -54,8 +55,8 @@ class Profile:
     """A history as scores see it. Reused, never kept.
 
     Items that were liked, newest first, with weights and times; and those refused: a dislike, a
-    skip, a low rating. `user` is their index, MISS for nobody; `is_past` where it is as of the
-    beginning of the present batch, and more has come since.
+    skip, a low rating. `user` is their index, MISS for nobody; `is_past` where more is known of
+    them by now: as of the beginning of the present batch, or before an event that is learned again.
     """
 
     def __init__(self, length: int) -> None:
@@ -103,6 +104,8 @@ class History:
         self.categories = Categories(max_items)
         self.on_item_evicted: list[Callable[[int, int], None]] = []
         self.on_user_forgotten: list[Callable[[Hashable], None]] = []
+        # What learners keep of each user.
+        self.user_rows: list[UserRows] = []
         # [types] ms after which a had item of a type may be shown again, MISS for never.
         self._returns_ms: I64 = np.zeros(0, np.int64)
         self._reserve()
@@ -214,6 +217,8 @@ class History:
         kernels.ring_clear(self.arrays, index)  # what was forgotten must not go into snapshots
         self._clear_had(index)
         self.as_of.forget(index)
+        for rows in self.user_rows:
+            rows.forget(index)
 
     def _clear_had(self, user: int) -> None:
         block = int(self.had_first[user])
@@ -238,7 +243,9 @@ class History:
         known = (self.user_since[user] for user in (target, source) if user != MISS)
         since = min((int(number) for number in known if number), default=0)
         n_target = 0 if target == MISS else int(self.n_events[target])
-        n_events = n_target + int(self.n_events[source])
+        n_source = int(self.n_events[source])
+        n_events = n_target + n_source
+        own = [(rows, rows.take(target), rows.take(source)) for rows in self.user_rows]
         from_handle = self.users.handle(source)
         self.forget_user(from_id)
         target = self.touch_user(user_id, tick)
@@ -246,6 +253,8 @@ class History:
         self._write_ring(target, rings[-self.history_length :], n_events)
         self.user_since[target] = since
         self._write_had(target, had)
+        for rows, ours, theirs in own:
+            rows.merge(target, ours, n_target, theirs, n_source)
         return Merged(target, from_handle, n_events, rings)
 
     def _ring(self, user: int, *, is_moved: bool) -> list[RingEvent]:

@@ -263,7 +263,7 @@ _define(
         *("sequence_sketch", "sequence_aged", "sequence_shrink", "gap_ms"),
         *("factors", "factors_rows", "vector", "gradient"),
         *("order", "order_place", "factors_counts", "factors_seed"),
-        *("factors_rate", "factors_decay", "n_negatives", "choice_rate", "least_share"),
+        *("own", "own_past", "factors_rate", "factors_decay", "n_negatives", "choice_rate", "least_share"),
         *("decayed", "trending_rows", "top", "top_size", "lists", "list_rows", "half_lives_ms"),
         *("weights", "squares", "context", "combined", "combiner_rate", "taste"),
         "rows_per_event",
@@ -1564,8 +1564,12 @@ def _own_factors(pool: Pool, rows: F32, slots: I32, key: U64, item: Any) -> int:
 
 
 @kernel
-def user_vector(rows: F32, slots: I32, items: I32, weights: F64, n: int, vector: F32) -> float:
-    """Write sum_h sqrt(w_h) p_h / norm, p_h being the first half of a row; return norm."""
+def user_vector(
+    rows: F32, slots: I32, items: I32, weights: F64, n: int, own: F32, vector: F32
+) -> float:
+    """Write sum_h sqrt(w_h) p_h / norm, p_h being the first half of a row, and add what is the
+    user's own, if that is kept; return norm, 0 for nothing.
+    """
     n_factors = len(vector)
     total = 0.0
     vector[:] = 0.0
@@ -1577,12 +1581,13 @@ def user_vector(rows: F32, slots: I32, items: I32, weights: F64, n: int, vector:
         total += float(weight)
         for k in range(n_factors):
             vector[k] += weight * rows[slot, k]
-    if total == 0.0:
-        return 0.0
     norm = np.sqrt(total)
-    scale = np.float32(1.0 / norm)
-    for k in range(n_factors):
-        vector[k] *= scale
+    if norm > 0.0:
+        scale = np.float32(1.0 / norm)
+        for k in range(n_factors):
+            vector[k] *= scale
+    for k in range(len(own)):
+        vector[k] += own[k]
     return norm
 
 
@@ -1643,6 +1648,8 @@ def factors_learn(
     items: I32,
     weights: F64,
     n: int,
+    own: F32,
+    taught: F32,
     vector: F32,
     gradient: F32,
     rate: float,
@@ -1652,13 +1659,13 @@ def factors_learn(
 ) -> None:
     """Take a step towards the reward for one item, and towards 0 for some drawn from `order`.
 
-    An item that the version has no row for is drawn in vain. A negative reward takes one step down
+    `own` are the user's own factors, and `taught` those that learn: the same, or empty. An item that the version has no row for is drawn in vain. A negative reward takes one step down
     to 0, from above.
     """
     n_factors = len(vector)
     rate32, decay32, one = np.float32(rate), np.float32(decay), np.float32(1.0)
     target = _own_factors(pool, rows, slots, key, item)
-    norm = user_vector(rows, slots, items, weights, n, vector)
+    norm = user_vector(rows, slots, items, weights, n, own, vector)
     if norm == 0.0:
         return
     if reward <= 0.0:
@@ -1688,6 +1695,8 @@ def factors_learn(
         for k in range(n_factors):
             step = weight * gradient[k] - decay32 * rows[slot, k]
             rows[slot, k] = _bounded(rows[slot, k] + rate32 * step)
+    for k in range(len(taught)):
+        taught[k] = _bounded(taught[k] + rate32 * (gradient[k] - decay32 * taught[k]))
 
 
 @kernel
@@ -1703,6 +1712,8 @@ def factors_choose(
     items: I32,
     weights: F64,
     n: int,
+    own: F32,
+    taught: F32,
     vector: F32,
     gradient: F32,
     rate: float,
@@ -1710,10 +1721,11 @@ def factors_choose(
 ) -> None:
     """Take a step on the log-likelihood of a choice among pooled items, given their shares.
 
-    Items that were expected with less than `least` are left alone.
+    `own` are the user's own factors by which it was made, `taught` those of now. Items that were
+    expected with less than `least` are left alone.
     """
     n_factors = len(vector)
-    norm = user_vector(rows, slots, items, weights, n, vector)
+    norm = user_vector(rows, slots, items, weights, n, own, vector)
     if norm == 0.0:
         return
     gradient[:] = 0.0
@@ -1733,6 +1745,8 @@ def factors_choose(
         weight = np.float32(rate * np.sqrt(weights[r]) / norm)
         for k in range(n_factors):
             rows[slot, k] = _bounded(rows[slot, k] + weight * gradient[k])
+    for k in range(len(taught)):
+        taught[k] = _bounded(taught[k] + np.float32(rate) * gradient[k])
 
 
 # -- trending ---------------------------------------------------------------------------------
@@ -2114,6 +2128,8 @@ def blend_pool(
     weights: F64,
     times: I64,
     n_items: int,
+    user: int,
+    is_past: bool,
     all_live: bool,
     now_ms: int,
     tick: int,
@@ -2127,6 +2143,7 @@ def blend_pool(
     What the sources do by themselves, step by step, in one call: a call costs microseconds.
     `given` are pooled in any case, after what the sources name.
     """
+    own = shared.own_past[user] if is_past else shared.own[user]
     touched = _add_up(personal.generation, shared, version, items, weights, n_items, all_live)
     allowed, pooled, pool = _filter_of(buffers, wanted), buffers.pooled, buffers.item
     n = _name(shared, version, touched, allowed, tick, pooled, pool, most)
@@ -2137,7 +2154,7 @@ def blend_pool(
             pooled[item] = tick
             pool[n] = item
             n += 1
-    _rate(personal, shared, buffers, version, items, weights, times, n_items, now_ms, n)
+    _rate(personal, shared, buffers, version, items, weights, times, n_items, own, now_ms, n)
     return n
 
 
@@ -2248,6 +2265,7 @@ def _rate(
     weights: F64,
     times: I64,
     n_items: int,
+    own: F32,
     now_ms: int,
     n: int,
 ) -> None:
@@ -2273,7 +2291,7 @@ def _rate(
     read_sums(shared.covisit_sums, covisit.inv_norm, slots, largest, pool, n, raw[0])
     sums, followed_slots, damping = _sequence_of(shared, version)
     read_sums(sums, damping, followed_slots, 0.0, pool, n, raw[1])
-    user_vector(factors, factors_slots, items, weights, n_items, shared.vector)
+    user_vector(factors, factors_slots, items, weights, n_items, own, shared.vector)
     factors_score(factors, factors_slots, shared.vector, pool, n, raw[2])
     top, top_size = shared.top[version], shared.top_size[version]
     trending_score(decayed, trending_slots, top, top_size, pool, n, raw[3:])
@@ -2454,6 +2472,8 @@ def blend_choose(
     items: I32,
     weights: F64,
     n_items: int,
+    user: int,
+    is_past: bool,
 ) -> None:
     """Learn that an item was chosen (or refused) from what was pooled last, if it was pooled."""
     chosen = place_of(buffers.item, n_pooled, item)
@@ -2484,6 +2504,8 @@ def blend_choose(
             items,
             weights,
             n_items,
+            shared.own_past[user] if is_past else shared.own[user],
+            shared.own[user],
             shared.vector,
             shared.gradient,
             shared.choice_rate,
@@ -2500,11 +2522,17 @@ def blend_teach(
     weights: F64,
     times: I64,
     n_items: int,
+    user: int,
+    is_again: bool,
     item: int,
     reward: float,
     time_ms: int,
 ) -> None:
-    """Teach every source of the blend an event; a refusal teaches the factors alone."""
+    """Teach every source of the blend an event; a refusal teaches the factors alone.
+
+    What is taught again has been learned by the user's own factors.
+    """
+    own = shared.own[user]
     generation, key = personal.generation, personal.key
     order, counts = shared.order, shared.factors_counts
     draw = next_draw(order, shared.order_place, counts, shared.factors_seed, item)
@@ -2571,6 +2599,8 @@ def blend_teach(
         items,
         weights,
         n_items,
+        own,
+        own[:0] if is_again else own,
         shared.vector,
         shared.gradient,
         shared.factors_rate,
@@ -2642,6 +2672,7 @@ def blend_ranks(
     still. Return its size: 0 where the item is not in it.
     """
     n, pool, pooled, total = 0, buffers.item, buffers.pooled, buffers.total
+    own = shared.own[user]
     exclude(personal, buffers.mark, tick, user, refused, n_refused, exclude_had)
     allowed = _filter_of(buffers, nothing)
     for v in range(len(versions)):
@@ -2665,7 +2696,7 @@ def blend_ranks(
         if not is_named:
             continue
         n = _name(shared, version, touched, allowed, tick, pooled, pool, most)
-        _rate(personal, shared, buffers, version, items, weights, times, n_items, now_ms, n)
+        _rate(personal, shared, buffers, version, items, weights, times, n_items, own, now_ms, n)
         ranks[v] = rank_of(total, n, place_of(pool, n, item))
     return n
 
@@ -2735,7 +2766,20 @@ def blend_judge(
     )
     if is_taught:
         last = versions[len(versions) - 1]
-        blend_choose(personal, shared, buffers, last, n, item, reward, items, weights, n_items)
+        blend_choose(
+            personal,
+            shared,
+            buffers,
+            last,
+            n,
+            item,
+            reward,
+            items,
+            weights,
+            n_items,
+            user,
+            False,
+        )
     return n_items, n_refused, n, True, False
 
 
@@ -2764,7 +2808,18 @@ def blend_take(
         return NO_ROOM
     if is_taught:
         blend_teach(
-            personal, shared, version, items, weights, times, n_items, item, reward, time_ms
+            personal,
+            shared,
+            version,
+            items,
+            weights,
+            times,
+            n_items,
+            user,
+            False,
+            item,
+            reward,
+            time_ms,
         )
     return append_event(personal, user, item, time_ms, reward, type_index, had_length)
 
@@ -2809,6 +2864,8 @@ def blend_overlaps(
                 weights,
                 times,
                 n_items,
+                user,
+                False,
                 all_live,
                 now_ms,
                 tick,

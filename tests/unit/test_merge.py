@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from app import snapshot
 from app.catalogue import Attributes
 from app.engine import Engine
@@ -35,6 +37,13 @@ def history(engine: Engine, user_id: str) -> list[tuple[object, float]]:
 def had(engine: Engine, user_id: str) -> list[Had]:
     """Return a user's had-set, oldest first."""
     return engine.history.had(engine.history.users.get(user_id))
+
+
+def shared(engine: Engine) -> str:
+    """Return a fingerprint of what is learned, but for what is users' own."""
+    state = engine.learner.state()
+    state["factors"] = {name: part for name, part in state["factors"].items() if name != "users"}
+    return fingerprint(state)
 
 
 def slate(engine: Engine, user_id: str) -> list[str]:
@@ -88,10 +97,24 @@ def test_a_new_user_becomes_who_the_id_was() -> None:
 def test_nothing_shared_is_taught() -> None:
     """Versions and counts of events are as before: what was learned once is not learned again."""
     engine = feed(make_engine(), sessions(600, n_users=20))
-    before, n_events = fingerprint(engine.learner.state()), engine.n_events
+    before, n_events = shared(engine), engine.n_events
     merge(engine, "u1", "u2")
-    assert fingerprint(engine.learner.state()) == before
+    assert shared(engine) == before
     assert engine.n_events == n_events
+
+
+def test_factors_of_the_user_are_the_mean_of_both() -> None:
+    """Each counts as much as the events that it was learned from."""
+    engine = make_engine()
+    feed(engine, [click("u2", f"i{n}", at_s=n) for n in range(30)])
+    feed(engine, [click("u1", f"i{n}", at_s=40 + n) for n in range(10)])
+    rows, users = engine.learner.factors.users, engine.history.users
+    own, other = rows.take(users.get("u1")), rows.take(users.get("u2"))
+    assert own.any() and other.any()
+    merge(engine, "u1", "u2")
+    merged = rows.live[users.get("u1")]
+    np.testing.assert_allclose(merged, 0.25 * own + 0.75 * other, rtol=1e-6)
+    assert np.count_nonzero(rows.live.any(axis=1)) == 1
 
 
 def test_what_cannot_be_merged_changes_nothing() -> None:
