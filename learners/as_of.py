@@ -112,7 +112,6 @@ class AsOf:
         state |= {"n_events": n_events, "n_had": np.where(held, self.n_had[:n], 0)}
         return state | {name: PackedRows(getattr(self, name), used) for name in _RINGS}
 
-
     def load_state(self, state: State, n: int) -> None:
         """Become what `state` was taken from."""
         self.is_on, self.batch = bool(state.get("is_on")), int(state.get("batch", 0))

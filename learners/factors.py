@@ -203,7 +203,8 @@ class Factors(Source):
     def _own(self, profile: Profile) -> F32:
         """Return the factors of a user's own, as far as they are known by their profile."""
         rows = self.users.past if profile.is_past else self.users.live
-        return rows[profile.user]
+        own: F32 = rows[profile.user]
+        return own
 
     def nominate(self, pool: Candidates, most: int) -> None:
         """Name nothing."""

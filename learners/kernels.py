@@ -263,7 +263,15 @@ _define(
         *("sequence_sketch", "sequence_aged", "sequence_shrink", "gap_ms"),
         *("factors", "factors_rows", "vector", "gradient"),
         *("order", "order_place", "factors_counts", "factors_seed"),
-        *("own", "own_past", "factors_rate", "factors_decay", "n_negatives", "choice_rate", "least_share"),
+        *(
+            "own",
+            "own_past",
+            "factors_rate",
+            "factors_decay",
+            "n_negatives",
+            "choice_rate",
+            "least_share",
+        ),
         *("decayed", "trending_rows", "top", "top_size", "lists", "list_rows", "half_lives_ms"),
         *("weights", "squares", "context", "combined", "combiner_rate", "taste"),
         "rows_per_event",
@@ -1659,8 +1667,9 @@ def factors_learn(
 ) -> None:
     """Take a step towards the reward for one item, and towards 0 for some drawn from `order`.
 
-    `own` are the user's own factors, and `taught` those that learn: the same, or empty. An item that the version has no row for is drawn in vain. A negative reward takes one step down
-    to 0, from above.
+    `own` are the user's own factors, and `taught` those that learn: the same, or empty. An item
+    that the version has no row for is drawn in vain. A negative reward takes one step down to 0,
+    from above.
     """
     n_factors = len(vector)
     rate32, decay32, one = np.float32(rate), np.float32(decay), np.float32(1.0)

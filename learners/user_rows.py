@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 class UserRows:
     """A row a user, of `width` numbers, zeros at first; none at all where `width` is 0.
 
-    `live` [users + 1, width]: the last row, which MISS finds, is nobody's and stays zero. `past`, of the same shape,
-    is what requests know of those whom `History.as_of` holds.
+    `live` [users + 1, width]: the last row, which MISS finds, is nobody's and stays zero. `past`,
+    of the same shape, is what requests know of those whom `History.as_of` holds.
     """
 
     def __init__(self, history: History, width: int) -> None:
@@ -32,7 +32,7 @@ class UserRows:
     @property
     def width(self) -> int:
         """Return how many numbers a row has."""
-        return self.live.shape[1]
+        return int(self.live.shape[1])
 
     def leave(self) -> None:
         """Hear no more of the history."""
@@ -50,7 +50,8 @@ class UserRows:
 
     def take(self, user: int) -> F32:
         """Return a copy of the row of a user who may be about to go; of MISS, zeros."""
-        return self.live[user].copy()
+        taken: F32 = self.live[user].copy()
+        return taken
 
     def merge(self, user: int, own: F32, n_own: int, other: F32, n_other: int) -> None:
         """Give a user the mean of two rows, each weighed by the events that it comes from."""

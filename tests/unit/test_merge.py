@@ -39,7 +39,7 @@ def had(engine: Engine, user_id: str) -> list[Had]:
     return engine.history.had(engine.history.users.get(user_id))
 
 
-def shared(engine: Engine) -> str:
+def shared(engine: Engine) -> bytes:
     """Return a fingerprint of what is learned, but for what is users' own."""
     state = engine.learner.state()
     state["factors"] = {name: part for name, part in state["factors"].items() if name != "users"}
@@ -110,7 +110,8 @@ def test_factors_of_the_user_are_the_mean_of_both() -> None:
     feed(engine, [click("u1", f"i{n}", at_s=40 + n) for n in range(10)])
     rows, users = engine.learner.factors.users, engine.history.users
     own, other = rows.take(users.get("u1")), rows.take(users.get("u2"))
-    assert own.any() and other.any()
+    assert own.any()
+    assert other.any()
     merge(engine, "u1", "u2")
     merged = rows.live[users.get("u1")]
     np.testing.assert_allclose(merged, 0.25 * own + 0.75 * other, rtol=1e-6)
