@@ -29,7 +29,7 @@ async def readyz(service: Running) -> Response:
     problems = []
     if ingest.stopped is not None:
         problems.append(ingest.stopped.message)
-    if ingest.lag_s > service.settings.ready_lag_s and not ingest.is_delayed:
+    if ingest.lag_s > service.settings.ready_lag_s and not ingest.budget.is_delaying:
         problems.append(f"{ingest.lag_s:.1f} s behind the log")
     content = {
         "status": "not_ready" if problems else "ready",

@@ -23,19 +23,19 @@ def drilled(tmp_path: Path, *arguments: object) -> dict[str, Any]:
 
 
 def test_a_shop_is_drilled(tmp_path: Path) -> None:
-    """Flipped outcomes lead to HOLD, a shuffled shadow is not promoted, pictures are drawn."""
+    """Flipped outcomes lead to HOLD, a shadow that was lost is not promoted, pictures are drawn."""
     report = drilled(
         tmp_path,
-        *("--events", 8_000, "--fault", "flip-100", "--fault", "permute", "--pictures", tmp_path),
+        *("--events", 8_000, "--fault", "flip-100", "--fault", "wipe", "--pictures", tmp_path),
     )
     assert all(check["is_passed"] for check in report["exact"])
     rows = {row["fault"]: row for row in report["faults"]}
-    assert set(rows) == {"clean", "flip-100", "permute"}
+    assert set(rows) == {"clean", "flip-100", "wipe"}
     assert "alarm" not in rows["clean"]["kinds"]
     assert rows["flip-100"]["caught_by"] == ["clicks_over"]
     assert rows["flip-100"]["caught_after"] < 1_000
     assert rows["flip-100"]["bad_served"] < 0.3 * rows["flip-100"]["bad_served_unguarded"]
-    assert rows["permute"]["caught_by"] == ["overlap"]
+    assert rows["wipe"]["caught_by"] == ["overlap"]
     for name in rows:
         picture = (tmp_path / f"{name}.svg").read_text()
         assert picture.startswith("<?xml")
