@@ -17,8 +17,8 @@ from app.settings import Settings
 from tests.integration.service import Service, small
 
 KEY = "a-key-for-tests"
-# What a JSON schema cannot say: the bytes of an id (also where no token may stand for it), the years
-# of a time, an id that is there twice, what rules may not be.
+# What a JSON schema cannot say: the bytes of an id (also where a token might stand in its place),
+# the years of a time, an id that is there twice, what rules may not be.
 UNSAID = (
     *("must have 1 to 256 bytes", "it has over 256 bytes"),
     *("is outside 1970 to 9999", "is not RFC 3339"),
