@@ -41,6 +41,7 @@ from app.rules import canonical, read_rules
 from app.serving import Serving, is_chosen
 from app.settings import KNOWN_SEMANTICS, SEMANTICS, EngineSettings
 from app.window import Window
+from learners import fresh
 from learners.base import ANCHOR, CHAMPION, N_VERSIONS, SHADOW
 from learners.clicks import MOST_PLACES, ClickModel
 from learners.history import History, Profile
@@ -228,6 +229,7 @@ class Engine(Serving):
                 yield from self._apply(record, outcome, snapshot)
             if self.gate.data.n_decisions != n_decisions:
                 n_decisions = self._stamp_decisions(outcome, n_decisions)
+                yield from fresh.give_back()  # what a shadow that was set back had counted
             yield
         self.cursor = cursor
         if self.gate.data.version != outcome.version_before or self.gate.is_following:

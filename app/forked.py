@@ -104,23 +104,37 @@ async def _next_frame(reader: asyncio.StreamReader, silence_s: float) -> bytes |
 
 
 def _fork() -> int:
-    """Fork as what works in batches: the copy then does not take the core away from us at once."""
-    is_usual = os.sched_getscheduler(0) == os.SCHED_OTHER
-    if is_usual:
-        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    """Fork ahead of all others: whoever takes the core meanwhile has it for 4 ms or more.
+
+    In real time where that is allowed, else as what works in batches: then the copy at least does
+    not take it at once.
+    """
+    is_usual = os.sched_getscheduler(0) & ~os.SCHED_RESET_ON_FORK == os.SCHED_OTHER
+    if is_usual and not _schedule(os.SCHED_FIFO, 1):
+        _schedule(os.SCHED_BATCH, 0)
     pid = -1
     try:
         pid = os.fork()
     finally:
         if is_usual and pid:
-            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+            _schedule(os.SCHED_OTHER, 0)
     return pid
+
+
+def _schedule(policy: int, priority: int) -> bool:
+    """Let this thread, but none that it starts, run by a policy; tell whether that is allowed."""
+    try:
+        os.sched_setscheduler(0, policy | os.SCHED_RESET_ON_FORK, os.sched_param(priority))
+    except PermissionError:
+        return False
+    return True
 
 
 def _be_the_copy(work: Work, write_end: int) -> NoReturn:
     """Do the work, write it into the pipe, and end: nothing else of the process may go on here."""
     code = 1
     try:
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
         time.sleep(_SETTLING_S)
         gc.disable()  # a collection would write to every object, and so copy every page
         # Ctrl-C reaches the whole group; the one that we are copied from decides what it means.

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from learners import kernels
+from learners import fresh, kernels
 from learners.base import SHADOW, RowPool, Source, remap_handles
 from learners.candidates import Candidates
 from learners.history import Profile
@@ -46,7 +46,7 @@ class NeighbourLists(Source):
             inv_norm=np.zeros(n, np.float64),
         )
         counters = 1 << (SKETCH_PER_ITEM * items - 1).bit_length()
-        self.sketch = np.zeros(counters, np.uint16)
+        self.sketch = fresh.zeros(counters, np.uint16)
         self.sketch_place = np.zeros(1, np.int64)
         most = self.look_back * width
         bins = 1 << (2 * most - 1).bit_length()
@@ -71,11 +71,11 @@ class NeighbourLists(Source):
     def assign(self, target: int, source: int) -> int:
         """Make version `target` equal to `source`; a shadow set back forgets its sketch.
 
-        By a new array, so whoever was lent the old one has to be lent this: to write zeros into
-        memory that was never used takes a tenth of a second.
+        By a new array, so whoever was lent the old one has to be lent this: to write zeros
+        takes a tenth of a second.
         """
         if target == SHADOW:
-            self.sketch = np.zeros(len(self.sketch), np.uint16)
+            self.sketch = fresh.anew(self.sketch)
         return super().assign(target, source)
 
     # -- scores -------------------------------------------------------------------------------

@@ -31,6 +31,17 @@ async def test_it_sees_the_state_of_then() -> None:
     assert [frame async for frame in frames] == [b"", b"then" * 1_000_000]
 
 
+async def test_it_does_not_run_ahead_of_others() -> None:
+    """A copy is made ahead of all others; neither it nor what it was made of runs so later."""
+
+    def work() -> Iterator[bytes]:
+        yield str(os.sched_getscheduler(0)).encode()
+
+    [policy] = [frame async for frame in await forked.start(work)]
+    assert int(policy) == os.SCHED_BATCH
+    assert os.sched_getscheduler(0) & ~os.SCHED_RESET_ON_FORK == os.SCHED_OTHER
+
+
 async def test_it_holds_nothing_open(tmp_path: Path) -> None:
     """Of what this process has open, the copy has stdin, stdout, stderr and its pipe."""
 
