@@ -95,6 +95,7 @@ class Ingest:
         self._server = server
         self._reconfigure = reconfigure
         self._clock = clock
+        self._slice_ends = 0.0
         self.on_outcome: Callable[[Outcome, Entry], None] | None = None
         self.origin = secrets.token_hex(6)
         self._n_submitted = 0
@@ -406,6 +407,7 @@ class Ingest:
                 await self._flush_quarantine()
         count = self._read_count
         batch = await self._read(block_ms=BLOCK_MS)
+        self._begin_slice()
         is_behind, rested_s = len(batch) == count, self.budget.rested_s
         for cursor, payload, tag in batch:
             await self._apply(cursor, payload, tag)
@@ -568,8 +570,6 @@ class Ingest:
     async def _in_slices(self, entry: Entry, cursor: Cursor, state: State | None) -> Outcome:
         steps, meter = self.engine.steps(entry, cursor, state), self.meter
         meter.n_applied += len(entry.records)
-        slice_s = self.settings.slice_ms / 1_000
-        until = self._clock.monotonic() + slice_s
         while True:
             try:
                 if meter.is_sampled():
@@ -579,14 +579,18 @@ class Ingest:
             except StopIteration as end:
                 outcome: Outcome = end.value
                 return outcome
-            if self._clock.monotonic() > until:
+            if self._clock.monotonic() > self._slice_ends:
                 await self._pause(cursor)
-                until = self._clock.monotonic() + slice_s
 
     async def _pause(self, cursor: Cursor) -> None:
         """Let requests have their turn, and rest if the budget of learning is used up."""
         await asyncio.sleep(0)
         await self._rest(cursor)
+        self._begin_slice()
+
+    def _begin_slice(self) -> None:
+        """Note when requests are to have their turn: after small entries as within a large one."""
+        self._slice_ends = self._clock.monotonic() + self.settings.slice_ms / 1_000
 
     async def _rest(self, cursor: Cursor) -> None:
         while self._tasks and (rest_s := self.budget.rest_s()):
