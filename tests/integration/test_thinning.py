@@ -67,7 +67,7 @@ async def test_the_one_with_the_least_room_decides(
     ):
         there = first, tight.origin
         both = [Thinning(tight, again_s=0.1), Thinning(roomy, again_s=0.1)]
-        for batch in batches(sessions(1_000, n_users=40), 50):
+        for batch in batches(sessions(2_000, n_users=40), 50):
             await roomy.submit(batch, arrival_ms=10**13)
         await look(both, lambda: roomy.engine.thinned[0] < 1, there)
         assert roomy.engine.thinned == (0.5, tight.origin)
