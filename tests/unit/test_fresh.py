@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from learners import fresh
+from tests.factories import command, feed, make_engine, sessions
 
 N = 3 * 2**20
 
@@ -52,3 +53,15 @@ def test_a_copy_of_the_process_keeps_what_was_there() -> None:
     assert os.waitpid(pid, 0)[1] == 0
     os.close(go)
     os.close(told)
+
+
+def test_a_rollback_gives_back_what_was_counted() -> None:
+    """What a shadow that is set back had counted is given back before anything else is learned."""
+    engine = feed(make_engine(), sessions(400))
+    list(fresh.give_back())
+    old = [source.sketch for source in engine.learner.sources.values() if hasattr(source, "sketch")]
+    command(engine, "rollback", force=True)
+    new = [source.sketch for source in engine.learner.sources.values() if hasattr(source, "sketch")]
+    assert old
+    assert all(before is not after for before, after in zip(old, new, strict=True))
+    assert not list(fresh.give_back())
