@@ -46,7 +46,7 @@ from learners.base import ANCHOR, CHAMPION, N_VERSIONS, SHADOW
 from learners.clicks import MOST_PLACES, ClickModel
 from learners.history import History, Profile
 from learners.ids import State
-from learners.kernels import F64, I64, MISS
+from learners.kernels import F64, I64, MISS, MOST_TYPES
 
 TOP_10_DOUBLED = 20
 
@@ -779,6 +779,8 @@ class Engine(Serving):
 
     def _know_types(self, settings: EngineSettings) -> None:
         self.types += [name for name in sorted(settings.rewards) if name not in self.types]
+        if len(self.types) > MOST_TYPES:
+            raise LogStopped(f"the log names more than {MOST_TYPES:,} types of event")
         self._type_index = {name: index for index, name in enumerate(self.types)}
         self.history.let_return({self._type_index[n]: d for n, d in settings.had_return.items()})
 

@@ -281,7 +281,10 @@ class Keeper:
         not be the end of all.
         """
         base, period = self._base, max(1, self._settings.snapshots_keep - 1)
-        if base is None or base.manifest["n_bases"] + 1 >= period:
+        # One of another format has other blocks than those whose fingerprints are known here.
+        if base is None or base.manifest["format"] != FORMAT:
+            return None
+        if base.manifest["n_bases"] + 1 >= period:
             return None
         return base if await self._store.has_snapshot(base.manifest["id"]) else None
 
@@ -415,8 +418,7 @@ def _compare(manifest: Manifest, digest: str) -> None:
 
 def _is_known(manifest: Manifest) -> bool:
     """Tell whether a snapshot is ours to delete: one of a newer program is not, a damaged is."""
-    formats = (FORMAT, snapshot.WHOLE_FORMAT)
-    is_format = manifest.get("format", FORMAT) in formats
+    is_format = manifest.get("format", FORMAT) in snapshot.FORMATS
     return is_format and manifest.get("semantics", KNOWN_SEMANTICS[-1]) in KNOWN_SEMANTICS
 
 

@@ -24,32 +24,13 @@ EVERYTHING, NOTHING, CATEGORIES = -1, -2, -3
 
 
 @njit(cache=True)
-def note_labels(
-    personal: Any, user: int, since_ms: int, type_index: int, mark: I64, tick: int
-) -> int:
-    """Write `tick` for each label of an item whose last event was of a type, and not before a time.
-
-    Return how many such items the user had.
-    """
-    found = 0
-    block, offset = personal.had_first[user], personal.had_start[user]
-    for _ in range(personal.had_count[user]):
-        handle = personal.block_handle[block, offset]
-        item = handle & np.int64(0xFFFFFFFF)
-        if (
-            personal.block_time[block, offset] >= since_ms
-            and personal.block_type[block, offset] == type_index
-            and personal.generation[item] == handle >> 32
-        ):
-            found += 1
-            for j in range(personal.labels.shape[1]):
-                if personal.labels[item, j] == 0:
-                    break
-                mark[personal.labels[item, j]] = tick
-        offset += 1
-        if offset == personal.block_handle.shape[1]:
-            block, offset = personal.next_block[block], 0
-    return found
+def note_labels(items: I32, labels: I32, mark: I64, tick: int) -> None:
+    """Write `tick` for each label of some items."""
+    for item in items:
+        for j in range(labels.shape[1]):
+            if labels[item, j] == 0:
+                break
+            mark[labels[item, j]] = tick
 
 
 @njit(cache=True)

@@ -150,10 +150,9 @@ class Trigger:
         self._tick += 1
         since_ms = now_ms - round(after.days * DAY_MS)
         type_index = self._types.index(after.type)
-        found = kernels.note_labels(
-            history.arrays, user, since_ms, type_index, self._marks, self._tick
-        )
-        return bool(found)
+        items = history.had_since(user, since_ms, type_index)
+        kernels.note_labels(items, history.categories.labels, self._marks, self._tick)
+        return len(items) > 0
 
     def noted(self) -> I64:
         """Return the labels of these categories."""

@@ -21,9 +21,10 @@ from app.errors import SnapshotRefused
 from app.settings import KNOWN_SEMANTICS
 from learners.ids import PackedRows, State
 
-FORMAT = 2
-# Before parts: the header, then all arrays, whole.
+FORMAT = 3
+# Before parts: the header, then all arrays, whole. In 2 users' histories had another form.
 WHOLE_FORMAT = 1
+FORMATS = (WHOLE_FORMAT, 2, FORMAT)
 CHUNK_BYTES = 2**20
 # Two rows of neighbours: an event touches some tens of rows, which lie anywhere.
 BLOCK_BYTES = 2_048
@@ -363,7 +364,7 @@ class Reading:
         # Nothing builds on one of the first format.
         expected = self._manifest.get("id") if self._state is None else None
         self._manifest, self._n_fed = manifest, 0
-        if manifest["format"] == FORMAT and manifest["base"] != expected:
+        if manifest["format"] != WHOLE_FORMAT and manifest["base"] != expected:
             self._refuse(f"it builds on {manifest['base']}, which is not there")
         self._steps = self._read()
         self._go_on(None)
@@ -523,10 +524,10 @@ def check_manifest(manifest: Manifest) -> None:
     name = f"snapshot {manifest.get('id')}"
     if set(manifest) == {"id"}:
         raise SnapshotRefused(f"{name}: its manifest cannot be read")
-    if manifest.get("format") not in (FORMAT, WHOLE_FORMAT):
+    if manifest.get("format") not in FORMATS:
         raise SnapshotRefused(
             f"{name} has format {manifest.get('format')}; this program reads formats"
-            f" {WHOLE_FORMAT} and {FORMAT}"
+            f" {WHOLE_FORMAT} to {FORMAT}"
         )
     if manifest.get("checksum") != _checksum(manifest):
         raise SnapshotRefused(f"{name}: its manifest does not match its checksum")

@@ -5,15 +5,27 @@ Off by default: then requests know all there is, and nothing here is kept or loo
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from learners import kernels
-from learners.ids import PackedRows, State
-from learners.kernels import CHUNK, F32, I32, I64, MISS
+from learners.ids import PackedLists, State
+from learners.kernels import F32, I32, I64, MISS, U32
 
-_RINGS = ("ring_handle", "ring_time", "ring_reward")
+RINGS = {"ring_item": np.int32, "ring_time": np.int64, "ring_reward": np.float32}
+"""A ring as it is in snapshots: what each column has of an event. An item is an index, or MISS."""
+
+
+def read_rings(
+    arrays: Any, ring: U32, rewards: F32, newest: I32, n_events: I64, first: int, sizes: I64
+) -> tuple[I32, I64, F32]:
+    """Return items, times in ms and rewards of the rings of some users, each oldest first."""
+    n = int(sizes.sum())
+    columns = np.empty(n, np.int32), np.empty(n, np.int64), np.empty(n, np.float32)
+    kernels.pack_rings(arrays, ring, rewards, newest, n_events, first, sizes, *columns)
+    return columns
 
 
 class AsOf:
@@ -36,11 +48,9 @@ class AsOf:
         self.batch_of: I64 = np.zeros(n_users, np.int64)
         self.n_events: I64 = np.zeros(n_users, np.int64)
         self.n_had: I32 = np.zeros(n_users, np.int32)
-        # A user's chunks lie one after the other here.
-        length = -(-length // CHUNK) * CHUNK
-        self.ring_handle = np.zeros((n_users, length), np.int64)
-        self.ring_time = np.zeros((n_users, length), np.int64)
-        self.ring_reward = np.zeros((n_users, length), np.float32)
+        # A user's ring is one row of cells here, which follows itself (see `kernels`).
+        self.ring: U32 = np.zeros((n_users, 1 + 3 * length), np.uint32)
+        self.ring_reward: F32 = np.zeros((n_users, length), np.float32)
 
     def begin(self) -> None:
         """Let requests know all there is by now, and nothing that comes, until the next batch."""
@@ -68,25 +78,23 @@ class AsOf:
         self.batch_of[user] = self.batch
         self.n_events[user] = history.n_events[user]
         self.n_had[user] = history.had_count[user]
-        for name in _RINGS:
-            chunks = getattr(history, name)[history.ring_chunk[user]]
-            getattr(self, name)[user] = chunks.ravel()
+        kernels.copy_ring(history.arrays, user, self.ring, self.ring_reward)
         for rows in history.user_rows:
             rows.keep(user)
 
-    def rings(self) -> tuple[I64, F32, I64]:
-        """Return handles, rewards and times by chunks, as kernels take them."""
-        handle, reward, time = self.ring_handle, self.ring_reward, self.ring_time
-        return handle.reshape(-1, CHUNK), reward.reshape(-1, CHUNK), time.reshape(-1, CHUNK)
+    def read(self, history: Any, start: int, stop: int) -> tuple[I32, I64, F32]:
+        """Return the rings of some users, as `read_rings` does; of users who are not held, none."""
+        held = self.batch_of[start:stop] == self.batch
+        sizes = np.where(held & self.is_on, self.n_events[start:stop], 0)
+        rows = np.arange(stop, dtype=np.int32)
+        sizes = np.minimum(sizes, self._shape[1])
+        own = self.ring_reward
+        return read_rings(history.arrays, self.ring, own, rows, self.n_events, start, sizes)
 
-    def chunks_of(self, user: int) -> I32:
-        """Return the numbers of a user's chunks, as a table with one row."""
-        n = self.ring_handle.shape[1] // CHUNK
-        return np.arange(user * n, (user + 1) * n, dtype=np.int32).reshape(1, n)
-
-    def ring_cell(self, user: int, number: int) -> tuple[int, int]:
-        """Return where the user's event of a number is in the arrays of the rings."""
-        return user, number % self._shape[1]
+    def forget_gone(self, history: Any) -> None:
+        """Let nothing stand for an item that is gone (see `History`)."""
+        if self.batch:
+            kernels.forget_gone(self.ring, history.items.generation, history.item_bits)
 
     def drop_had(self, user: int) -> None:
         """Take note that a user's had-set has dropped its oldest item."""
@@ -96,12 +104,12 @@ class AsOf:
     def forget(self, user: int) -> None:
         """Keep nothing of a user."""
         if self.batch:
-            for name in ("batch_of", "n_events", "n_had", *_RINGS):
+            for name in ("batch_of", "n_events", "n_had", "ring", "ring_reward"):
                 getattr(self, name)[user] = 0
 
     # -- state --------------------------------------------------------------------------------
 
-    def state(self, n: int) -> State:
+    def state(self, history: Any, n: int) -> State:
         """Return what `load_state` continues from, of the first n users; {} if it was never on."""
         if not self.batch:
             return {}
@@ -110,9 +118,13 @@ class AsOf:
         used = np.minimum(n_events, self._shape[1])
         state: State = {"is_on": self.is_on, "batch": self.batch, "held": held.astype(np.uint8)}
         state |= {"n_events": n_events, "n_had": np.where(held, self.n_had[:n], 0)}
-        return state | {name: PackedRows(getattr(self, name), used) for name in _RINGS}
+        read = partial(self.read, history)
+        return state | {
+            name: PackedLists(read, column, used, self._shape[1], dtype)
+            for column, (name, dtype) in enumerate(RINGS.items())
+        }
 
-    def load_state(self, state: State, n: int) -> None:
+    def load_state(self, history: Any, state: State, n: int) -> None:
         """Become what `state` was taken from."""
         self.is_on, self.batch = bool(state.get("is_on")), int(state.get("batch", 0))
         if not self.batch:
@@ -120,6 +132,8 @@ class AsOf:
         self._reserve()
         self.batch_of[:n] = np.where(np.asarray(state["held"]) == 1, self.batch, 0)
         self.n_events[:n], self.n_had[:n] = state["n_events"], state["n_had"]
-        used = np.minimum(self.n_events[:n], self._shape[1])
-        for name in _RINGS:
-            kernels.unpack_rows(np.asarray(state[name]), used, getattr(self, name))
+        columns = (np.asarray(state[name]) for name in RINGS)
+        sizes = np.minimum(self.n_events[:n], self._shape[1])
+        kernels.unpack_rows_of_cells(
+            history.arrays, self.ring, self.ring_reward, self.n_events, sizes, *columns
+        )

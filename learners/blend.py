@@ -309,7 +309,7 @@ class Blend(Learner):
         if done == kernels.NO_ROOM:
             return False
         if not done:
-            personal.append_had(user, item, time_ms=time_ms, type_index=type_index)
+            personal.append_had(user, type_index=type_index)
         return True
 
     def learn_choice(self, profile: Profile, pool: Candidates, item: int, reward: float) -> None:

@@ -6,19 +6,38 @@ never create anything; only `touch_*` and `append` do.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from learners import kernels
-from learners.as_of import AsOf
+from learners.as_of import RINGS, AsOf, read_rings
 from learners.categories import Categories
-from learners.ids import Ids, PackedRings, State
+from learners.format_2 import of_format_2
+from learners.ids import Ids, PackedLists, State
 from learners.inputs import Inputs
-from learners.kernels import BLOCK, CHUNK, F64, I32, I64, MISS, NO_EVENT
+from learners.kernels import (
+    BLOCK,
+    CHUNK,
+    F32,
+    F64,
+    I32,
+    I64,
+    KINDS,
+    MISS,
+    MOST_HAD,
+    MOST_ITEM_BITS,
+    NO_EVENT,
+    ROOM,
+    U16,
+    U32,
+)
 from learners.user_rows import UserRows
+
+_HAD = {"had_item": np.int32, "had_time": np.int64, "had_type": np.uint16}
+_USUAL_HAD = 64  # items had by most users at most: by this snapshots are cut into blocks
 
 
 class Had(NamedTuple):
@@ -29,12 +48,23 @@ class Had(NamedTuple):
     type_index: int
 
 
+class RawHad(NamedTuple):
+    """The same of an item by index."""
+
+    item: int
+    time_ms: int
+    type_index: int
+
+
 class RingEvent(NamedTuple):
-    """One event of a ring that is being merged: whose it was, and its number there."""
+    """One event of a ring that is being merged: whose it was, and its number there.
+
+    Its item is an index, or MISS where that is gone.
+    """
 
     is_moved: bool
     number: int
-    handle: int
+    item: int
     time_ms: int
     reward: float
 
@@ -97,6 +127,14 @@ class History:
         self.history_length = history_length
         self.scored_history = scored_history
         self.had_length = had_length
+        # An index in so many of a cell's 32 bits, all of them set being none; the rest is for its
+        # generation.
+        self.item_bits = max_items.bit_length()
+        if self.item_bits > MOST_ITEM_BITS or had_length > MOST_HAD:
+            raise ValueError(
+                f"max_items={max_items} must be under 2^{MOST_ITEM_BITS}, and"
+                f" had_length={had_length} at most {MOST_HAD:,}"
+            )
         # What is known from elsewhere: nothing, unless whoever makes this says what.
         self.inputs = inputs or Inputs(max_items=max_items)
         self.items = Ids(max_items)
@@ -114,30 +152,36 @@ class History:
         # [items] time of the first event in ms, NO_EVENT before it.
         self.item_since = np.full(self.max_items, NO_EVENT, np.int64)
         users, length = self.max_users, self.history_length
-        # Chunk 0 stands for "none": a ring takes chunks as it fills, and most never fill.
-        parts = -(-length // CHUNK)
-        chunks = users * parts + 1
-        self.ring_chunk = np.zeros((users, parts), np.int32)
-        self.ring_handle = np.zeros((chunks, CHUNK), np.int64)
-        self.ring_time = np.zeros((chunks, CHUNK), np.int64)
-        self.ring_reward = np.zeros((chunks, CHUNK), np.float32)
-        self.ring_free = np.zeros(chunks, np.int32)
-        self.ring_marks = np.array([0, 1], np.int64)  # free chunks; from here on never used
         self.n_events = np.zeros(users, np.int64)
         # The number of their first event: unlike its time, nobody can choose it.
         self.user_since = np.zeros(users, np.int64)
-        # Block 0 stands for "none". Four blocks a user on average, and one user's full had-set.
-        blocks = 4 * users + self.had_length // BLOCK + 3
-        self.had_first = np.zeros(users, np.int32)
-        self.had_last = np.zeros(users, np.int32)
-        self.had_start = np.zeros(users, np.int32)
-        self.had_count = np.zeros(users, np.int32)
-        self.next_block = np.zeros(blocks, np.int32)
-        self.block_handle = np.zeros((blocks, BLOCK), np.int64)
-        self.block_time = np.zeros((blocks, BLOCK), np.int64)
-        self.block_type = np.zeros((blocks, BLOCK), np.uint16)
-        self.free_blocks: list[int] = []
-        self.n_blocks = 1
+        # Rows of cells (see `kernels`); row 0 stands for "none". Each row of a ring begins with an
+        # event whose number is a multiple of CHUNK, so there is one more at most than it fills;
+        # and the next one is taken before the oldest is given back.
+        rows = users * (-(-(length - 1) // CHUNK) + 1) + 2
+        self.ring: U32 = np.zeros((rows, 1 + 3 * CHUNK), np.uint32)
+        # Rewards that have no number (see `kernels.kind_of`): most often none, so no memory.
+        self.ring_reward: F32 = np.zeros((rows, CHUNK), np.float32)
+        self.ring_newest: I32 = np.zeros(users, np.int32)
+        self.ring_marks: I64 = np.array([0, 1], np.int64)  # a row given back; the next never used
+        # What was had is in the ring, or in rows of its own if its first event has left that.
+        # There is room for 64 items a user on average, and for one user's full had-set.
+        self.max_rooms = 4 * users + self.had_length // ROOM + 2
+        self.n_rooms = 0
+        self.had_start = np.zeros(users, np.uint8)
+        self.had_count = np.zeros(users, np.uint16)
+        rows = self.max_rooms * ROOM // BLOCK + 2 * users + 2
+        self.past: U32 = np.zeros((rows, 1 + 3 * BLOCK), np.uint32)
+        self.past_oldest: I32 = np.zeros(users, np.int32)
+        self.past_newest: I32 = np.zeros(users, np.int32)
+        self.past_start = np.zeros(users, np.uint8)
+        self.past_count = np.zeros(users, np.uint16)
+        self.past_marks: I64 = np.array([0, 1], np.int64)
+        # A type's index + 1, and a reward, by the number of both.
+        self.kind_type: I32 = np.zeros(KINDS, np.int32)
+        self.kind_reward: F32 = np.zeros(KINDS + 1, np.float32)
+        # [items] the generation of which, or of a later one, all cells are that are not GONE.
+        self.known_generation = np.zeros(self.max_items, np.int32)
         self.as_of = AsOf(users, length)
         self._arrays: Any = None
 
@@ -152,21 +196,23 @@ class History:
                 self.categories.labels,
                 self.inputs.of_item,
                 self.history_length,
-                self.ring_handle,
-                self.ring_reward,
-                self.ring_time,
-                self.ring_chunk,
-                self.ring_free,
-                self.ring_marks,
+                self.item_bits,
                 self.n_events,
-                self.had_first,
-                self.had_last,
                 self.had_start,
                 self.had_count,
-                self.next_block,
-                self.block_handle,
-                self.block_time,
-                self.block_type,
+                self.ring,
+                self.ring_reward,
+                self.ring_newest,
+                self.ring_marks,
+                self.past,
+                self.past_oldest,
+                self.past_newest,
+                self.past_start,
+                self.past_count,
+                self.past_marks,
+                self.kind_type,
+                self.kind_reward,
+                self.kind_reward.view(np.uint32),
             )
         return self._arrays
 
@@ -201,6 +247,26 @@ class History:
             drop(index, handle)
         self.item_since[index] = NO_EVENT
         self.items.remove(item_id)
+        self._forget_gone(index)
+
+    def _forget_gone(self, index: int) -> None:
+        """See to it that no cell of an item that is gone looks like one of an item to come.
+
+        Cells have only some bits of a generation. Before the next one looks like one that there may
+        still be cells of, all these are looked for: each time that an index was given to another
+        item for the 256th time (in 10,000,000 items), or the 32,768th (in 100,000).
+        """
+        age = int(self.items.generation[index]) - int(self.known_generation[index])
+        if age < 2 ** (32 - self.item_bits) - 1:
+            return
+        for rows in (self.ring[: self.ring_marks[1]], self.past[: self.past_marks[1]]):
+            kernels.forget_gone(rows, self.items.generation, self.item_bits)
+        self.as_of.forget_gone(self)
+        self._know_generations()
+
+    def _know_generations(self) -> None:
+        n = self.items.n_indices
+        self.known_generation[:n] = self.items.generation[:n]
 
     def touch_user(self, user_id: Hashable, tick: int) -> int:
         """Return a user's index, creating it; at capacity the user touched longest ago goes."""
@@ -213,21 +279,21 @@ class History:
         for drop in self.on_user_forgotten:
             drop(user_id)
         index = self.users.remove(user_id)
-        self.n_events[index] = self.user_since[index] = 0
-        kernels.ring_clear(self.arrays, index)  # what was forgotten must not go into snapshots
-        self._clear_had(index)
+        self._clear(index)
         self.as_of.forget(index)
         for rows in self.user_rows:
             rows.forget(index)
 
-    def _clear_had(self, user: int) -> None:
-        block = int(self.had_first[user])
-        while block:
-            following = int(self.next_block[block])
-            self._free_block(block)
-            block = following
-        for array in (self.had_first, self.had_last, self.had_start, self.had_count):
-            array[user] = 0
+    def _clear(self, user: int) -> None:
+        """Give back what a user has: what was forgotten must not go into snapshots."""
+        self.n_rooms -= self._rooms_of(user)
+        self.user_since[user] = 0
+        kernels.personal_clear(self.arrays, user)
+
+    def _rooms_of(self, user: int) -> int:
+        """Return how many places of the pool a had-set takes, each for ROOM items."""
+        count = int(self.had_count[user])
+        return (int(self.had_start[user]) + count - 1) // ROOM + 1 if count else 0
 
     def merge_users(self, user_id: Hashable, from_id: Hashable, tick: int) -> Merged:
         """Move the history and had-set of a known user to another one, who may be new.
@@ -239,7 +305,7 @@ class History:
         rings = [] if target == MISS else self._ring(target, is_moved=False)
         rings += self._ring(source, is_moved=True)
         rings.sort(key=lambda event: event.time_ms)
-        had = _latest([] if target == MISS else self._raw_had(target), self._raw_had(source))
+        had = _latest([] if target == MISS else self._had(target), self._had(source))
         known = (self.user_since[user] for user in (target, source) if user != MISS)
         since = min((int(number) for number in known if number), default=0)
         n_target = 0 if target == MISS else int(self.n_events[target])
@@ -250,60 +316,32 @@ class History:
         self.forget_user(from_id)
         target = self.touch_user(user_id, tick)
         self.as_of.forget(target)  # requests know the merged user at once
-        self._write_ring(target, rings[-self.history_length :], n_events)
-        self.user_since[target] = since
-        self._write_had(target, had)
+        self._clear(target)
+        self.n_events[target], self.user_since[target] = n_events, since
+        self._write(target, rings[-self.history_length :], had[-self.had_length :])
         for rows, ours, theirs in own:
             rows.merge(target, ours, n_target, theirs, n_source)
         return Merged(target, from_handle, n_events, rings)
 
     def _ring(self, user: int, *, is_moved: bool) -> list[RingEvent]:
-        """Return a user's ring as it is, oldest first."""
-        total = int(self.n_events[user])
-        numbers = range(max(0, total - self.history_length), total)
-        return [
-            RingEvent(
-                is_moved,
-                number,
-                int(self.ring_handle[cell]),
-                int(self.ring_time[cell]),
-                float(self.ring_reward[cell]),
-            )
-            for number in numbers
-            for cell in (self.ring_cell(user, number),)
-        ]
+        """Return a user's ring, oldest first; an item is MISS where it is gone."""
+        first = max(0, int(self.n_events[user]) - self.history_length)
+        columns = (column.tolist() for column in self._read_rings(user, user + 1))
+        events = zip(*columns, strict=True)
+        return [RingEvent(is_moved, number, *event) for number, event in enumerate(events, first)]
 
-    def ring_cell(self, user: int, number: int) -> tuple[int, int]:
-        """Return where the user's event of a number is in the arrays of the rings."""
-        part, cell = divmod(number % self.history_length, CHUNK)
-        return int(self.ring_chunk[user, part]), cell
+    def _write(self, user: int, events: list[RingEvent], had: list[RawHad]) -> None:
+        """Write ring and had-set of a user who has neither; make room for this."""
+        for _ in range(-(-len(had) // ROOM)):
+            self._take_room()
+        of_ring = [(event.item, event.time_ms, event.reward) for event in events]
+        ring, of_had = _columns(of_ring, RINGS), _columns(had, _HAD)
+        kernels.write_user(self.arrays, user, ring, 0, len(events), of_had, 0, len(had))
 
-    def _write_ring(self, user: int, events: list[RingEvent], n_events: int) -> None:
-        self.n_events[user] = n_events
-        for number, event in enumerate(events, n_events - len(events)):
-            place = number % self.history_length
-            handle, time_ms, reward = event.handle, event.time_ms, event.reward
-            kernels.ring_write(self.arrays, user, place, handle, time_ms, reward)
-
-    def _raw_had(self, user: int) -> list[tuple[int, int, int]]:
-        """Return (handle, time, type) of what a user had, oldest first, live items only."""
-        return [
-            (
-                int(self.block_handle[block, offset]),
-                int(self.block_time[block, offset]),
-                int(self.block_type[block, offset]),
-            )
-            for block, offset in (divmod(place, BLOCK) for place in self._had_places(user))
-            if self.items.live(int(self.block_handle[block, offset])) != MISS
-        ]
-
-    def _write_had(self, user: int, had: list[tuple[int, int, int]]) -> None:
-        self._clear_had(user)
-        for handle, time_ms, type_index in had[-self.had_length :]:
-            block, offset = divmod(self._new_had_place(user), BLOCK)
-            self.block_handle[block, offset] = handle
-            self.block_time[block, offset] = time_ms
-            self.block_type[block, offset] = type_index
+    def _had(self, user: int) -> list[RawHad]:
+        """Return what a user had, oldest first, live items only."""
+        columns = (column.tolist() for column in self._read_had(user, user + 1))
+        return [RawHad(*one) for one in zip(*columns, strict=True) if one[0] != MISS]
 
     # -- writing ------------------------------------------------------------------------------
 
@@ -316,66 +354,38 @@ class History:
         if not kernels.append_event(
             self.arrays, user, item, time_ms, reward, type_index, self.had_length
         ):
-            self.append_had(user, item, time_ms=time_ms, type_index=type_index)
+            self.append_had(user, type_index=type_index)
 
-    def append_had(self, user: int, item: int, *, time_ms: int, type_index: int) -> None:
-        """Add an item to a had-set where no place is at hand (see `kernels.append_event`)."""
-        block, offset = divmod(self._new_had_place(user), BLOCK)
-        self.block_handle[block, offset] = self.items.handle(item)
-        self.block_time[block, offset] = time_ms
-        self.block_type[block, offset] = type_index
+    def append_had(self, user: int, *, type_index: int) -> None:
+        """Add the item of a user's last event to the had-set where no room is at hand.
 
-    def _new_had_place(self, user: int) -> int:
+        See `kernels.append_event`.
+        """
         if self.had_count[user] >= self.had_length:
             self._drop_oldest_had(user)
-        end = int(self.had_start[user]) + int(self.had_count[user])
-        offset = end % BLOCK
-        if offset == 0 or self.had_count[user] == 0:
-            offset = 0
-            block = self._take_block()
-            if self.had_count[user] == 0:
-                self.had_first[user] = block
-                self.had_start[user] = 0
-            else:
-                self.next_block[self.had_last[user]] = block
-            self.had_last[user] = block
-        self.had_count[user] += 1
-        return int(self.had_last[user]) * BLOCK + offset
+        if kernels.needs_room(self.arrays, user):
+            self._take_room()
+        kernels.had_add(self.arrays, user, type_index)
 
     def _drop_oldest_had(self, user: int) -> None:
-        self.had_start[user] += 1
+        n_rooms = self._rooms_of(user)
+        kernels.had_drop(self.arrays, user)
         self.had_count[user] -= 1
+        self.had_start[user] = (int(self.had_start[user]) + 1) % ROOM if self.had_count[user] else 0
+        self.n_rooms += self._rooms_of(user) - n_rooms
         self.as_of.drop_had(user)
-        if self.had_start[user] == BLOCK or self.had_count[user] == 0:
-            block = int(self.had_first[user])
-            self.had_first[user] = self.next_block[block]
-            self.had_start[user] = 0
-            self._free_block(block)
-            if self.had_count[user] == 0:
-                self.had_first[user] = self.had_last[user] = 0
 
-    def _take_block(self) -> int:
-        while not self.free_blocks and self.n_blocks >= len(self.next_block):
+    def _take_room(self) -> None:
+        while self.n_rooms >= self.max_rooms:
             # Never the user being written: they were touched last, and alone they always fit.
             self.forget_user(self.users.oldest())
-        if self.free_blocks:
-            block = self.free_blocks.pop()
-        else:
-            block = self.n_blocks
-            self.n_blocks += 1
-        self.next_block[block] = 0
-        return block
-
-    def _free_block(self, block: int) -> None:
-        for array in (self.block_handle, self.block_time, self.block_type):
-            array[block] = 0  # what was forgotten must not go into snapshots
-        self.free_blocks.append(block)
+        self.n_rooms += 1
 
     # -- reading ------------------------------------------------------------------------------
 
     def has_had(self, user: int, item: int) -> bool:
         """Tell whether a user had an item (both by index)."""
-        return bool(kernels.had_place(self.arrays, user, item) != MISS)
+        return bool(kernels.has_had(self.arrays, user, item))
 
     def is_repeat(self, user: int, item: int, *, type_index: int, reward: float) -> bool:
         """Tell whether a user's last event on an item was of the same type, and said the same.
@@ -389,17 +399,10 @@ class History:
 
         With `is_past`, had when the batch began (see `seen`).
         """
-        kernels.mark_had(
-            self.had_first,
-            self.had_start,
-            self.as_of.n_had if is_past else self.had_count,
-            user,
-            self.next_block,
-            self.block_handle,
-            self.items.generation,
-            mark,
-            tick,
-        )
+        kernels.mark_had(self.arrays, user, self._n_had(user, is_past=is_past), mark, tick)
+
+    def _n_had(self, user: int, *, is_past: bool) -> int:
+        return int((self.as_of.n_had if is_past else self.had_count)[user])
 
     def let_return(self, days: dict[int, float]) -> None:
         """Say after how many days a had item of a type (by index) may be shown again."""
@@ -411,10 +414,7 @@ class History:
         self, user: int, mark: kernels.I64, tick: int, now_ms: int, *, is_past: bool = False
     ) -> None:
         """Do as `mark_had`, but for what may be shown again at a time: see `let_return`."""
-        if not len(self._returns_ms):
-            self.mark_had(user, mark, tick, is_past=is_past)
-            return
-        n_had = (self.as_of.n_had if is_past else self.had_count)[user]
+        n_had = self._n_had(user, is_past=is_past)
         kernels.mark_kept(self.arrays, user, n_had, mark, tick, self._returns_ms, now_ms)
 
     def profile(self, user: int, into: Profile) -> Profile:
@@ -439,13 +439,14 @@ class History:
             return self.profile(user, into)
         into.clear()
         into.user, into.is_past = user, True
+        n_events = int(as_of.n_events[user])
         into.n, into.n_refused = kernels.profile_of(
-            *as_of.rings(),
-            as_of.chunks_of(user),
-            0,
-            as_of.n_events[user],
-            self.history_length,
-            self.items.generation,
+            self.arrays,
+            as_of.ring,
+            as_of.ring_reward,
+            user,
+            (n_events - 1) % self.history_length,
+            min(n_events, self.history_length),
             into.items,
             into.weights,
             into.times,
@@ -486,37 +487,23 @@ class History:
 
     def events(self, user: int) -> list[tuple[Hashable, int, float]]:
         """Return (item id, time in ms, reward) of a user's ring, newest first, live items only."""
-        return self._events(self, user)
+        return self._named(self._read_rings(user, user + 1))
 
-    def _events(self, rings: History | AsOf, user: int) -> list[tuple[Hashable, int, float]]:
-        found = []
-        total = int(rings.n_events[user])
-        for back in range(min(total, self.history_length)):
-            cell = rings.ring_cell(user, total - 1 - back)
-            item_id = self.item_id(int(rings.ring_handle[cell]))
-            if item_id is not None:
-                time_ms = int(rings.ring_time[cell])
-                found.append((item_id, time_ms, float(rings.ring_reward[cell])))
-        return found
+    def _named(self, columns: Iterable[Any]) -> list[tuple[Hashable, int, float]]:
+        """Return the events of a ring, newest first, live items only."""
+        items, times, rewards = (column.tolist() for column in columns)
+        events = zip(reversed(self.items.names(items)), reversed(times), reversed(rewards))
+        return [event for event, item in zip(events, reversed(items)) if item != MISS]
 
     def had(self, user: int) -> list[Had]:
         """Return a user's had-set, oldest first, live items only."""
-        found = []
-        for where in self._had_places(user):
-            block, offset = divmod(where, BLOCK)
-            item_id = self.item_id(int(self.block_handle[block, offset]))
-            if item_id is not None:
-                time_ms = int(self.block_time[block, offset])
-                found.append(Had(item_id, time_ms, int(self.block_type[block, offset])))
-        return found
+        return [Had(self.items.ids[one.item], *one[1:]) for one in self._had(user)]
 
-    def _had_places(self, user: int) -> Iterator[int]:
-        block, offset = int(self.had_first[user]), int(self.had_start[user])
-        for _ in range(int(self.had_count[user])):
-            yield block * BLOCK + offset
-            offset += 1
-            if offset == BLOCK:
-                block, offset = int(self.next_block[block]), 0
+    def had_since(self, user: int, since_ms: int, type_index: int) -> I32:
+        """Return the items whose last event was of a type, and not before a time."""
+        items, times, kinds = self._read_had(user, user + 1)
+        found: I32 = items[(items != MISS) & (times >= since_ms) & (kinds == type_index)]
+        return found
 
     def item_id(self, handle: int) -> Hashable | None:
         """Return the id that a handle names, or None if it is stale."""
@@ -525,26 +512,40 @@ class History:
 
     # -- state --------------------------------------------------------------------------------
 
-    _PER_USER = ("n_events", "user_since", "had_first", "had_last", "had_start", "had_count")
-    _PER_BLOCK = ("next_block", "block_handle", "block_time", "block_type")
-    _RINGS = ("ring_handle", "ring_time", "ring_reward")
+    _PER_USER = ("n_events", "user_since", "had_start", "had_count")
 
     def state(self) -> State:
         """Return plain data and arrays from which `load_state` continues identically."""
         n = self.users.n_indices
-        used = np.minimum(self.n_events[:n], self.history_length)
         state: State = {name: getattr(self, name)[:n] for name in self._PER_USER}
-        state |= {name: getattr(self, name)[: self.n_blocks] for name in self._PER_BLOCK}
-        state |= {
-            name: PackedRings(getattr(self, name), self.ring_chunk, used, self.history_length)
-            for name in self._RINGS
-        }
+        sizes = self._ring_sizes(n)
+        for column, (name, dtype) in enumerate(RINGS.items()):
+            state[name] = PackedLists(self._read_rings, column, sizes, self.history_length, dtype)
+        for column, (name, dtype) in enumerate(_HAD.items()):
+            counts = self.had_count[:n].astype(np.int64)
+            state[name] = PackedLists(self._read_had, column, counts, _USUAL_HAD, dtype)
         state["categories"] = self.categories.state(self.items.n_indices)
         state["item_since"] = self.item_since[: self.items.n_indices]
-        state |= {"free_blocks": self.free_blocks, "n_blocks": self.n_blocks}
-        as_of = self.as_of.state(n)
+        as_of = self.as_of.state(self, n)
         state |= {"as_of": as_of} if as_of else {}
         return state | {"items": self.items.state(), "users": self.users.state()}
+
+    def _ring_sizes(self, n: int) -> I64:
+        return np.minimum(self.n_events[:n], self.history_length)
+
+    def _read_rings(self, start: int, stop: int) -> tuple[I32, I64, F32]:
+        """Return items, times in ms and rewards of the rings of some users, each oldest first."""
+        sizes = np.minimum(self.n_events[start:stop], self.history_length)
+        ring, own, newest = self.ring, self.ring_reward, self.ring_newest
+        return read_rings(self.arrays, ring, own, newest, self.n_events, start, sizes)
+
+    def _read_had(self, start: int, stop: int) -> tuple[I32, I64, U16]:
+        """Return items, times in ms and types of the had-sets of some users, each oldest first."""
+        counts = self.had_count[start:stop]
+        n = int(counts.sum(dtype=np.int64))
+        columns = np.empty(n, np.int32), np.empty(n, np.int64), np.empty(n, np.uint16)
+        kernels.pack_had(self.arrays, start, len(counts), *columns)
+        return columns
 
     def load_state(self, state: State) -> None:
         """Become the history that `state` was taken from."""
@@ -554,18 +555,19 @@ class History:
         self._reserve()
         n = self.users.n_indices
         self.item_since[: self.items.n_indices] = state["item_since"]
-        self.n_blocks = int(state["n_blocks"])
-        if self.n_blocks > len(self.next_block):
-            raise ValueError(f"{self.n_blocks} blocks do not fit a pool of {len(self.next_block)}")
-        self.free_blocks = [int(block) for block in state["free_blocks"]]
+        self._know_generations()
+        if "block_handle" in state:
+            state = of_format_2(state, self.items, self.history_length)
         for name in self._PER_USER:
             getattr(self, name)[:n] = state[name]
-        for name in self._PER_BLOCK:
-            getattr(self, name)[: self.n_blocks] = state[name]
-        used = np.minimum(self.n_events[:n], self.history_length)
-        rings = (np.asarray(state[name]) for name in self._RINGS)
-        kernels.unpack_rings(self.arrays, used, *rings)
-        self.as_of.load_state(state.get("as_of", {}), n)
+        ends = self.had_start[:n].astype(np.int64) + self.had_count[:n]
+        self.n_rooms = int((-(-ends // ROOM) * (self.had_count[:n] > 0)).sum())
+        if self.n_rooms > self.max_rooms:
+            raise ValueError(f"{self.n_rooms} rooms do not fit a pool of {self.max_rooms}")
+        rings, had = (tuple(np.asarray(state[name]) for name in names) for names in (RINGS, _HAD))
+        counts = self.had_count[:n].astype(np.int64)
+        kernels.unpack_users(self.arrays, self._ring_sizes(n), rings, counts, had)
+        self.as_of.load_state(self, state.get("as_of", {}), n)
 
     def update_hash(self, sha: Any) -> None:
         """Feed the canonical content, sorted by external id, to a hashlib object."""
@@ -577,19 +579,25 @@ class History:
                 sha.update(_text(had.item_id) + _numbers(had.time_ms, had.type_index))
             if self.as_of.holds(int(user)):
                 sha.update(_numbers(self.as_of.batch, float(self.as_of.n_had[user])))
-                for item_id, time_ms, reward in self._events(self.as_of, int(user)):
+                for item_id, time_ms, reward in self._named(self.as_of.read(self, user, user + 1)):
                     sha.update(_text(item_id) + _numbers(time_ms, reward))
         for item in self.items.sorted_indices():
             sha.update(_text(self.items.ids[item]) + self.item_since[item].tobytes())
 
 
-def _latest(*had: list[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
+def _latest(*had: list[RawHad]) -> list[RawHad]:
     """Return what was had in the order of time, of each item what came last."""
-    latest: dict[int, tuple[int, int, int]] = {}
+    latest: dict[int, RawHad] = {}
     for one in chain(*had):
-        if one[0] not in latest or one[1] > latest[one[0]][1]:
-            latest[one[0]] = one
-    return sorted(latest.values(), key=lambda one: one[1])
+        if one.item not in latest or one.time_ms > latest[one.item].time_ms:
+            latest[one.item] = one
+    return sorted(latest.values(), key=lambda one: one.time_ms)
+
+
+def _columns(rows: Sequence[tuple[Any, ...]], types: dict[str, Any]) -> tuple[Any, ...]:
+    """Return an array for each column of some rows."""
+    columns = zip(*rows, strict=True) if rows else ((),) * len(types)
+    return tuple(np.array(column, dtype) for column, dtype in zip(columns, types.values()))
 
 
 def _text(id_: Hashable) -> bytes:

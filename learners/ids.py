@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from learners.kernels import I32, I64, INDEX_MASK, MISS, U64, pack_rings, packed_rows
+from learners.kernels import I32, I64, INDEX_MASK, MISS, U64, packed_rows
 
 State = dict[str, Any]
 """Plain values and arrays by name, lent: to keep them while their owner goes on, copy them."""
@@ -41,24 +41,43 @@ class PackedRows:
         return np.asarray(self.pack(0, len(self.sizes)), dtype)
 
 
-class PackedRings(PackedRows):
-    """The same of rows that lie in chunks: chunks[i] has their numbers, one after the other.
+class PackedLists(PackedRows):
+    """The same of lists that `read` gives, for rows from one to before another: of its columns one.
 
-    Rows have `width` values at most.
+    Most lists have `width` values at most.
     """
 
-    def __init__(self, values: NDArray[Any], chunks: I32, sizes: NDArray[Any], width: int) -> None:
-        self.rows = values
-        self.chunks = chunks
+    def __init__(
+        self,
+        read: Callable[[int, int], tuple[NDArray[Any], ...]],
+        column: int,
+        sizes: I64,
+        width: int,
+        dtype: Any,
+    ) -> None:
+        self.read = read
+        self.column = column
         self.sizes = sizes
         self.width = width
+        self._dtype: np.dtype[Any] = np.dtype(dtype)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Return the type of the values."""
+        return self._dtype
 
     def pack(self, start: int, stop: int) -> NDArray[Any]:
         """Return the rows from `start` to before `stop`, packed."""
-        sizes = self.sizes[start:stop]
-        packed = np.empty(int(sizes.sum()), self.dtype)
-        pack_rings(self.rows, self.chunks, start, sizes, packed)
-        return packed
+        return self.read(start, stop)[self.column]
+
+    def __deepcopy__(self, memo: Any) -> PackedLists:
+        """Return the lists as they are now, whatever becomes of whom they are read from."""
+        values, starts = np.asarray(self), np.concatenate([[0], np.cumsum(self.sizes)])
+
+        def read(start: int, stop: int) -> tuple[NDArray[Any], ...]:
+            return (values[starts[start] : starts[min(stop, len(starts) - 1)]],)
+
+        return PackedLists(read, 0, self.sizes.copy(), self.width, self.dtype)
 
 
 def handle_of(index: int, generation: int) -> int:

@@ -30,6 +30,7 @@ F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 U8 = NDArray[np.uint8]
 U16 = NDArray[np.uint16]
+U32 = NDArray[np.uint32]
 U64 = NDArray[np.uint64]
 
 # Most kernels take no memory and return numbers, so nothing has to count who uses an array. Where
@@ -38,9 +39,16 @@ U64 = NDArray[np.uint64]
 _UNCOUNTED: dict[str, Any] = {"cache": True, "_nrt": False}
 kernel = njit(**_UNCOUNTED)
 
-INDEX_MASK = np.int64(0xFFFFFFFF)
-BLOCK = 16
-CHUNK = 8  # events of a user's ring that lie together
+INDEX_MASK = CELL_MASK = np.int64(0xFFFFFFFF)
+# A cell is an event or an item that was had: three numbers of 32 bits. Cells lie together in rows
+# [link to another row, items, low times, high times and kinds]; there is no row 0.
+CHUNK = 5  # cells in a row of a ring: 64 bytes, a cache line
+BLOCK = 21  # cells in a row of what has left the ring: four of them
+ROOM = 16  # had items that one place of the pool is for: a bound since the first logs
+GONE = 2**32 - 1  # stands for an item that is no more
+MOST_ITEM_BITS, MOST_HAD = 28, 2**16 - 1
+MOST_TYPES = 2**14  # bits that a cell has for a type whose reward has no number
+KINDS = 2**14  # pairs of type and reward that have a number; other rewards stand by themselves
 MISS = NO_ROOM = -1
 NO_EVENT = 2**63 - 1  # the time since when there is an item that had no event yet
 
@@ -237,10 +245,10 @@ _define(
     _PersonalType,
     [
         *("generation", "key", "since", "labels", "inputs"),
-        *("history_length", "ring_handle", "ring_reward", "ring_time"),
-        *("ring_chunk", "ring_free", "ring_marks", "n_events"),
-        *("had_first", "had_last", "had_start", "had_count"),
-        *("next_block", "block_handle", "block_time", "block_type"),
+        *("history_length", "item_bits", "n_events", "had_start", "had_count"),
+        *("ring", "ring_reward", "ring_newest", "ring_marks"),
+        *("past", "past_oldest", "past_newest", "past_start", "past_count", "past_marks"),
+        *("kind_type", "kind_reward", "kind_bits"),
     ],
 )
 
@@ -502,81 +510,265 @@ def unpack_rows(packed: Any, size: Any, rows: Any) -> None:
 
 
 @kernel
-def ring_cell(ring_chunk: I32, user: int, place: int) -> tuple[int, int]:
-    """Return where a place of a user's ring is: the chunk, and the place in that."""
-    return ring_chunk[user, place // CHUNK], place % CHUNK
+def whole(number: Any) -> Any:
+    """Return a number of few bits as one to reckon with, of 64."""
+    return np.int64(number)
 
 
 @kernel
-def own_ring_cell(personal: Any, user: int, place: int) -> tuple[int, int]:
-    """Return the same for a place that is about to be written: a chunk is taken where none is."""
-    if personal.ring_chunk[user, place // CHUNK] == 0:
-        marks = personal.ring_marks
-        if marks[0] > 0:
-            marks[0] -= 1
-            personal.ring_chunk[user, place // CHUNK] = personal.ring_free[marks[0]]
-        else:
-            personal.ring_chunk[user, place // CHUNK] = marks[1]
-            marks[1] += 1
-    return ring_cell(personal.ring_chunk, user, place)
+def cell_of(item: int, generation: I32, item_bits: int) -> Any:
+    """Return what stands in a cell for a live item: its index, and its generation's low bits."""
+    return ((whole(generation[item]) << item_bits) | item) & CELL_MASK
 
 
 @kernel
-def ring_write(
-    personal: Any, user: int, place: int, handle: int, time_ms: int, reward: float
+def item_of(cell: Any, generation: I32, item_bits: int) -> int:
+    """Return the index of a cell's item, or MISS if that is gone."""
+    item = whole(cell) & ((1 << item_bits) - 1)
+    if item < len(generation) and cell_of(item, generation, item_bits) == cell:
+        return item
+    return MISS
+
+
+@kernel
+def width_of(rows: U32) -> int:
+    """Return how many cells a row has."""
+    return (rows.shape[1] - 1) // 3
+
+
+@kernel
+def time_of(rows: U32, row: int, at: int, width: int) -> int:
+    """Return the time of a cell, in ms: 48 bits, which is beyond the year 9999."""
+    high = whole(rows[row, 1 + 2 * width + at]) >> 16
+    return (high << 32) | whole(rows[row, 1 + width + at])
+
+
+@kernel
+def low_of(rows: U32, row: int, at: int, width: int) -> int:
+    """Return what is left of a cell: kind and `is_first` of an event, the type of an item."""
+    return whole(rows[row, 1 + 2 * width + at]) & 0xFFFF
+
+
+@kernel
+def write_cell(rows: U32, row: int, at: int, width: int, cell: int, time_ms: int, low: int) -> None:
+    """Write a cell."""
+    rows[row, 1 + at] = cell
+    rows[row, 1 + width + at] = time_ms & CELL_MASK
+    rows[row, 1 + 2 * width + at] = (time_ms >> 32) << 16 | low
+
+
+@kernel
+def take_row(rows: U32, marks: I64) -> int:
+    """Return a row that nobody has: one that was given back, or the next of those never used."""
+    row = marks[0]
+    if row != 0:
+        marks[0] = rows[row, 0]
+        rows[row, 0] = 0
+        return row
+    marks[1] += 1
+    return marks[1] - 1
+
+
+@kernel
+def give_row(rows: U32, marks: I64, row: int) -> int:
+    """Give a row back with nothing left in it; return the one that followed it."""
+    following = whole(rows[row, 0])
+    rows[row] = 0
+    rows[row, 0] = marks[0]
+    marks[0] = row
+    return following
+
+
+@kernel
+def kind_of(personal: Any, type_index: int, reward: float) -> int:
+    """Return the number of a type and a reward; over KINDS, where the reward needs its own place.
+
+    Rewards are few: those of the settings, and one for each low rating. Pairs keep their numbers.
+    """
+    rewards, bits, types_ = personal.kind_reward, personal.kind_bits, personal.kind_type
+    rewards[KINDS] = reward
+    wanted = bits[KINDS]
+    home = ((whole(wanted) * 2_654_435_761 + type_index * 40_503_001) & CELL_MASK) >> 18
+    for probe in range(8):
+        kind = (home + probe) & (KINDS - 1)
+        if types_[kind] == 0:
+            types_[kind] = type_index + 1
+            rewards[kind] = reward
+            return kind
+        if types_[kind] == type_index + 1 and bits[kind] == wanted:
+            return kind
+    return KINDS + type_index
+
+
+@kernel
+def type_of(personal: Any, low: int) -> int:
+    """Return the index of an event's type."""
+    kind = low >> 1
+    return whole(personal.kind_type[kind]) - 1 if kind < KINDS else kind - KINDS
+
+
+@kernel
+def reward_of(personal: Any, own: F32, row: int, at: int, low: int) -> Any:
+    """Return the reward of an event."""
+    kind = low >> 1
+    return personal.kind_reward[kind] if kind < KINDS else own[row, at]
+
+
+@kernel
+def previous(rows: U32, row: int, at: int, width: int) -> tuple[int, int]:
+    """Return where the event before one is."""
+    if at > 0:
+        return row, at - 1
+    return whole(rows[row, 0]), width - 1
+
+
+@kernel
+def newest_event(personal: Any, user: int) -> tuple[int, int]:
+    """Return where a user's last event is; the first in a row has a multiple of CHUNK as number."""
+    return whole(personal.ring_newest[user]), (personal.n_events[user] - 1) % CHUNK
+
+
+@kernel
+def ring_write(personal: Any, user: int, cell: int, time_ms: int, reward: float) -> None:
+    """Write a user's next event, over the one that is too old for the ring by now."""
+    ring, number, length = personal.ring, personal.n_events[user], personal.history_length
+    row, at = whole(personal.ring_newest[user]), number % CHUNK
+    if row == 0 or at == 0:
+        row = ring_grow(ring, personal.ring_marks, row, number, length)
+        personal.ring_newest[user] = row
+    write_cell(ring, row, at, CHUNK, cell, time_ms, 0)
+    write_kind(personal, row, at, reward, 0, False)
+    personal.n_events[user] = number + 1
+
+
+@kernel
+def ring_grow(ring: U32, marks: I64, newest: int, number: int, length: int) -> int:
+    """Return another row for the event of a number; give back one that is too old, if there is."""
+    first = row = take_row(ring, marks)
+    ring[row, 0] = newest
+    if number >= length:
+        for _ in range(number // CHUNK - (number - length + 1) // CHUNK):
+            row = whole(ring[row, 0])
+        unused = whole(ring[row, 0])
+        ring[row, 0] = 0
+        if unused != 0:
+            give_row(ring, marks, unused)
+    return first
+
+
+@kernel
+def write_kind(
+    personal: Any, row: int, at: int, reward: float, type_index: int, is_first: bool
 ) -> None:
-    """Write an event into a place of a user's ring."""
-    chunk, cell = own_ring_cell(personal, user, place)
-    personal.ring_handle[chunk, cell] = handle
-    personal.ring_time[chunk, cell] = time_ms
-    personal.ring_reward[chunk, cell] = reward
+    """Write an event's reward; if it stands for its item in the had-set, say so, and of which type
+    the last event on that was. The others have type 0: who loads a ring need not know more.
+    """
+    kind, where = kind_of(personal, type_index, reward), 1 + 2 * CHUNK + at
+    high = whole(personal.ring[row, where]) >> 16 << 16
+    personal.ring[row, where] = high | kind << 1 | is_first
+    if kind >= KINDS:
+        personal.ring_reward[row, at] = reward
 
 
 @kernel
-def ring_clear(personal: Any, user: int) -> None:
-    """Give a user's chunks back, with nothing left in them."""
-    for part in range(personal.ring_chunk.shape[1]):
-        chunk = personal.ring_chunk[user, part]
-        if chunk != 0:
-            personal.ring_handle[chunk] = 0
-            personal.ring_time[chunk] = 0
-            personal.ring_reward[chunk] = 0.0
-            personal.ring_free[personal.ring_marks[0]] = chunk
-            personal.ring_marks[0] += 1
-            personal.ring_chunk[user, part] = 0
+def set_first(personal: Any, row: int, at: int, type_index: int, is_first: bool) -> None:
+    """Say whether an event of a ring stands for its item in the had-set (see `write_kind`)."""
+    low = low_of(personal.ring, row, at, CHUNK)
+    reward = reward_of(personal, personal.ring_reward, row, at, low)
+    write_kind(personal, row, at, reward, type_index, is_first)
 
 
-@njit(nogil=True, **_UNCOUNTED)
-def pack_rings(values: Any, ring_chunk: I32, first: int, sizes: Any, packed: Any) -> None:
-    """Write the first sizes[i] values of the rings of users from `first` on into `packed`."""
-    n = 0
-    for i in range(len(sizes)):
-        for place in range(sizes[i]):
-            chunk, cell = ring_cell(ring_chunk, first + i, place)
-            packed[n] = values[chunk, cell]
-            n += 1
+@kernel
+def ring_event(personal: Any, user: int, back: int) -> tuple[int, int]:
+    """Return where the event is that so many came after."""
+    row, at = newest_event(personal, user)
+    at -= back
+    while at < 0:
+        row = whole(personal.ring[row, 0])
+        at += CHUNK
+    return row, at
 
 
-@njit(cache=True, nogil=True)
-def unpack_rings(personal: Any, sizes: Any, handles: I64, times: I64, rewards: F32) -> None:
-    """Write rings that were packed, of users from the first on."""
-    n = 0
-    for user in range(len(sizes)):
-        for place in range(sizes[user]):
-            ring_write(personal, user, place, handles[n], times[n], rewards[n])
-            n += 1
+@kernel
+def last_on(personal: Any, user: int, cell: int) -> tuple[int, int]:
+    """Return where the user's last event on an item is; row 0: not in the ring."""
+    row, at = newest_event(personal, user)
+    for _ in range(min(personal.n_events[user], personal.history_length)):
+        if personal.ring[row, 1 + at] == cell:
+            return row, at
+        row, at = previous(personal.ring, row, at, CHUNK)
+    return 0, 0
+
+
+@kernel
+def ring_leave(personal: Any, user: int) -> None:
+    """Keep apart what the user's oldest event stands for: the next one takes its place."""
+    ring = personal.ring
+    row, at = ring_event(personal, user, personal.history_length - 1)
+    low = low_of(ring, row, at, CHUNK)
+    if low & 1:
+        cell = whole(ring[row, 1 + at])
+        row, at = last_on(personal, user, cell)
+        past_push(personal, user, cell, time_of(ring, row, at, CHUNK), type_of(personal, low))
+
+
+@kernel
+def past_push(personal: Any, user: int, cell: int, time_ms: int, type_index: int) -> None:
+    """Add an item to those that a user had, and whose first event is in the ring no more."""
+    past = personal.past
+    end = whole(personal.past_start[user]) + whole(personal.past_count[user])
+    at = end % BLOCK
+    if at == 0:
+        row = take_row(past, personal.past_marks)
+        if end == 0:
+            personal.past_oldest[user] = row
+        else:
+            past[personal.past_newest[user], 0] = row
+        personal.past_newest[user] = row
+    write_cell(past, personal.past_newest[user], at, BLOCK, cell, time_ms, type_index)
+    personal.past_count[user] += 1
+
+
+@kernel
+def had_drop(personal: Any, user: int) -> None:
+    """Forget the item that a user had first."""
+    if personal.past_count[user] > 0:
+        personal.past_count[user] -= 1
+        personal.past_start[user] += 1
+        if personal.past_start[user] == BLOCK or personal.past_count[user] == 0:
+            row, marks = whole(personal.past_oldest[user]), personal.past_marks
+            personal.past_oldest[user] = give_row(personal.past, marks, row)
+            personal.past_start[user] = 0
+        return
+    for back in range(min(personal.n_events[user], personal.history_length) - 1, -1, -1):
+        row, at = ring_event(personal, user, back)
+        if low_of(personal.ring, row, at, CHUNK) & 1:
+            set_first(personal, row, at, 0, False)
+            return
+
+
+@kernel
+def personal_clear(personal: Any, user: int) -> None:
+    """Give back all that a user has, with nothing left in it that tells whose it was."""
+    row = whole(personal.ring_newest[user])
+    while row != 0:
+        row = give_row(personal.ring, personal.ring_marks, row)
+    row = whole(personal.past_oldest[user])
+    while row != 0:
+        row = give_row(personal.past, personal.past_marks, row)
+    personal.ring_newest[user] = personal.past_oldest[user] = personal.past_newest[user] = 0
+    personal.past_start[user] = personal.past_count[user] = 0
+    personal.n_events[user] = personal.had_start[user] = personal.had_count[user] = 0
 
 
 @kernel
 def profile_of(
-    ring_handle: I64,
-    ring_reward: F32,
-    ring_time: I64,
-    ring_chunk: I32,
-    user: int,
+    personal: Any,
+    ring: U32,
+    own: F32,
+    row: int,
+    at: int,
     n_events: int,
-    capacity: int,
-    generation: I32,
     items: I32,
     weights: F64,
     times: I64,
@@ -584,17 +776,21 @@ def profile_of(
 ) -> tuple[int, int]:
     """Write the last positive items (newest first), weights 1/recency rank, and times; and the last
     refused ones, but for those had again since. Return how many of each.
+
+    Of so many events, the last of which is at `row` and `at`.
     """
     n = n_refused = 0
-    for back in range(min(n_events, capacity)):
-        cell = ring_cell(ring_chunk, user, (n_events - 1 - back) % capacity)
-        if not is_live(ring_handle[cell], generation):
-            continue
-        item, reward = ring_handle[cell] & INDEX_MASK, ring_reward[cell]
-        if reward > 0.0 and n < len(items):
+    width, generation, item_bits = width_of(ring), personal.generation, personal.item_bits
+    for _ in range(n_events):
+        item = item_of(ring[row, 1 + at], generation, item_bits)
+        low = low_of(ring, row, at, width)
+        reward = reward_of(personal, own, row, at, low)
+        if item == MISS:
+            pass
+        elif reward > 0.0 and n < len(items):
             items[n] = item
             weights[n] = 1.0 / (n + 1)
-            times[n] = ring_time[cell]
+            times[n] = time_of(ring, row, at, width)
             n += 1
         elif reward < 0.0 and n_refused < len(refused):
             is_forgiven = False
@@ -603,6 +799,7 @@ def profile_of(
             if not is_forgiven:
                 refused[n_refused] = item
                 n_refused += 1
+        row, at = previous(ring, row, at, width)
     return n, n_refused
 
 
@@ -611,20 +808,10 @@ def user_profile(
     personal: Any, user: int, items: I32, weights: F64, times: I64, refused: I32
 ) -> tuple[int, int]:
     """Write the profile that a user has now."""
-    return profile_of(
-        personal.ring_handle,
-        personal.ring_reward,
-        personal.ring_time,
-        personal.ring_chunk,
-        user,
-        personal.n_events[user],
-        personal.history_length,
-        personal.generation,
-        items,
-        weights,
-        times,
-        refused,
-    )
+    row, at = newest_event(personal, user)
+    n_events = min(personal.n_events[user], personal.history_length)
+    ring, own = personal.ring, personal.ring_reward
+    return profile_of(personal, ring, own, row, at, n_events, items, weights, times, refused)
 
 
 @njit(cache=True)
@@ -650,74 +837,75 @@ def profile_before(
     never taught, from the ring, as far as that goes back.
     """
     length, n_events = personal.history_length, personal.n_events[user]
-    n_chunks = personal.ring_chunk.shape[1]
-    handles, at = np.zeros((n_chunks, CHUNK), np.int64), np.zeros((n_chunks, CHUNK), np.int64)
-    rewards = np.zeros((n_chunks, CHUNK), np.float32)
-    chunks = np.arange(n_chunks).astype(np.int32).reshape(1, n_chunks)
+    cells, own = np.zeros((1, 1 + 3 * length), np.uint32), np.zeros((1, length), np.float32)
+    row, at = newest_event(personal, user)
+    known = n_events - 1  # the number of what is there
     wanted = nth[seq % capacity]
     link = before[seq % capacity]
     found = 0
     for back in range(min(wanted, length)):
-        number = wanted - 1 - back
+        number, place = wanted - 1 - back, length - 1 - back
         while link >= oldest and nth[link % capacity] > number:
             link = before[link % capacity]
-        cell = ring_cell(chunks, 0, length - 1 - back)
         if link >= oldest and nth[link % capacity] == number:
             from_window = link % capacity
-            handles[cell] = window_items[from_window]
-            rewards[cell] = window_rewards[from_window]
-            at[cell] = window_times[from_window]
+            handle, cell = window_items[from_window], GONE
+            if is_live(handle, personal.generation):
+                index = handle & INDEX_MASK
+                cell = cell_of(index, personal.generation, personal.item_bits)
+            own[0, place] = window_rewards[from_window]
+            time_ms = window_times[from_window]
         elif number >= n_events - length:
-            known = ring_cell(personal.ring_chunk, user, number % length)
-            handles[cell] = personal.ring_handle[known]
-            rewards[cell] = personal.ring_reward[known]
-            at[cell] = personal.ring_time[known]
+            while known > number:
+                row, at = previous(personal.ring, row, at, CHUNK)
+                known -= 1
+            cell = whole(personal.ring[row, 1 + at])
+            low = low_of(personal.ring, row, at, CHUNK)
+            own[0, place] = reward_of(personal, personal.ring_reward, row, at, low)
+            time_ms = time_of(personal.ring, row, at, CHUNK)
         else:
             break
+        write_cell(cells, 0, place, length, cell, time_ms, KINDS << 1)
         found += 1
-    if found == 0:
-        return 0, 0
-    # The newest stands last: a ring that has been filled exactly once, the rest of it unused.
-    for unused in range(length - found):
-        handles[ring_cell(chunks, 0, unused)] = np.int64(-1) << 32
-    generation = personal.generation
-    return profile_of(
-        handles, rewards, at, chunks, 0, length, length, generation, items, weights, times, refused
-    )
+    return profile_of(personal, cells, own, 0, length - 1, found, items, weights, times, refused)
 
 
 @kernel
-def find_had(
-    first: int, start: int, count: int, next_block: I32, block_handle: I64, handle: int
-) -> int:
-    """Return the place (block * BLOCK + offset) of a handle in a had-set, or MISS."""
-    block, offset = first, start
-    for _ in range(count):
-        if block_handle[block, offset] == handle:
-            return block * BLOCK + offset
-        offset += 1
-        if offset == BLOCK:
-            block, offset = next_block[block], 0
-    return MISS
+def past_place(personal: Any, user: int, cell: int) -> tuple[int, int]:
+    """Return where an item is among those whose first event has left the ring; row 0: nowhere."""
+    row, at = oldest_past(personal, user)
+    for _ in range(personal.past_count[user]):
+        if personal.past[row, 1 + at] == cell:
+            return row, at
+        row, at = next_past(personal.past, row, at)
+    return 0, 0
 
 
 @kernel
-def handle_of(personal: Any, item: int) -> Any:
-    """Return the handle of a live index."""
-    return (np.int64(personal.generation[item]) << 32) | item
+def first_on(personal: Any, user: int, cell: int) -> tuple[int, int]:
+    """Return where the event is that stands for an item in the had-set; row 0: not in the ring."""
+    row, at = newest_event(personal, user)
+    for _ in range(min(personal.n_events[user], personal.history_length)):
+        if personal.ring[row, 1 + at] == cell and low_of(personal.ring, row, at, CHUNK) & 1:
+            return row, at
+        row, at = previous(personal.ring, row, at, CHUNK)
+    return 0, 0
 
 
 @kernel
-def had_place(personal: Any, user: int, item: int) -> int:
-    """Return the place of an item in a user's had-set, or MISS (both by index)."""
-    return find_had(
-        personal.had_first[user],
-        personal.had_start[user],
-        personal.had_count[user],
-        personal.next_block,
-        personal.block_handle,
-        handle_of(personal, item),
-    )
+def had_type(personal: Any, user: int, cell: int) -> int:
+    """Return the type of the last event on an item that a user had, or MISS if they had it not."""
+    row, at = first_on(personal, user, cell)
+    if row != 0:
+        return type_of(personal, low_of(personal.ring, row, at, CHUNK))
+    row, at = past_place(personal, user, cell)
+    return low_of(personal.past, row, at, BLOCK) if row != 0 else MISS
+
+
+@kernel
+def has_had(personal: Any, user: int, item: int) -> bool:
+    """Tell whether an item is in a user's had-set (both by index)."""
+    return had_type(personal, user, cell_of(item, personal.generation, personal.item_bits)) != MISS
 
 
 @kernel
@@ -726,16 +914,14 @@ def is_repeat(personal: Any, user: int, item: int, type_index: int, reward: floa
 
     Once it has left the ring, an event that may go either way is taken for another.
     """
-    where = had_place(personal, user, item)
-    if where == MISS or personal.block_type[where // BLOCK, where % BLOCK] != type_index:
+    cell = cell_of(item, personal.generation, personal.item_bits)
+    if had_type(personal, user, cell) != type_index:
         return False
-    handle, n_events = handle_of(personal, item), personal.n_events[user]
-    length = personal.history_length
-    for back in range(min(n_events, length)):
-        cell = ring_cell(personal.ring_chunk, user, (n_events - 1 - back) % length)
-        if personal.ring_handle[cell] == handle:
-            return (personal.ring_reward[cell] > 0.0) == (reward > 0.0)
-    return reward > 0.0
+    row, at = last_on(personal, user, cell)
+    if row == 0:
+        return reward > 0.0
+    low = low_of(personal.ring, row, at, CHUNK)
+    return (reward_of(personal, personal.ring_reward, row, at, low) > 0.0) == (reward > 0.0)
 
 
 @kernel
@@ -748,51 +934,85 @@ def append_event(
     type_index: int,
     had_length: int,
 ) -> bool:
-    """Write an event into a user's ring and, if a place is at hand, into the had-set.
+    """Write an event into a user's ring and, if there is room at hand, its item into the had-set.
 
-    Return whether one was: else the oldest has to go, or a block to be taken.
+    Return whether there was: else the oldest has to go, or room to be made (see `had_add`).
     """
-    handle = handle_of(personal, item)
-    place = personal.n_events[user] % personal.history_length
-    ring_write(personal, user, place, handle, time_ms, reward)
-    personal.n_events[user] += 1
+    cell = cell_of(item, personal.generation, personal.item_bits)
+    if personal.n_events[user] >= personal.history_length:
+        ring_leave(personal, user)
+    ring_write(personal, user, cell, time_ms, reward)
     if personal.since[item] == NO_EVENT:
         personal.since[item] = time_ms
-    where, count = had_place(personal, user, item), personal.had_count[user]
-    if where == MISS:
-        offset = (personal.had_start[user] + count) % BLOCK
-        if count == 0 or count >= had_length or offset == 0:
-            return False
-        personal.had_count[user] += 1
-        where = personal.had_last[user] * BLOCK + offset
-    block, offset = where // BLOCK, where % BLOCK
-    personal.block_handle[block, offset] = handle
-    personal.block_time[block, offset] = time_ms
-    personal.block_type[block, offset] = type_index
+    row, at = first_on(personal, user, cell)
+    if row != 0:
+        set_first(personal, row, at, type_index, True)
+        return True
+    row, at = past_place(personal, user, cell)
+    if row != 0:
+        write_cell(personal.past, row, at, BLOCK, cell, time_ms, type_index)
+        return True
+    if personal.had_count[user] >= had_length or needs_room(personal, user):
+        return False
+    had_add(personal, user, type_index)
     return True
 
 
 @kernel
-def mark_had(
-    first: I32,
-    start: I32,
-    count: I32,
-    user: int,
-    next_block: I32,
-    block_handle: I64,
-    generation: I32,
-    mark: I64,
-    tick: int,
-) -> None:
-    """Exclude every live item of a user's had-set from the request `tick`."""
-    block, offset = first[user], start[user]
-    for _ in range(count[user]):
-        handle = block_handle[block, offset]
-        if is_live(handle, generation):
-            mark[handle & INDEX_MASK] = tick
-        offset += 1
-        if offset == BLOCK:
-            block, offset = next_block[block], 0
+def needs_room(personal: Any, user: int) -> bool:
+    """Tell whether one more item takes another place of the pool, each for ROOM of them."""
+    count = whole(personal.had_count[user])
+    return count == 0 or (whole(personal.had_start[user]) + count) % ROOM == 0
+
+
+@kernel
+def had_add(personal: Any, user: int, type_index: int) -> None:
+    """Let a user's last event stand for its item in the had-set."""
+    row, at = newest_event(personal, user)
+    set_first(personal, row, at, type_index, True)
+    personal.had_count[user] += 1
+
+
+@kernel
+def next_past(past: U32, row: int, at: int) -> tuple[int, int]:
+    """Return where the item after one is, of those that have left the ring."""
+    if at + 1 < BLOCK:
+        return row, at + 1
+    return whole(past[row, 0]), 0
+
+
+@kernel
+def oldest_past(personal: Any, user: int) -> tuple[int, int]:
+    """Return where the first item is of those that have left the ring."""
+    return whole(personal.past_oldest[user]), whole(personal.past_start[user])
+
+
+@kernel
+def first_from(ring: U32, row: int, at: int) -> tuple[int, int]:
+    """Return where the last event is, from one on backwards, that stands for its item."""
+    while not low_of(ring, row, at, CHUNK) & 1:
+        row, at = previous(ring, row, at, CHUNK)
+    return row, at
+
+
+@kernel
+def mark_had(personal: Any, user: int, n_had: int, mark: I64, tick: int) -> None:
+    """Exclude every live item among the first of a user's had-set from the request `tick`."""
+    ring, past, generation = personal.ring, personal.past, personal.generation
+    n_past = whole(personal.past_count[user])
+    row, at = oldest_past(personal, user)
+    for _ in range(min(n_past, n_had)):
+        item = item_of(past[row, 1 + at], generation, personal.item_bits)
+        if item != MISS:
+            mark[item] = tick
+        row, at = next_past(past, row, at)
+    row, at = newest_event(personal, user)
+    for number in range(whole(personal.had_count[user]) - 1, n_past - 1, -1):
+        row, at = first_from(ring, row, at)
+        item = item_of(ring[row, 1 + at], generation, personal.item_bits)
+        if item != MISS and number < n_had:
+            mark[item] = tick
+        row, at = previous(ring, row, at, CHUNK)
 
 
 @kernel
@@ -803,16 +1023,36 @@ def mark_kept(
 
     That is what lies back over `returns_ms` of its type; never, for a type that has none.
     """
-    block, offset = personal.had_first[user], personal.had_start[user]
-    for _ in range(n_had):
-        handle, kind = personal.block_handle[block, offset], personal.block_type[block, offset]
-        wait_ms = returns_ms[kind] if kind < len(returns_ms) else MISS
-        age_ms = now_ms - personal.block_time[block, offset]
-        if is_live(handle, personal.generation) and (wait_ms == MISS or age_ms <= wait_ms):
-            mark[handle & INDEX_MASK] = tick
-        offset += 1
-        if offset == BLOCK:
-            block, offset = personal.next_block[block], 0
+    if len(returns_ms) == 0:
+        mark_had(personal, user, n_had, mark, tick)
+        return
+    ring, past, generation = personal.ring, personal.past, personal.generation
+    n_past = whole(personal.past_count[user])
+    row, at = oldest_past(personal, user)
+    for _ in range(min(n_past, n_had)):
+        item = item_of(past[row, 1 + at], generation, personal.item_bits)
+        kind, time_ms = low_of(past, row, at, BLOCK), time_of(past, row, at, BLOCK)
+        if item != MISS and is_kept(returns_ms, kind, now_ms - time_ms):
+            mark[item] = tick
+        row, at = next_past(past, row, at)
+    row, at = newest_event(personal, user)
+    for number in range(whole(personal.had_count[user]) - 1, n_past - 1, -1):
+        row, at = first_from(ring, row, at)
+        cell = whole(ring[row, 1 + at])
+        item = item_of(cell, generation, personal.item_bits)
+        if item != MISS and number < n_had:
+            last = last_on(personal, user, cell)
+            kind = type_of(personal, low_of(ring, row, at, CHUNK))
+            if is_kept(returns_ms, kind, now_ms - time_of(ring, last[0], last[1], CHUNK)):
+                mark[item] = tick
+        row, at = previous(ring, row, at, CHUNK)
+
+
+@kernel
+def is_kept(returns_ms: I64, kind: int, age_ms: int) -> bool:
+    """Tell whether an item is not to be shown again yet, so long after an event of a type."""
+    wait_ms = returns_ms[kind] if kind < len(returns_ms) else MISS
+    return wait_ms == MISS or age_ms <= wait_ms
 
 
 @kernel
@@ -838,6 +1078,198 @@ def meet_user(
     for r in range(n_refused):
         mark[refused[r]] = tick
     return n, n_refused
+
+
+# -- personal state, to be read and written as lists ---------------------------------------------
+# Oldest first; an item that is gone is MISS.
+
+
+@kernel
+def read_ring(
+    personal: Any,
+    ring: U32,
+    own: F32,
+    row: int,
+    at: int,
+    start: int,
+    end: int,
+    items: I32,
+    times: I64,
+    rewards: F32,
+) -> None:
+    """Write the events of a ring, the last of which is at `row` and `at`, between two places."""
+    width = width_of(ring)
+    for n in range(end - 1, start - 1, -1):
+        items[n] = item_of(ring[row, 1 + at], personal.generation, personal.item_bits)
+        times[n] = time_of(ring, row, at, width)
+        rewards[n] = reward_of(personal, own, row, at, low_of(ring, row, at, width))
+        row, at = previous(ring, row, at, width)
+
+
+@kernel
+def read_had(personal: Any, user: int, start: int, items: I32, times: I64, kinds: U16) -> None:
+    """Write a user's had-set from a place on; times and types are those of the last events."""
+    ring, past, n_past = personal.ring, personal.past, whole(personal.past_count[user])
+    row, at = oldest_past(personal, user)
+    for n in range(start, start + n_past):
+        items[n] = item_of(past[row, 1 + at], personal.generation, personal.item_bits)
+        times[n], kinds[n] = time_of(past, row, at, BLOCK), low_of(past, row, at, BLOCK)
+        row, at = next_past(past, row, at)
+    row, at = newest_event(personal, user)
+    end = start + whole(personal.had_count[user])
+    for n in range(end - 1, start + n_past - 1, -1):
+        row, at = first_from(ring, row, at)
+        cell = whole(ring[row, 1 + at])
+        last = last_on(personal, user, cell)
+        items[n] = item_of(cell, personal.generation, personal.item_bits)
+        times[n] = time_of(ring, last[0], last[1], CHUNK)
+        kinds[n] = type_of(personal, low_of(ring, row, at, CHUNK))
+        row, at = previous(ring, row, at, CHUNK)
+    for n in range(start, end):
+        if items[n] == MISS:
+            times[n] = kinds[n] = 0
+
+
+@njit(nogil=True, **_UNCOUNTED)
+def pack_rings(
+    personal: Any,
+    ring: U32,
+    own: F32,
+    newest: I32,
+    n_events: I64,
+    first: int,
+    sizes: Any,
+    items: I32,
+    times: I64,
+    rewards: F32,
+) -> None:
+    """Write the rings of some users from `first` on, one after the other."""
+    n, width = 0, width_of(ring)
+    for i in range(len(sizes)):
+        row, at = whole(newest[first + i]), (n_events[first + i] - 1) % width
+        read_ring(personal, ring, own, row, at, n, n + sizes[i], items, times, rewards)
+        n += sizes[i]
+
+
+@njit(nogil=True, **_UNCOUNTED)
+def pack_had(personal: Any, first: int, n_users: int, items: I32, times: I64, kinds: U16) -> None:
+    """Write the had-sets of some users from `first` on, one after the other."""
+    n = 0
+    for user in range(first, first + n_users):
+        read_had(personal, user, n, items, times, kinds)
+        n += whole(personal.had_count[user])
+
+
+@kernel
+def cell_or_gone(personal: Any, item: int) -> int:
+    """Return what stands in a cell for an item, which may be MISS."""
+    return GONE if item == MISS else cell_of(item, personal.generation, personal.item_bits)
+
+
+@njit(cache=True, nogil=True)
+def write_user(
+    personal: Any,
+    user: int,
+    ring: Any,
+    start: int,
+    end: int,
+    had: Any,
+    had_start: int,
+    had_end: int,
+) -> None:
+    """Write a user's ring and had-set from lists; they have nothing yet but a number of events.
+
+    As much of the had-set's end as possible is left to events of the ring that stand for it: in
+    the same order, and if the last event on each item has its time.
+    """
+    items, times, rewards = ring
+    had_items, had_times, had_kinds = had
+    personal.n_events[user] -= end - start
+    for n in range(start, end):
+        ring_write(personal, user, cell_or_gone(personal, items[n]), times[n], rewards[n])
+    n_past, last = had_end, end
+    while n_past > had_start:
+        item = had_items[n_past - 1]
+        place = place_before(items, start, last, item)
+        newest = place_before(items, start, end, item)
+        if place == MISS or times[newest] != had_times[n_past - 1]:
+            break
+        row, at = ring_event(personal, user, end - 1 - place)
+        set_first(personal, row, at, whole(had_kinds[n_past - 1]), True)
+        n_past, last = n_past - 1, place
+    for n in range(had_start, n_past):
+        cell = cell_or_gone(personal, had_items[n])
+        past_push(personal, user, cell, had_times[n], whole(had_kinds[n]))
+    personal.had_count[user] = had_end - had_start
+
+
+@kernel
+def place_before(items: I32, start: int, end: int, item: int) -> int:
+    """Return the last place of an item between two places, or MISS."""
+    for place in range(end - 1, start - 1, -1):
+        if items[place] == item:
+            return place
+    return MISS
+
+
+@njit(cache=True, nogil=True)
+def unpack_users(personal: Any, sizes: I64, ring: Any, had_sizes: I64, had: Any) -> None:
+    """Write rings and had-sets that were packed, of users from the first on."""
+    n = m = 0
+    for user in range(len(sizes)):
+        end, had_end = n + sizes[user], m + had_sizes[user]
+        write_user(personal, user, ring, n, end, had, m, had_end)
+        n, m = end, had_end
+
+
+@njit(cache=True, nogil=True)
+def unpack_rows_of_cells(
+    personal: Any,
+    rows: U32,
+    own: F32,
+    n_events: I64,
+    sizes: I64,
+    items: I32,
+    times: I64,
+    rewards: F32,
+) -> None:
+    """Write rings that were packed into a table that has a row for each user (see `copy_ring`)."""
+    n, width = 0, width_of(rows)
+    for user in range(len(sizes)):
+        rows[user, 0] = user
+        for number in range(n_events[user] - sizes[user], n_events[user]):
+            at, cell = number % width, cell_or_gone(personal, items[n])
+            kind = kind_of(personal, 0, rewards[n])
+            write_cell(rows, user, at, width, cell, times[n], kind << 1)
+            if kind >= KINDS:
+                own[user, at] = rewards[n]
+            n += 1
+
+
+@njit(cache=True)
+def copy_ring(personal: Any, user: int, rows: U32, own: F32) -> None:
+    """Copy a user's ring into their row of a table that has one for each user, linked to itself."""
+    width = width_of(rows)
+    rows[user, 0] = user
+    row, at = newest_event(personal, user)
+    n_events = personal.n_events[user]
+    for number in range(n_events - 1, max(n_events - personal.history_length, 0) - 1, -1):
+        to = number % width
+        for part in range(3):
+            rows[user, 1 + part * width + to] = personal.ring[row, 1 + part * CHUNK + at]
+        if low_of(rows, user, to, width) >> 1 >= KINDS:
+            own[user, to] = personal.ring_reward[row, at]
+        row, at = previous(personal.ring, row, at, CHUNK)
+
+
+@njit(cache=True, nogil=True)
+def forget_gone(rows: U32, generation: I32, item_bits: int) -> None:
+    """Let cells say GONE whose item is: generations that look like theirs are to come."""
+    width = width_of(rows)
+    for row in range(len(rows)):
+        for at in range(width):
+            if item_of(rows[row, 1 + at], generation, item_bits) == MISS:
+                rows[row, 1 + at] = GONE
 
 
 # -- conditions -------------------------------------------------------------------------------
@@ -2631,17 +3063,7 @@ def exclude(
 ) -> None:
     """Exclude what a user had, if that is wanted, and what was refused lately."""
     if exclude_had and user != MISS:
-        mark_had(
-            personal.had_first,
-            personal.had_start,
-            personal.had_count,
-            user,
-            personal.next_block,
-            personal.block_handle,
-            personal.generation,
-            mark,
-            tick,
-        )
+        mark_had(personal, user, personal.had_count[user], mark, tick)
     for r in range(n_refused):
         mark[refused[r]] = tick
 
@@ -2745,7 +3167,7 @@ def blend_judge(
     if user != MISS:
         n_items, n_refused = user_profile(personal, user, items, weights, times, refused)
         if item != MISS:
-            is_had = had_place(personal, user, item) != MISS
+            is_had = has_had(personal, user, item)
             says_same = is_had and is_repeat(personal, user, item, type_index, reward)
     if is_had or not is_judged:
         return n_items, n_refused, MISS, False, says_same

@@ -68,7 +68,7 @@ async def test_another_state_takes_itself_out(
     async with running(first, url) as one, running(second, url) as two:
         await learn(one, 0, 50)
         await eventually(lambda: two.engine.cursor == one.engine.cursor)
-        two.engine.history.ring_reward[1, 0] += 0.25  # as a bad bit in memory would
+        two.engine.history.kind_reward += 0.25  # as a bad bit in memory would
         n = 50
         while one.stopped is None and two.stopped is None and n < 2_000:
             with suppress(LogStopped):

@@ -65,7 +65,7 @@ def version_hash(engine: Engine, version: int) -> str:
 def sizes(engine: Engine) -> tuple[int, ...]:
     """Return how much of everything there is."""
     history = engine.history
-    used = (history.items.n_indices, history.users.n_indices, history.n_blocks)
+    used = (history.items.n_indices, history.users.n_indices, history.n_rooms)
     slots = [s.rows.n_available() for s in engine.learner.sources.values()]
     return (len(history.items), len(history.users), *used, *slots)
 

@@ -198,7 +198,7 @@ def test_memory_counts_every_array_once() -> None:
     """What is reserved is the sum of all arrays of the learner's sources and the histories."""
     engine = make_engine()
     reserved = Survey(engine).count()
-    rings: list[np.ndarray[Any, Any]] = [engine.history.ring_handle, engine.history.ring_time]
+    rings: list[np.ndarray[Any, Any]] = [engine.history.ring, engine.history.past]
     assert reserved["users"].reserved >= sum(array.nbytes for array in rings)
     source = vars(engine.learner.sources["factors"])
     least = sum(value.nbytes for value in source.values() if isinstance(value, np.ndarray))

@@ -152,7 +152,7 @@ def test_who_is_forgotten_leaves_no_copy() -> None:
     assert engine.history.as_of.holds(index)
     engine.history.forget_user("s0-1")
     assert not engine.history.as_of.holds(index)
-    assert not engine.history.as_of.ring_handle[index].any()
+    assert not engine.history.as_of.ring[index].any()
 
 
 def test_the_default_keeps_no_copies() -> None:

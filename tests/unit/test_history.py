@@ -5,9 +5,10 @@ import hashlib
 import numpy as np
 import pytest
 
+from app.events import MAX_TIME_MS
 from learners.history import History, Profile
 from learners.ids import Ids
-from learners.kernels import DAY_MS, MISS
+from learners.kernels import DAY_MS, KINDS, MISS, MOST_TYPES
 
 
 def had(history: History, user: str, *items: str) -> None:
@@ -26,6 +27,18 @@ def had_ids(history: History, user: str) -> list[object]:
 def event_ids(history: History, user: str) -> list[object]:
     """Return the items of a user's ring, newest first."""
     return [item_id for item_id, _, _ in history.events(history.users.get(user))]
+
+
+def assert_all_given_back(history: History) -> None:
+    """Check that every row of rings and had-sets is free again, and empty."""
+    pools = ((history.ring, history.ring_marks), (history.past, history.past_marks))
+    for rows, (free, n_taken) in pools:
+        found = set()
+        while free:
+            found.add(int(free))
+            free = rows[free, 0]
+        assert found == set(range(1, n_taken))
+        assert not rows[:, 1:].any()
 
 
 def test_ids_evict_in_the_order_of_the_last_touch() -> None:
@@ -125,7 +138,7 @@ def test_had_set_around_block_boundaries(had_length: int) -> None:
         had(history, "u", item)
         assert had_ids(history, "u") == items[max(0, n - had_length) : n]
     history.forget_user("u")
-    assert sorted(history.free_blocks) == list(range(1, history.n_blocks))
+    assert_all_given_back(history)
 
 
 def test_users_evict_in_the_order_of_their_last_event() -> None:
@@ -168,7 +181,9 @@ def test_forgetting_a_user_frees_their_blocks() -> None:
         had(history, f"u{n}", *[f"i{m}" for m in range(40)])
         history.forget_user(f"u{n}")
     assert len(history.users) == 0
-    assert history.n_blocks <= 1 + 3
+    assert history.n_rooms == 0
+    assert history.ring_marks[1] <= 1 + 9
+    assert_all_given_back(history)
 
 
 def test_forgetting_tells_who_listens() -> None:
@@ -202,6 +217,58 @@ def test_state_that_does_not_fit_is_refused() -> None:
     had(big, "w", *[f"i{n}" for n in range(200)])
     with pytest.raises(ValueError, match="do not fit a pool"):
         small.load_state(big.state())
+
+
+def test_rewards_are_exact_however_many_there_are() -> None:
+    """Pairs of type and reward have numbers while these last; after that, nothing is rounded."""
+    history = History(10, 10, history_length=20)
+    user, item = history.touch_user("u", 1), history.touch_item("a", 1)
+    rewards = np.linspace(-1, 1, 3 * KINDS, dtype=np.float32).tolist()
+    for n, reward in enumerate(rewards):
+        history.append(user, item, time_ms=n, reward=reward, type_index=n % 250)
+    expected = [("a", n, reward) for n, reward in enumerate(rewards)][-20:]
+    assert history.events(user) == expected[::-1]
+    assert history.had(user) == [("a", len(rewards) - 1, (len(rewards) - 1) % 250)]
+    assert history.ring_reward.any()
+    restored = History(10, 10, history_length=20)
+    restored.load_state(history.state())
+    assert restored.events(user) == expected[::-1]
+
+
+def test_times_are_exact_to_the_end_of_the_year_9999() -> None:
+    """A cell has 48 bits for a time: more than an event may have."""
+    history = History(10, 10)
+    user = history.touch_user("u", 1)
+    times = [0, 2**32 - 1, 2**32, MAX_TIME_MS]
+    for n, time_ms in enumerate(times):
+        item = history.touch_item(f"i{n}", n)
+        history.append(user, item, time_ms=time_ms, reward=0.5, type_index=MOST_TYPES - 1)
+    assert [one.time_ms for one in history.had(user)] == times
+    assert [time_ms for _, time_ms, _ in history.events(user)] == times[::-1]
+    assert history.had(user)[0].type_index == MOST_TYPES - 1
+
+
+def test_what_cells_have_no_bits_for_is_refused() -> None:
+    """More items, or more items had, than a cell or a count can name are refused by number."""
+    with pytest.raises(ValueError, match="max_items=268435456 must be under 2\\^28"):
+        History(max_items=2**28)
+    with pytest.raises(ValueError, match="had_length=65536 at most 65,535"):
+        History(had_length=65_536)
+
+
+def test_twenty_items_had_take_under_300_bytes() -> None:
+    """Rows hold 20 events and as many items had in 64 bytes for each five, and nothing else."""
+    history = History(100, 1_000)
+    for n in range(200):
+        had(history, f"u{n}", *[f"i{(n + m) % 100}" for m in range(20)])
+    rows = (int(history.ring_marks[1]) - 1) * history.ring[0].nbytes
+    per_user = (
+        *("n_events", "user_since", "ring_newest", "had_start", "had_count"),
+        *("past_oldest", "past_newest", "past_start", "past_count"),
+    )
+    each = sum(getattr(history, name)[:1].nbytes for name in per_user)
+    assert (rows / 200, history.past_marks[1]) == (256.0, 1)
+    assert each == 34
 
 
 def test_hash_sees_content_not_indices() -> None:

@@ -21,6 +21,7 @@ from tests.factories import (
     make_engine,
     sessions,
 )
+from tests.unit.test_history import assert_all_given_back
 
 
 def merge(engine: Engine, user_id: str, from_id: str) -> str:
@@ -165,13 +166,13 @@ def test_bounds_hold() -> None:
     engine = make_engine()
     for who, start in (("ana", 0), ("x", 100)):
         feed(engine, [click(who, f"{who}{n}", at_s=start + n) for n in range(35)])
-    n_blocks = engine.history.n_blocks
     merge(engine, "ana", "x")
     assert history(engine, "ana") == [(f"x{n}", 1.0) for n in range(34, 18, -1)]
     names = [one.item_id for one in had(engine, "ana")]
     assert names == [f"ana{n}" for n in range(30, 35)] + [f"x{n}" for n in range(35)]
     apply(engine, UserDelete("ana"))
-    assert sorted(engine.history.free_blocks) == list(range(1, n_blocks))
+    assert engine.history.n_rooms == 0
+    assert_all_given_back(engine.history)
 
 
 def test_an_id_may_come_back_and_be_merged_again() -> None:
