@@ -115,8 +115,8 @@ class _Walk:
         self.n_bytes += times * sys.getsizeof(things)
         is_long = len(things) > _LONG
         looked_at = list(islice(things, _SAMPLED if is_long else _LONG))
-        if is_long and isinstance(things, list | deque) and isinstance(looked_at[-1], _PLAIN):
-            return  # long lists name again what a dictionary or a set has
+        if is_long and isinstance(things, deque) and isinstance(looked_at[-1], _PLAIN):
+            return  # a queue names again what a set has
         if isinstance(things, Mapping):
             looked_at += [things[key] for key in looked_at]
         for thing in looked_at:

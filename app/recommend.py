@@ -519,7 +519,7 @@ class Recommender:
         With `before`, a tick, those whose last event is later come after all others.
         """
         users = self.history.users
-        latest = map(users.index.__getitem__, users.newest())
+        latest = users.index.latest()
         if before is None:
             yield from islice(latest, n)
             return

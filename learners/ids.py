@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from learners.id_index import IdIndex
 from learners.kernels import I32, I64, INDEX_MASK, MISS, U64, packed_rows
 
 State = dict[str, Any]
@@ -94,8 +94,8 @@ class Ids:
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
-        self.index: OrderedDict[Hashable, int] = OrderedDict()
         self.ids: list[Hashable | None] = []
+        self.index = IdIndex(self.ids, capacity)
         self.free: list[int] = []
         self.n_removed = 0
         self.generation = np.zeros(capacity, np.int32)
@@ -117,7 +117,7 @@ class Ids:
 
     def get(self, id_: Hashable) -> int:
         """Return the index of an id, or MISS."""
-        return self.index.get(id_, MISS)
+        return self.index.find(id_)
 
     def names(self, indices: Iterable[int]) -> list[Hashable | None]:
         """Return the ids of indices."""
@@ -129,8 +129,8 @@ class Ids:
 
     def touch(self, id_: Hashable, tick: int) -> int:
         """Return the index of an id, creating it; it becomes the last to be evicted."""
-        index = self.index.get(id_)
-        if index is None:
+        index = self.index.find(id_)
+        if index == MISS:
             if self.free:
                 index = self.free.pop()
                 self.ids[index] = id_
@@ -138,9 +138,9 @@ class Ids:
                 index = len(self.ids)
                 self.ids.append(id_)
             self.key[index] = tie_key(id_)
-            self.index[id_] = index
+            self.index.add(id_, index)
         else:
-            self.index.move_to_end(id_)
+            self.index.renew(index)
         self.touched[index] = tick
         return index
 
@@ -150,7 +150,7 @@ class Ids:
 
     def newest(self) -> Iterator[Hashable]:
         """Yield the ids, last touched first."""
-        return reversed(self.index)
+        return (id_ for index in self.index.latest() if (id_ := self.ids[index]) is not None)
 
     def remove(self, id_: Hashable) -> int:
         """Forget an id; its handles are stale from now on. Return the index that is free again."""
@@ -195,7 +195,7 @@ class Ids:
     def load_state(self, state: State) -> None:
         """Become the map that `state` was taken from; the capacity must hold it."""
         self.__init__(self.capacity)  # type: ignore[misc]
-        self.ids = list(state["ids"])
+        self.ids += state["ids"]
         self.free = [int(index) for index in state["free"]]
         n = len(self.ids)
         if n > self.capacity:
@@ -205,7 +205,7 @@ class Ids:
         self.touched[:n] = state["touched"]
         live = [index for index, id_ in enumerate(self.ids) if id_ is not None]
         for index in sorted(live, key=lambda index: int(self.touched[index])):
-            self.index[self.ids[index]] = index
+            self.index.add(self.ids[index], index)
             self.key[index] = tie_key(self.ids[index])
 
 
