@@ -91,11 +91,6 @@ class AsOf:
         own = self.ring_reward
         return read_rings(history.arrays, self.ring, own, rows, self.n_events, start, sizes)
 
-    def forget_gone(self, history: Any) -> None:
-        """Let nothing stand for an item that is gone (see `History`)."""
-        if self.batch:
-            kernels.forget_gone(self.ring, history.items.generation, history.item_bits)
-
     def drop_had(self, user: int) -> None:
         """Take note that a user's had-set has dropped its oldest item."""
         if self.holds(user) and self.n_had[user]:

@@ -34,6 +34,7 @@ from learners.kernels import (
     U16,
     U32,
 )
+from learners.sweep import Sweep
 from learners.user_rows import UserRows
 
 _HAD = {"had_item": np.int32, "had_time": np.int64, "had_type": np.uint16}
@@ -127,13 +128,13 @@ class History:
         self.history_length = history_length
         self.scored_history = scored_history
         self.had_length = had_length
-        # An index in so many of a cell's 32 bits, all of them set being none; the rest is for its
-        # generation.
-        self.item_bits = max_items.bit_length()
+        # An item's number in so many of a cell's 32 bits, all of them set being none; the rest is
+        # for its generation.
+        self.item_bits = (max_items + 1).bit_length()
         if self.item_bits > MOST_ITEM_BITS or had_length > MOST_HAD:
             raise ValueError(
-                f"max_items={max_items} must be under 2^{MOST_ITEM_BITS}, and"
-                f" had_length={had_length} at most {MOST_HAD:,}"
+                f"max_items={max_items:,} must be under {2**MOST_ITEM_BITS - 1:,}, and"
+                f" had_length={had_length:,} at most {MOST_HAD:,}"
             )
         # What is known from elsewhere: nothing, unless whoever makes this says what.
         self.inputs = inputs or Inputs(max_items=max_items)
@@ -180,9 +181,8 @@ class History:
         # A type's index + 1, and a reward, by the number of both.
         self.kind_type: I32 = np.zeros(KINDS, np.int32)
         self.kind_reward: F32 = np.zeros(KINDS + 1, np.float32)
-        # [items] the generation of which, or of a later one, all cells are that are not GONE.
-        self.known_generation = np.zeros(self.max_items, np.int32)
         self.as_of = AsOf(users, length)
+        self._sweep = Sweep(self)
         self._arrays: Any = None
 
     @property
@@ -247,26 +247,13 @@ class History:
             drop(index, handle)
         self.item_since[index] = NO_EVENT
         self.items.remove(item_id)
-        self._forget_gone(index)
+        self._sweep.go_on(index)
 
-    def _forget_gone(self, index: int) -> None:
-        """See to it that no cell of an item that is gone looks like one of an item to come.
-
-        Cells have only some bits of a generation. Before the next one looks like one that there may
-        still be cells of, all these are looked for: each time that an index was given to another
-        item for the 256th time (in 10,000,000 items), or the 32,768th (in 100,000).
-        """
-        age = int(self.items.generation[index]) - int(self.known_generation[index])
-        if age < 2 ** (32 - self.item_bits) - 1:
-            return
-        for rows in (self.ring[: self.ring_marks[1]], self.past[: self.past_marks[1]]):
-            kernels.forget_gone(rows, self.items.generation, self.item_bits)
-        self.as_of.forget_gone(self)
-        self._know_generations()
-
-    def _know_generations(self) -> None:
-        n = self.items.n_indices
-        self.known_generation[:n] = self.items.generation[:n]
+    def rows_of_cells(self) -> list[U32]:
+        """Return all rows of cells that were ever in use."""
+        used = [self.ring[: self.ring_marks[1]], self.past[: self.past_marks[1]]]
+        n = self.users.n_indices
+        return used + ([self.as_of.ring[:n]] if self.as_of.batch else [])
 
     def touch_user(self, user_id: Hashable, tick: int) -> int:
         """Return a user's index, creating it; at capacity the user touched longest ago goes."""
@@ -555,7 +542,7 @@ class History:
         self._reserve()
         n = self.users.n_indices
         self.item_since[: self.items.n_indices] = state["item_since"]
-        self._know_generations()
+        self._sweep.begin_anew()
         if "block_handle" in state:
             state = of_format_2(state, self.items, self.history_length)
         for name in self._PER_USER:

@@ -517,15 +517,17 @@ def whole(number: Any) -> Any:
 
 @kernel
 def cell_of(item: int, generation: I32, item_bits: int) -> Any:
-    """Return what stands in a cell for a live item: its index, and its generation's low bits."""
-    return ((whole(generation[item]) << item_bits) | item) & CELL_MASK
+    """Return what stands in a cell for a live item: its number, from 1 on, and the low bits of its
+    generation.
+    """
+    return ((whole(generation[item]) << item_bits) | (item + 1)) & CELL_MASK
 
 
 @kernel
 def item_of(cell: Any, generation: I32, item_bits: int) -> int:
     """Return the index of a cell's item, or MISS if that is gone."""
-    item = whole(cell) & ((1 << item_bits) - 1)
-    if item < len(generation) and cell_of(item, generation, item_bits) == cell:
+    item = (whole(cell) & ((1 << item_bits) - 1)) - 1
+    if 0 <= item < len(generation) and cell_of(item, generation, item_bits) == cell:
         return item
     return MISS
 
@@ -709,6 +711,7 @@ def ring_leave(personal: Any, user: int) -> None:
     if low & 1:
         cell = whole(ring[row, 1 + at])
         row, at = last_on(personal, user, cell)
+        cell = cell_or_gone(personal, item_of(cell, personal.generation, personal.item_bits))
         past_push(personal, user, cell, time_of(ring, row, at, CHUNK), type_of(personal, low))
 
 
@@ -1255,7 +1258,9 @@ def copy_ring(personal: Any, user: int, rows: U32, own: F32) -> None:
     n_events = personal.n_events[user]
     for number in range(n_events - 1, max(n_events - personal.history_length, 0) - 1, -1):
         to = number % width
-        for part in range(3):
+        item = item_of(personal.ring[row, 1 + at], personal.generation, personal.item_bits)
+        rows[user, 1 + to] = cell_or_gone(personal, item)
+        for part in range(1, 3):
             rows[user, 1 + part * width + to] = personal.ring[row, 1 + part * CHUNK + at]
         if low_of(rows, user, to, width) >> 1 >= KINDS:
             own[user, to] = personal.ring_reward[row, at]
@@ -1268,7 +1273,8 @@ def forget_gone(rows: U32, generation: I32, item_bits: int) -> None:
     width = width_of(rows)
     for row in range(len(rows)):
         for at in range(width):
-            if item_of(rows[row, 1 + at], generation, item_bits) == MISS:
+            cell = rows[row, 1 + at]
+            if cell != 0 and item_of(cell, generation, item_bits) == MISS:
                 rows[row, 1 + at] = GONE
 
 

@@ -5,7 +5,6 @@ from collections import OrderedDict
 from typing import Any
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -107,16 +106,14 @@ operations = st.one_of(
 )
 
 
-@pytest.mark.parametrize("item_bits", [None, 30])
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(st.lists(operations, max_size=120))
-def test_history_is_its_model(item_bits: int | None, script: list[tuple[Any, ...]]) -> None:
+def test_history_is_its_model(script: list[tuple[Any, ...]]) -> None:
     """Whatever happens, the arrays hold what plain lists would, also after a reload.
 
-    And where personal state comes in batches, requests know what there was when this one began. And
-    where cells have two bits of a generation, an item is not taken for the fourth one before it.
+    And where personal state comes in batches, requests know what there was when this one began.
     """
-    history, model = make(item_bits), Model()
+    history, model = make(), Model()
     for tick, (name, *what) in enumerate(script, start=1):
         if name == "append":
             user, item, reward = what
@@ -136,13 +133,11 @@ def test_history_is_its_model(item_bits: int | None, script: list[tuple[Any, ...
             model.begin()
         elif name == "reload":
             state = copy.deepcopy(history.state())
-            history = make(item_bits)
+            history = make()
             history.load_state(state)
         agree(model, history)
 
 
-def make(item_bits: int | None) -> History:
+def make() -> History:
     """Return a history so small that everything in it is evicted now and then."""
-    history = History(MAX_ITEMS, MAX_USERS, RING, SCORED, HAD)
-    history.item_bits = item_bits or history.item_bits
-    return history
+    return History(MAX_ITEMS, MAX_USERS, RING, SCORED, HAD)

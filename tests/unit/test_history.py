@@ -250,10 +250,37 @@ def test_times_are_exact_to_the_end_of_the_year_9999() -> None:
 
 def test_what_cells_have_no_bits_for_is_refused() -> None:
     """More items, or more items had, than a cell or a count can name are refused by number."""
-    with pytest.raises(ValueError, match="max_items=268435456 must be under 2\\^28"):
-        History(max_items=2**28)
-    with pytest.raises(ValueError, match="had_length=65536 at most 65,535"):
+    with pytest.raises(ValueError, match="max_items=268,435,455 must be under 268,435,455"):
+        History(max_items=2**28 - 1)
+    with pytest.raises(ValueError, match="had_length=65,536 at most 65,535"):
         History(had_length=65_536)
+
+
+@pytest.mark.parametrize("item_bits", [27, 28, 29, 30])
+@pytest.mark.parametrize("in_batches", [False, True])
+def test_items_that_come_back_for_ever_are_never_taken_for_older_ones(
+    item_bits: int, in_batches: bool
+) -> None:
+    """However few bits of a generation a cell has, nobody had an item of another time."""
+    history = History(4, 100, history_length=3, scored_history=3)
+    history.item_bits = item_bits
+    for round_ in range(200):
+        user = f"u{round_ % 67}"
+        if in_batches and round_ % 11 == 0:
+            history.as_of.begin()
+        had(history, user, "a")
+        history.evict_item("a")
+        had(history, user, f"b{round_}")
+        had(history, "all", "c" if round_ % 5 else "d", f"b{round_}")
+        item, expected = history.touch_item("a", 10_000 + round_), list[object]()
+        for index in history.users.index.values():
+            assert not history.has_had(index, item)
+            assert "a" not in [event[0] for event in history.events(index)]
+            seen = history.seen(index, Profile(3))
+            assert item not in seen.items[: seen.n]
+            expected.append(history.had(index))
+        history.evict_item("a")
+        assert expected == [history.had(index) for index in history.users.index.values()]
 
 
 def test_twenty_items_had_take_under_300_bytes() -> None:
