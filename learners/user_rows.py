@@ -25,9 +25,14 @@ class UserRows:
 
     def __init__(self, history: History, width: int) -> None:
         self._history = history
-        self.live: F32 = np.zeros((history.max_users + 1, width), np.float32)
-        self.past: F32 = np.zeros_like(self.live)
+        self._shape = history.max_users + 1, width
+        self._reserve()
         history.user_rows.append(self)
+
+    def _reserve(self) -> None:
+        # Not `zeros_like`, which writes the zeros: that would take all the memory at once.
+        self.live: F32 = np.zeros(self._shape, np.float32)
+        self.past: F32 = np.zeros(self._shape, np.float32)
 
     @property
     def width(self) -> int:
@@ -75,8 +80,7 @@ class UserRows:
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Take over rows, the history having been loaded; what they were is forgotten."""
-        # New ones: to write zeros would touch all that is reserved.
-        self.live, self.past = np.zeros_like(self.live), np.zeros_like(self.past)
+        self._reserve()
         if self.width:
             rows = np.asarray(state["users"], np.float32)
             self.live[: len(rows)] = rows

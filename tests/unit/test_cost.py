@@ -184,6 +184,7 @@ def test_memory_is_told_by_part() -> None:
     """A part that is used holds more than before, none holds more than is reserved for it."""
     engine = make_engine(max_users=1_000_000)
     empty = Survey(engine).count()
+    assert empty["users"].held < 2**26  # nothing is written of what is reserved for users to come
     feed(engine, sessions(3_000, n_users=150), group=100)
     full = Survey(engine).count()
     assert set(full) >= {"users", "items", "covisit", "sequence", "factors", "trending", "window"}
