@@ -70,14 +70,24 @@ class PackedLists(PackedRows):
         """Return the rows from `start` to before `stop`, packed."""
         return self.read(start, stop)[self.column]
 
-    def __deepcopy__(self, memo: Any) -> PackedLists:
-        """Return the lists as they are now, whatever becomes of whom they are read from."""
-        values, starts = np.asarray(self), np.concatenate([[0], np.cumsum(self.sizes)])
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let a copy have the lists as they are now."""
+        return Packed, (np.asarray(self), np.array(self.sizes), self.width)
 
-        def read(start: int, stop: int) -> tuple[NDArray[Any], ...]:
-            return (values[starts[start] : starts[min(stop, len(starts) - 1)]],)
 
-        return PackedLists(read, 0, self.sizes.copy(), self.width, self.dtype)
+class Packed(PackedRows):
+    """The same of lists that are packed already."""
+
+    def __init__(self, values: NDArray[Any], sizes: I64, width: int) -> None:
+        self.rows = values
+        self.sizes = sizes
+        self.width = width
+        self._starts = np.concatenate([[0], np.cumsum(sizes)])
+
+    def pack(self, start: int, stop: int) -> NDArray[Any]:
+        """Return the rows from `start` to before `stop`, packed."""
+        stop = min(stop, len(self.sizes))
+        return self.rows[self._starts[start] : self._starts[stop]]
 
 
 def handle_of(index: int, generation: int) -> int:
