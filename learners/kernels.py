@@ -703,6 +703,15 @@ def last_on(personal: Any, user: int, cell: int) -> tuple[int, int]:
 
 
 @kernel
+def last_like(personal: Any, user: int, row: int, at: int) -> tuple[int, int]:
+    """Return where the last event is on the item that an event of the ring stands for."""
+    n_first = whole(personal.had_count[user]) - whole(personal.past_count[user])
+    if n_first == min(personal.n_events[user], personal.history_length):
+        return row, at  # each event stands for an item of its own
+    return last_on(personal, user, whole(personal.ring[row, 1 + at]))
+
+
+@kernel
 def ring_leave(personal: Any, user: int) -> None:
     """Keep apart what the user's oldest event stands for: the next one takes its place."""
     ring = personal.ring
@@ -710,7 +719,7 @@ def ring_leave(personal: Any, user: int) -> None:
     low = low_of(ring, row, at, CHUNK)
     if low & 1:
         cell = whole(ring[row, 1 + at])
-        row, at = last_on(personal, user, cell)
+        row, at = last_like(personal, user, row, at)
         cell = cell_or_gone(personal, item_of(cell, personal.generation, personal.item_bits))
         past_push(personal, user, cell, time_of(ring, row, at, CHUNK), type_of(personal, low))
 
@@ -1041,10 +1050,9 @@ def mark_kept(
     row, at = newest_event(personal, user)
     for number in range(whole(personal.had_count[user]) - 1, n_past - 1, -1):
         row, at = first_from(ring, row, at)
-        cell = whole(ring[row, 1 + at])
-        item = item_of(cell, generation, personal.item_bits)
+        item = item_of(ring[row, 1 + at], generation, personal.item_bits)
         if item != MISS and number < n_had:
-            last = last_on(personal, user, cell)
+            last = last_like(personal, user, row, at)
             kind = type_of(personal, low_of(ring, row, at, CHUNK))
             if is_kept(returns_ms, kind, now_ms - time_of(ring, last[0], last[1], CHUNK)):
                 mark[item] = tick
@@ -1122,9 +1130,8 @@ def read_had(personal: Any, user: int, start: int, items: I32, times: I64, kinds
     end = start + whole(personal.had_count[user])
     for n in range(end - 1, start + n_past - 1, -1):
         row, at = first_from(ring, row, at)
-        cell = whole(ring[row, 1 + at])
-        last = last_on(personal, user, cell)
-        items[n] = item_of(cell, personal.generation, personal.item_bits)
+        last = last_like(personal, user, row, at)
+        items[n] = item_of(ring[row, 1 + at], personal.generation, personal.item_bits)
         times[n] = time_of(ring, last[0], last[1], CHUNK)
         kinds[n] = type_of(personal, low_of(ring, row, at, CHUNK))
         row, at = previous(ring, row, at, CHUNK)
