@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from app.cost import APPENDING, EVERY, LEARNING, OTHER, READS, STAGES, Meter
-from app.memory import Survey
+from app.memory import Survey, _resident
 from tests.factories import feed, make_engine, sessions
 
 pytestmark = pytest.mark.anyio
@@ -184,7 +184,6 @@ def test_memory_is_told_by_part() -> None:
     """A part that is used holds more than before, none holds more than is reserved for it."""
     engine = make_engine(max_users=1_000_000)
     empty = Survey(engine).count()
-    assert empty["users"].held < 2**26  # nothing is written of what is reserved for users to come
     feed(engine, sessions(3_000, n_users=150), group=100)
     full = Survey(engine).count()
     assert set(full) >= {"users", "items", "covisit", "sequence", "factors", "trending", "window"}
@@ -193,6 +192,18 @@ def test_memory_is_told_by_part() -> None:
         assert full[name].held > empty[name].held, name
     # Of memory that a process has used before, malloc may give pages that are there already.
     assert full["users"].held < full["users"].reserved
+
+
+def test_rows_that_nobody_has_take_no_memory() -> None:
+    """What learners and history keep of users is reserved for all of them, and not written."""
+    history = make_engine(max_users=1_000_000).history
+    rows: list[np.ndarray[Any, Any]] = [history.ring, history.past]
+    for own in history.user_rows:
+        rows += [own.live, own.past]
+    assert len(rows) > 2
+    for array in rows:
+        assert array.nbytes > 2**25  # too large for malloc to have it from what was freed
+        assert _resident(array) < array.nbytes / 10
 
 
 def test_memory_counts_every_array_once() -> None:
