@@ -56,7 +56,7 @@ def warm_up() -> None:
         settings = EngineSettings(
             max_items=100,
             max_users=100,
-            had_length=20,
+            had_length=5,
             warmup_events=20,
             promote_events=5,
             judge_share=judge_share,
@@ -88,7 +88,11 @@ class _Tour:
         self._apply(Command("start_challenger", "warm-up", "start", changes={"n_factors": 4}))
         self._apply(*map(_event, range(_N_EVENTS, _N_EVENTS + 20)))
         self._apply(UserMerge("u1", "u2"), UserDelete("u3"), ItemDelete("i2"))
-        self._engine.history.evict_item("i1")
+        history = self._engine.history
+        history.evict_item("i1")
+        history.sweep.look_through(history.ring)
+        history.as_of.begin()
+        self._apply(*map(_event, range(_N_EVENTS + 20, _N_EVENTS + 40)))
         twin = Engine.from_state(
             snapshot.load([snapshot.dump(self._engine.state(), self._engine.cursor)])
         )

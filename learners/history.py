@@ -182,7 +182,7 @@ class History:
         self.kind_type: I32 = np.zeros(KINDS, np.int32)
         self.kind_reward: F32 = np.zeros(KINDS + 1, np.float32)
         self.as_of = AsOf(users, length)
-        self._sweep = Sweep(self)
+        self.sweep = Sweep(self)
         self._arrays: Any = None
 
     @property
@@ -247,7 +247,7 @@ class History:
             drop(index, handle)
         self.item_since[index] = NO_EVENT
         self.items.remove(item_id)
-        self._sweep.go_on(index)
+        self.sweep.go_on(index)
 
     def rows_of_cells(self) -> list[U32]:
         """Return all rows of cells that were ever in use."""
@@ -542,7 +542,7 @@ class History:
         self._reserve()
         n = self.users.n_indices
         self.item_since[: self.items.n_indices] = state["item_since"]
-        self._sweep.begin_anew()
+        self.sweep.begin_anew()
         if "block_handle" in state:
             state = of_format_2(state, self.items, self.history_length)
         for name in self._PER_USER:

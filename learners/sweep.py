@@ -55,10 +55,15 @@ class Sweep:
         n = self._n_rows
         while n and self._left:
             rows = self._left.pop()
-            kernels.forget_gone(rows[:n], generation, history.item_bits)
+            self.look_through(rows[:n])
             if n < len(rows):
                 self._left.append(rows[n:])
             n -= min(n, len(rows))
         if not self._left:
             self._known[: len(self._began)] = self._began
             self._began = None
+
+    def look_through(self, rows: U32) -> None:
+        """Mark the cells in some rows whose item is gone; to do so changes nothing."""
+        history = self._history
+        kernels.forget_gone(rows, history.items.generation, history.item_bits)
