@@ -557,9 +557,11 @@ class Engine(Serving):
             if self.history.as_of.is_on:
                 case = case._replace(profile=self.history.seen(case.user, self._seen))
             self.challenges.judge(case, None if is_alone else ranks[0])
-        return (None if reward <= 0 else self._losses(ranks, reward)), is_repeat
+        is_answer = event.recommendation_id is not None
+        losses = None if reward <= 0 else self._losses(ranks, reward, is_answer=is_answer)
+        return losses, is_repeat
 
-    def _losses(self, ranks: list[int], reward: float) -> Losses | None:
+    def _losses(self, ranks: list[int], reward: float, *, is_answer: bool) -> Losses | None:
         """Add ranks to the figures of the versions, and return what the gate is told of them."""
         prequential, champion, shadow = self.prequential, ranks[0], ranks[-1]
         prequential["champion"].add(champion, reward)
@@ -569,8 +571,10 @@ class Engine(Serving):
             return None
         anchor = ranks[1]
         prequential["anchor"].add(anchor, reward)
-        in_top10 = 0 <= champion < TOP_10_DOUBLED or 0 <= anchor < TOP_10_DOUBLED
-        return Losses(loss_of(champion), loss_of(shadow), loss_of(anchor), in_top10)
+        three = champion, shadow, anchor
+        by_champion, by_shadow, by_anchor = (0 <= rank < TOP_10_DOUBLED for rank in three)
+        answers = is_answer and (by_champion or by_shadow)
+        return Losses(*map(loss_of, three), by_champion or by_anchor, answers)
 
     def _versions_to_rank(self, *, is_alone: bool) -> I64:
         """Return which versions rank an event's item: what is served first, the shadow last.
@@ -696,6 +700,7 @@ class Engine(Serving):
         self.catalogue.follow(semantics)
         self.learner.use_users(is_on=semantics >= 9)
         self.challenges.use_users(is_on=semantics >= 9)
+        self.gate.asks_answers = semantics < 9
 
     @property
     def judge_share(self) -> float:
@@ -1025,6 +1030,7 @@ class Engine(Serving):
         engine.window.load_state(state["window"])
         engine.growth.load_state(state["growth"])
         engine.gate.load_state(state["gate"])
+        engine.gate.asks_answers = engine.semantics < 9
         engine.challenges.load_state(state.pop("challenges"), engine.settings)
         for name, prequential in engine.prequential.items():
             prequential.load_state(state["prequential"][name])

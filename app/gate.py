@@ -77,6 +77,9 @@ class Gate:
         self.watch = Watch(settings)
         self.arbiter = Arbiter()
         self.ask_harm = EDetector()
+        # Whether answers to slates count in ASK, as before semantics version 9: whoever clicks what
+        # the champion shows proves its order better than any other.
+        self.asks_answers = False
         # Carried out before the next event, so never in a snapshot.
         self._relearn: Relearn | None = None
 
@@ -187,7 +190,8 @@ class Gate:
             self._ask_about(alarm)
         if self.data.candidate_trial is not None:
             self._try_candidate(self.data.candidate_trial, difference)
-        if self.data.ask_trial is not None:
+        is_evidence = self.asks_answers or not losses.answers
+        if self.data.ask_trial is not None and is_evidence:
             self.data.ask_trial.n += 1
             self.data.ask_trial.total += losses.shadow - losses.champion
             self.ask_harm.update(losses.shadow - losses.champion, self.settings.harm_margin)
@@ -389,7 +393,9 @@ class Gate:
         # What was refused for its slates is promoted at the end: that takes the longer look.
         takes_longer = trial.reason in ("overlap", PROBATION)
         may_be_short = not takes_longer and elapsed_ms >= settings.ask_s * 1_000
-        if trial.n >= (settings.ask_min_judged if may_be_short else wanted):
+        # Where all are answers to slates, nothing would ever be shown.
+        is_long = not self.asks_answers and self.now.event - trial.event >= settings.hold_events
+        if is_long or trial.n >= (settings.ask_min_judged if may_be_short else wanted):
             self.reopen("ask_resolved", "the shadow is not shown worse", evidence)
             if trial.reason == "overlap" and self.data.mode == "normal":
                 # The slates still differ; asking the same again would starve the champion.

@@ -14,12 +14,17 @@ class Refusal(Exception):
 
 
 class Losses(NamedTuple):
-    """One judged event: each version's loss; whether champion or anchor had it in the top 10."""
+    """One judged event: each version's loss.
+
+    And whether its item was in the top 10 of champion or anchor; whether it `answers` a slate, with
+    an item that champion or shadow has in the top 10, and so has been shown for that.
+    """
 
     champion: float
     shadow: float
     anchor: float
     in_top10: bool
+    answers: bool = False
 
 
 class Rival(NamedTuple):
