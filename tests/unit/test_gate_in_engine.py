@@ -6,7 +6,7 @@ from app.engine import Engine
 from app.events import Command
 from app.recommend import Request
 from learners.base import ANCHOR, CHAMPION, SHADOW
-from tests.factories import apply, command
+from tests.factories import apply, click, command, configure, feed, make_settings, sessions
 from tests.unit.clicking import NEVER, Shop, held, opened, twin_of
 
 
@@ -143,6 +143,34 @@ def test_a_hold_without_end_is_taken_for_drift() -> None:
     champion = shop.engine.gate.data.champion
     assert champion.event == shop.engine.gate.decisions[-1].event
     assert shop.engine.gate.data.state == "open"
+
+
+# -- ASK -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("semantics", [8, 9])
+def test_ask_takes_no_answer_to_what_is_shown(semantics: int) -> None:
+    """What answers a slate counts where neither version shows its item high, and else if it does
+    not; before semantics version 9 all of it did. So it is after a restart.
+    """
+    settings = make_settings(warmup_events=100)
+    engine = Engine(settings)
+    apply(engine, configure(settings, semantics=semantics))
+    feed(engine, sessions(600))
+    engine.gate.ask("a test asks", {})
+    engine = Engine.from_state(engine.state())
+    trial = engine.gate.data.ask_trial
+    assert trial is not None
+    apply(engine, click("ana", "g03i1", at_s=700), click("ana", "g03i2", at_s=701))
+    n_before = trial.n
+    best = engine.recommend(Request("ana", k=50)).items
+    for place, expected in ((0, semantics < 9), (40, True)):
+        apply(engine, click("ana", best[place].item_id, at_s=702, recommendation_id="r1"))
+        assert trial.n == n_before + expected
+        n_before = trial.n
+    best = engine.recommend(Request("ana", k=50)).items
+    apply(engine, click("ana", best[0].item_id, at_s=703))
+    assert trial.n == n_before + 1
 
 
 # -- snapshots -------------------------------------------------------------------------------------

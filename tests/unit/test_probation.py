@@ -31,11 +31,17 @@ class Shop:
         self.n = 0
         self.run(10, None)
 
-    def run(self, n: int, losses: tuple[float, float, float] | None = EVEN) -> Shop:
+    def run(
+        self,
+        n: int,
+        losses: tuple[float, float, float] | None = EVEN,
+        *,
+        answers: bool = False,
+    ) -> Shop:
         """Let n events pass, with losses of champion, shadow and anchor."""
         for _ in range(n):
             self.n += 1
-            given = None if losses is None else Losses(*losses, in_top10=False)
+            given = losses and Losses(*losses, in_top10=False, answers=answers)
             self.gate.after_event(Clock(self.n, self.n, self.n * 1_000), given)
             self.gate.take_relearn()
         return self
@@ -84,6 +90,34 @@ def test_a_shadow_that_is_no_worse_passes_its_probation(shadow: float) -> None:
     shop.run(10_000, (0.5, shadow, 0.5))
     assert "shadow_reset" not in shop.kinds()
     assert shop.gate.data.state == "open"
+
+
+def test_what_was_shown_is_no_evidence() -> None:
+    """Clicks on what the champion shows make its order look better: they neither fail nor pass."""
+    shop = Shop(probation_judged=1_000)
+    shop.until("rollback", HARM)
+    shop.run(5_000, (0.2, 0.6, 0.4), answers=True)
+    assert shop.gate.reason == "probation"
+    assert shop.until("ask_resolved", EVEN) == 1_000
+
+
+def test_where_all_is_shown_a_question_still_ends() -> None:
+    """After as many events as HOLD may last the shadow is taken for no worse."""
+    shop = Shop(hold_events=3_000)
+    shop.until("rollback", HARM)
+    shop.run(2_999, (0.2, 0.6, 0.4), answers=True)
+    assert shop.gate.data.state == "ask"
+    shop.run(1, (0.2, 0.6, 0.4), answers=True)
+    assert shop.kinds()[-1] == "ask_resolved"
+
+
+def test_older_logs_take_it_for_evidence() -> None:
+    """Before semantics version 9 the order that clicks were made by counts as the better one."""
+    shop = Shop()
+    shop.gate.asks_answers = True
+    shop.until("rollback", HARM)
+    shop.run(500, (0.2, 0.6, 0.4), answers=True)
+    assert "shadow_reset" in shop.kinds()
 
 
 def test_a_short_probation_is_passed() -> None:
