@@ -573,8 +573,13 @@ class Engine(Serving):
         prequential["anchor"].add(anchor, reward)
         three = champion, shadow, anchor
         by_champion, by_shadow, by_anchor = (0 <= rank < TOP_10_DOUBLED for rank in three)
-        answers = is_answer and (by_champion or by_shadow)
-        return Losses(*map(loss_of, three), by_champion or by_anchor, answers)
+        return Losses(
+            loss_of(champion),
+            loss_of(shadow),
+            loss_of(anchor),
+            in_top10=by_champion or by_anchor,
+            answers=is_answer and (by_champion or by_shadow),
+        )
 
     def _versions_to_rank(self, *, is_alone: bool) -> I64:
         """Return which versions rank an event's item: what is served first, the shadow last.
