@@ -91,9 +91,10 @@ class Factors(Source):
         self.users = UserRows(self.personal, n_factors)
 
     def use_users(self, *, is_on: bool) -> None:
-        """Keep factors of each user's own, all zero at first; or none, and forget what there is."""
-        self.users.leave()
-        self.users = UserRows(self.personal, self.n_factors if is_on else 0)
+        """Keep factors of each user's own, all zero where there were none; or none any more."""
+        if is_on != (self.users.width > 0):
+            self.users.leave()
+            self.users = UserRows(self.personal, self.n_factors if is_on else 0)
 
     def _reserve(self) -> None:
         items = self.personal.max_items

@@ -93,7 +93,5 @@ class UserRows:
             return
         order = self._history.users.sorted_indices()
         sha.update(np.ascontiguousarray(self.live[order]).tobytes())
-        held = set(self._held().tolist())
-        for user in order.tolist() if held else ():
-            if user in held:
-                sha.update(self.past[user].tobytes())
+        held = self._history.as_of.held(self._history.users.n_indices)[order]
+        sha.update(np.ascontiguousarray(self.past[order[held]]).tobytes())

@@ -151,6 +151,14 @@ def test_older_logs_have_none_until_they_go_on(semantics: int) -> None:
     assert Engine.from_state(engine.state()).hashes() == engine.hashes()
 
 
+def test_to_keep_them_again_is_to_keep_them() -> None:
+    """A version that keeps them too, as the next one will, goes on with what there is."""
+    engine = feed(make_engine(), sessions(300, n_users=9))
+    before = of_all(engine)
+    engine.learner.use_users(is_on=True)
+    assert of_all(engine) == before
+
+
 @pytest.mark.parametrize("changes", [{"covisit_shrink": 9.0}, {"n_factors": 16}])
 def test_a_challenger_has_its_own(changes: dict[str, object]) -> None:
     """It begins with those of the champion where they fit, and learns its own from there."""
