@@ -65,6 +65,10 @@ def drill(
         int,
         typer.Option(min=4_000, help="views of a slate: half before the fault, a quarter in it"),
     ] = 40_000,
+    before: Annotated[
+        int | None,
+        typer.Option(min=2_000, help="views before the fault; none given: half of --events"),
+    ] = None,
     seeds: Annotated[int, typer.Option(min=1, max=1_000, help="shops to play each fault in")] = 1,
     seed: Annotated[int, typer.Option(help="the first of them")] = 1,
     beta: Annotated[
@@ -93,6 +97,8 @@ def drill(
     try:
         if not _HAS_FORK:
             raise InvalidRequest("the drill needs a system that can fork, such as Linux or macOS")
+        if before is not None and data is not None:
+            raise InvalidRequest("--before is for the shop: a data set begins where it begins")
         settings = _settings(load_settings(), is_shop=data is None)
         stream = None if data is None else list(read(data, min_rating=min_rating))
         if stream is not None and len(stream) < 4_000:
@@ -101,7 +107,8 @@ def drill(
         n_steps = events if stream is None else len(stream)
     except SluiceError as error:
         fail(error)
-    plan = Plan(*(round(n_steps * share) for share in (_BEFORE, _DURING, 1 - _BEFORE - _DURING)))
+    parts = [round(n_steps * share) for share in (_BEFORE, _DURING, 1 - _BEFORE - _DURING)]
+    plan = Plan(before or parts[0], *parts[1:])
     options = {"beta": beta, "trusted": trusted}
     found: list[dict[str, Any]] = []
     exact: list[ExactResult] = []
@@ -120,7 +127,7 @@ def drill(
             exact += checks
     rows = summarise(found, chosen)
     report = {
-        "steps": n_steps,
+        "steps": sum(vars(plan).values()),
         "plan": vars(plan),
         "world": options if stream is None else {"data": str(data)},
         "seconds": time.perf_counter() - begin,

@@ -44,12 +44,13 @@ def test_a_shop_is_drilled(tmp_path: Path) -> None:
 
 def test_a_drill_is_a_function_of_its_seed(tmp_path: Path) -> None:
     """Two drills of the same seed report the same, whatever runs beside what."""
-    arguments = ("--events", 4_000, "--fault", "spam-10")
+    arguments = ("--events", 4_000, "--before", 2_500, "--fault", "spam-10")
     one = drilled(tmp_path, *arguments, "--jobs", 1)
     two = drilled(tmp_path, *arguments, "--jobs", 2)
     for report in (one, two):
         del report["seconds"]
     assert one == two
+    assert one["plan"] == {"before": 2_500, "during": 1_000, "after": 1_000}
 
 
 def test_a_data_set_is_drilled(tmp_path: Path) -> None:
@@ -73,6 +74,7 @@ def test_what_cannot_be_drilled_is_said(tmp_path: Path) -> None:
         (("--fault", "nonsense"), "there is no fault nonsense"),
         (("--data", small), "4,000 are the least"),
         (("--data", tmp_path / "none.csv"), "none.csv"),
+        (("--data", small, "--before", 5_000), "--before is for the shop"),
     ):
         result = sluice("drill", *arguments)
         assert result.exit_code == 2
