@@ -13,6 +13,7 @@ from itertools import chain, islice
 from typing import Any, Protocol, cast
 
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from app.catalogue import Catalogue
@@ -246,9 +247,9 @@ class Exploration:
 
     def _placed(self, there: Scored, likely: float, chosen: int) -> Scored:
         if chosen == MISS:
-            return Scored(there.item_id, there.score, there.sources, there.why, likely)
+            return replace(there, propensity=likely)
         item_id = str(self._items.ids[chosen])
-        return Scored(item_id, there.score, [EXPLORATION], there.why, likely)
+        return replace(there, item_id=item_id, sources=[EXPLORATION], propensity=likely)
 
     # -- state --------------------------------------------------------------------------------
 

@@ -7,10 +7,10 @@ versions (overlap). Reads only; the buffers it writes are no state.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
-from itertools import islice, repeat
+from itertools import count, islice, repeat
 from typing import Any, NamedTuple, cast
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -65,29 +65,26 @@ class Request(NamedTuple):
         return Request(user_id, *self[1:])
 
 
-class Scored(NamedTuple):
-    """One place of a slate."""
+class Scored(msgspec.Struct, omit_defaults=True):
+    """One place of a slate, as it is answered: `position` counts from 1."""
 
     item_id: str
+    position: int
     score: float
+    propensity: float
     sources: list[str]
-    why: list[dict[str, Any]] | None
-    propensity: float = 1.0
-
-
-# Made of tuples of five in a third of the time, for every place of every list.
-_scored = partial(tuple.__new__, Scored)
+    why: list[dict[str, Any]] | None = None
 
 
 def as_scored(
     ids: Iterable[str],
     scores: Iterable[float],
     sources: Iterable[list[str]],
-    whys: Iterable[list[dict[str, Any]] | None],
+    whys: Iterable[list[dict[str, Any]] | None] = repeat(None),
     propensities: Iterable[float] = repeat(1.0),
 ) -> list[Scored]:
-    """Return places of a slate, given by their parts; the shortest of these decides."""
-    return list(map(_scored, zip(ids, scores, sources, whys, propensities)))
+    """Return places of a slate, best first, by their parts; the shortest of these decides."""
+    return list(map(Scored, ids, count(1), scores, propensities, sources, whys))
 
 
 class Best(NamedTuple):
@@ -405,11 +402,9 @@ class Recommender:
         k, pool = request.k, self._pool
         self._begin(request, MISS, now_ms, restrict)
         self.blend.covisit.pool_candidates(version, self._profile, pool, 0, most=k)
-        ids = self.history.items.ids
-        return [
-            Scored(str(ids[pool.item[place]]), float(pool.total[place]), ["covisit"], None)
-            for place in self._best_places(k)
-        ]
+        places, ids = self._best_places(k), self.history.items.ids
+        names = [str(ids[item]) for item in pool.item[places]]
+        return as_scored(names, pool.total[places].tolist(), repeat(["covisit"]))
 
     # -- judging ------------------------------------------------------------------------------
 

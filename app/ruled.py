@@ -7,9 +7,9 @@ arranged. Reads only.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import repeat
 
 import numpy as np
+from msgspec.structs import replace
 
 from app.drafts import Team
 from app.recommend import Lowered, Recommender, Request, Scored, as_scored
@@ -182,7 +182,7 @@ class Ruled:
         ids = self._ranker.history.items.ids
         names = [str(ids[item]) for item in items]
         if not self._request.explain:
-            return as_scored(names, totals, named, repeat(None))
+            return as_scored(names, totals, named)
         moves = self._ruling.moves(items)
         whys = self._ranker._whys(places, self._profile, self._version, self._lowered, moves)
         return as_scored(names, totals, named, whys)
@@ -208,4 +208,4 @@ def arranged(
 
 def _placed(scored: Scored, by: str) -> Scored:
     """Return an item with the rule that put it where it is among its sources."""
-    return scored._replace(sources=[*scored.sources, by])
+    return replace(scored, sources=[*scored.sources, by])

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from msgspec.structs import replace
+
 from app import events
 from app.admission import Admission
 from app.catalogue import Catalogue
@@ -235,7 +237,7 @@ class Serving:
         k = request.k if ruling is None else len(ours) + len(theirs)
         picks = team_draft(ids["a"], ids["b"], k, coins)
         slate = [
-            ranked[pick.team][pick.place]._replace(propensity=pick.propensity) for pick in picks
+            replace(ranked[pick.team][pick.place], propensity=pick.propensity) for pick in picks
         ]
         teams = [pick.team for pick in picks]
         if ruling is not None:
@@ -243,6 +245,8 @@ class Serving:
             if found is None:  # more is to be looked for than the two have named
                 return Slate(self.slate_under(self.rulebook, request), self.model_info())
             slate, teams = found
+        for position, scored in enumerate(slate, start=1):
+            scored.position = position
         return Slate(slate, self.model_info(), Draft(rival.name, teams))
 
     def _ranked(

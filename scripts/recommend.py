@@ -6,6 +6,7 @@ import os
 import threading
 from typing import Annotated, Any
 
+import msgspec
 import orjson
 import typer
 from rich.console import Console
@@ -84,7 +85,7 @@ def recommend(
     )
     slate = rebuilt.engine.recommend(request)
     content = {"recommendation_id": None, "user_id": user, "at": rebuilt.engine.cursor}
-    content |= slate_content(slate, None)
+    content |= msgspec.to_builtins(slate_content(slate, None))
     if json:
         typer.echo(orjson.dumps(content))
     else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import Annotated, Any
 
+import msgspec
 from fastapi import APIRouter, Depends, Query, Response
 from fastapi import Request as HttpRequest
 from starlette.types import Scope
@@ -34,6 +35,8 @@ from app.store import parse_cursor
 router = APIRouter(
     tags=["recommendations"], dependencies=[Depends(may_use)], route_class=StrictRoute
 )
+
+_encode = msgspec.json.Encoder().encode
 
 
 @router.get(
@@ -141,28 +144,15 @@ def why_stale(service: Service) -> str | None:
 def _answer(
     service: Service, slate: Slate, degraded: str | None, about: dict[str, Any]
 ) -> Response:
-    content = about | slate_content(slate, degraded)
     if degraded is not None:
         service.metrics.note_degraded(degraded)
-    return answer(content, headers={"X-Degraded": degraded} if degraded else None)
+    body = _encode(about | slate_content(slate, degraded))
+    return Json(body, headers={"X-Degraded": degraded} if degraded else None)
 
 
 def slate_content(slate: Slate, degraded: str | None) -> dict[str, Any]:
     """Return a slate as it is answered."""
-    places = [
-        {
-            "item_id": item_id,
-            "position": position,
-            "score": score,
-            "propensity": propensity,
-            "sources": sources,
-        }
-        for position, (item_id, score, sources, _, propensity) in enumerate(slate.items, start=1)
-    ]
-    if slate.items and slate.items[0].why is not None:
-        for place, scored in zip(places, slate.items):
-            place["why"] = scored.why
-    return {"items": places, "model": slate.model, "degraded": degraded}
+    return {"items": slate.items, "model": slate.model, "degraded": degraded}
 
 
 @router.get(

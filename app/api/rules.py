@@ -123,12 +123,12 @@ def _compared(service: Service, book: Rulebook, request: recommend.Request) -> d
     shown = [
         {
             "item_id": scored.item_id,
-            "position": position,
+            "position": scored.position,
             "was": was.get(scored.item_id),
             "score": scored.score,
             "sources": scored.sources,
         }
-        for position, scored in enumerate(after, start=1)
+        for scored in after
     ]
     acted = zip(book.rules, book.acted.tolist())
     return {

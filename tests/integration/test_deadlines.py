@@ -10,13 +10,13 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 import httpx
+import msgspec
 import orjson
 import pytest
 
 from app.api.arrivals import Arrivals
 from app.api.direct import Head, answer_directly
 from app.api.popular import LENGTH
-from app.api.recommendations import slate_content
 from app.api.service import Service
 from app.main import running_service
 from app.recommend import Request
@@ -62,7 +62,7 @@ def ask(service: Service, url: bytes, headers: list[tuple[bytes, bytes]] | None 
 def test_what_is_trending_is_ready(service: Service) -> None:
     """A list made in haste is what a stranger would get, without what its user had or refused."""
     late, engine = hurried(service, 0.1999), service.engine
-    ready = slate_content(engine.recommend(Request(k=LENGTH, in_haste=True)), None)["items"]
+    ready = msgspec.to_builtins(engine.recommend(Request(k=LENGTH, in_haste=True)).items)
     for user_id in ["u1", "u2", "u3", "nobody"]:
         user = engine.history.users.get(user_id)
         had = {one.item_id for one in engine.history.had(user)} if user != MISS else set()

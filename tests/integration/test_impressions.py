@@ -15,7 +15,7 @@ from app.embedded import EmbeddedServer
 from app.events import Impression
 from app.impressions import MAX_BUFFERED, MAX_RECORDS, Impressions
 from app.ingest import Ingest
-from app.recommend import Request, Scored
+from app.recommend import Request, as_scored
 from app.serving import Draft, Slate
 from app.settings import Settings
 from app.store import BEGINNING, Store
@@ -27,7 +27,7 @@ Eventually = Callable[[Callable[[], bool]], Awaitable[None]]
 OpenStore = Callable[..., Awaitable[Store]]
 SHOWN_MS = 1_795_456_800_000
 DUE_MS = SHOWN_MS + 30_000
-SLATE = Slate([Scored("i1", 2.5, ["covisit"], None), Scored("i2", 1.0, ["trending"], None)], {})
+SLATE = Slate(as_scored(["i1", "i2"], [2.5, 1.0], [["covisit"], ["trending"]]), {})
 
 
 @asynccontextmanager

@@ -131,7 +131,7 @@ def test_an_explanation_is_of_the_slate(rules: list[dict[str, Any]]) -> None:
                 assert shown[found["position"] - 1] == item_id
                 assert (found["score"], found["why"]) == (slate[item_id].score, slate[item_id].why)
             if found["eligible"]:
-                check(Scored(item_id, found["score"], [], found["why"]))
+                check(Scored(item_id, found["rank"], found["score"], 1.0, [], found["why"]))
                 assert 1 <= found["rank"] <= found["n_ranked"]
             assert item_id in found["because"]
             seen["shown"] += found["shown"]

@@ -7,6 +7,7 @@ from collections import Counter
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from app.engine import Engine
 from app.events import Impression, Rules
@@ -110,6 +111,6 @@ def test_whatever_explores_keeps_to_the_request(
         assert 0.0 < scored.propensity <= 1.0
         assert scored.item_id not in exclude
         if place not in places:
-            assert scored._replace(propensity=1.0) == plain[place]
+            assert replace(scored, propensity=1.0) == plain[place]
         elif category:
             assert set(catalogue.view(items.get(scored.item_id))["categories"]) & set(category)

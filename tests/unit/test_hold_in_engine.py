@@ -67,10 +67,12 @@ def test_drafts_are_made_of_both_versions() -> None:
             team: {s.item_id: s for s in as_served(engine, request, version)}
             for team, version in (("a", CHAMPION), ("b", SHADOW))
         }
-        for scored, team in zip(slate.items, slate.draft.teams, strict=True):
+        drafted = zip(slate.items, slate.draft.teams, strict=True)
+        for position, (scored, team) in enumerate(drafted, start=1):
             n_by_team[team] += 1
             theirs = ranked[team][scored.item_id]
-            assert scored == theirs._replace(propensity=scored.propensity)
+            theirs.position, theirs.propensity = position, scored.propensity
+            assert scored == theirs
         assert engine.recommend(request, f"r{n}") == slate, "the same id, the same slate"
     assert min(n_by_team.values()) > 60
 
