@@ -11,6 +11,7 @@ import pytest
 from app.errors import LogStopped
 from app.ingest import Ingest
 from app.settings import Settings
+from app.snapshot import FORMAT, Dump
 from app.store import Store
 from tests.factories import SMALL, mixed
 from tests.integration.service import batches
@@ -58,6 +59,25 @@ async def test_like_states_agree(open_store: OpenStore, url: str, eventually: Ev
     assert two.stopped is None
     manifests = await first.list_snapshots()
     assert any(manifest["base"] is not None for manifest in manifests)
+
+
+async def test_nothing_builds_on_what_an_older_program_wrote(
+    open_store: OpenStore, url: str
+) -> None:
+    """After a snapshot of another format, which a replica not yet upgraded wrote, comes a whole."""
+    store = await open_store(url)
+    async with running(store, url) as ingest:
+        await learn(ingest, 0, 50)
+        async with ingest.whole() as engine:
+            dump = Dump(engine.state())
+            chunks = list(dump.chunks())
+        older = dump.manifest(engine.cursor, format=FORMAT - 1)
+        await store.write_snapshot(older, chunks)
+        assert await ingest.keeper.write() == older
+        await learn(ingest, 50, 75)
+        assert (await ingest.keeper.write())["base"] is None
+        await learn(ingest, 75, 90)
+        assert (await ingest.keeper.write())["base"] is not None
 
 
 async def test_another_state_takes_itself_out(
