@@ -979,15 +979,18 @@ class Engine(Serving):
         "types",
     )
 
-    def state(self) -> State:
-        """Return everything as plain data and arrays: what a snapshot holds."""
+    def state(self, lent: Mapping[str, Any] | None = None) -> State:
+        """Return everything as plain data and arrays: what a snapshot holds.
+
+        In place of some sources of the learner, by name, what is `lent`.
+        """
         state: State = {
             "semantics": self.semantics,
             "settings": self.configured.logged(self.semantics),
             "plain": {name: copy(getattr(self, name)) for name in self._PLAIN},
             "history": self.history.state(),
             "catalogue": self.catalogue.state(),
-            "learner": self.learner.state(),
+            "learner": self.learner.state(lent),
             "admission": self.admission.state(),
             "clicks": self.clicks.state(),
             "answers": self.answers.state(),

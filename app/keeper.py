@@ -22,10 +22,18 @@ from llvmlite import binding as llvm
 from app import archive, forked, pages, snapshot, tasks, traces
 from app.cost import SNAPSHOTS, Meter
 from app.engine import Engine
-from app.errors import Diverged, NotFound, SluiceError, SnapshotRefused, StoreUnavailable
+from app.errors import (
+    CopyFailed,
+    Diverged,
+    NotFound,
+    SluiceError,
+    SnapshotRefused,
+    StoreUnavailable,
+)
 from app.events import DAY_MS
+from app.memory import Survey
 from app.settings import KNOWN_SEMANTICS, Settings
-from app.snapshot import FORMAT, Base, Dump, Manifest, Reading
+from app.snapshot import FORMAT, Base, Dump, Lender, Lent, Manifest, Reading
 from app.store import BEGINNING, CLAIM_TTL_S, Cursor, Store, parse_cursor
 from learners.ids import State
 
@@ -40,6 +48,8 @@ STOP_WAIT_S = 25.0
 # What River's parts compute is the same on like processors only.
 MACHINE = f"{platform.machine()} {llvm.get_host_cpu_name()}"
 _DIGEST, _CHUNK, _MANIFEST, _PRINTS = b"d", b"c", b"m", b"p"
+# A source of the learner that has some half of a large state.
+_LENT = "covisit"
 # Chunks, of 1 MiB each, that are read before they are looked into.
 _AT_A_TIME = 64
 
@@ -136,8 +146,8 @@ class Keeper:
     """Writes snapshots in the background and trims the log behind the oldest one kept.
 
     `whole` lends the engine between two entries, with all that it set aside written; `start_copy`
-    runs what reads it; `on_diverged` hears that this process's state is not that of its peers;
-    `meter` is charged for all of it.
+    runs what reads it, else copies of this process do, two where `in_two` says so; `on_diverged`
+    hears that this process's state is not that of its peers; `meter` is charged for all of it.
     """
 
     def __init__(
@@ -148,6 +158,7 @@ class Keeper:
         *,
         on_diverged: Callable[[Diverged], None],
         start_copy: StartCopy | None = None,
+        in_two: Callable[[], bool] = pages.is_worth_two,
         meter: Meter | None = None,
     ) -> None:
         self.refused: list[str] = []
@@ -156,8 +167,10 @@ class Keeper:
         self._settings = settings
         self._whole = whole
         self._on_diverged = on_diverged
-        self._meter = meter = meter or Meter()
-        self._start_copy = start_copy or partial(forked.start, on_ended=meter.note_copy)
+        self._meter = meter or Meter()
+        self._start_copy = start_copy
+        self._in_two = in_two
+        self._has_failed = False
         self._lock = asyncio.Lock()
         self._task: asyncio.Task[Any] | None = None
         self._cursor = BEGINNING
@@ -267,12 +280,22 @@ class Keeper:
             more = {"machine": MACHINE, "point": self._point and list(self._point)}
             restored, n_events = dict(engine.restored), engine.n_events
             began = time.perf_counter()
-            frames = await self._start_copy(
-                lambda: _serialised(engine, cursor, base, is_ours=is_ours, more=more)
+            frames = await self._begin_copy(
+                engine, partial(serialised, engine, cursor, base, is_ours=is_ours, more=more)
             )
             waited_ms = (time.perf_counter() - began) * 1_000
             logger.debug("copied at %s: learning waited for %.1f ms", cursor, waited_ms)
         return _Job(cursor, n_events, restored, is_ours, began, frames)
+
+    async def _begin_copy(
+        self, engine: Engine, work: Callable[[forked.Helper | None], Iterator[bytes]]
+    ) -> AsyncIterator[bytes]:
+        if self._start_copy is not None:
+            return await self._start_copy(lambda: work(None))
+        is_in_two = self._in_two() and not self._has_failed
+        helper = helper_of(engine) if is_in_two else None
+        note = self._meter.note_copy
+        return await forked.start(lambda: work(helper), helper, on_ended=note)
 
     async def _usable_base(self) -> Base | None:
         """Return what the next snapshot may build on; every so often, nothing.
@@ -355,7 +378,9 @@ class Keeper:
                     prints.append(content)
                 elif await writer.finish(orjson.loads(content)):
                     manifest = orjson.loads(content)
-        except BaseException:
+        except BaseException as error:
+            # Should one copy ask for what the other lacks, too: those to come are whole.
+            self._has_failed |= isinstance(error, CopyFailed)
             await writer.abandon()
             raise
         return digest, manifest, prints
@@ -390,11 +415,28 @@ class Keeper:
                 await self._store.delete_snapshot(snapshot_id)
 
 
-def _serialised(
-    engine: Engine, cursor: Cursor, base: Base | None, *, is_ours: bool, more: dict[str, Any]
+def helper_of(engine: Engine) -> forked.Helper:
+    """Return a second copy of the process for about half of the state."""
+    lender = Lender(f"/learner/{_LENT}", engine.learner.sources[_LENT].state)
+    arrays = Survey(engine).arrays()
+    its_own = arrays.pop(_LENT)
+    del arrays["versions"]  # those of its rows are read with them
+    others = [array for part in arrays.values() for array in part]
+    return forked.Helper(lender.answer, its_own, others)
+
+
+def serialised(
+    engine: Engine,
+    cursor: Cursor,
+    base: Base | None,
+    helper: forked.Helper | None = None,
+    *,
+    is_ours: bool,
+    more: dict[str, Any],
 ) -> Iterator[bytes]:
     """Yield the frames of a snapshot: its digest, chunks and manifest if wanted, fingerprints."""
-    dump = Dump(engine.state())
+    lent = {} if helper is None else {_LENT: Lent(helper.ask)}
+    dump = Dump(engine.state(lent))
     yield _DIGEST + dump.digest.encode()
     if is_ours:
         for chunk in dump.chunks(base):

@@ -51,6 +51,10 @@ class Survey:
         seen = {id(root) for part in roots.values() for root in part}
         self._parts = {name: _Walk(seen, part) for name, part in roots.items()}
 
+    def arrays(self) -> dict[str, list[_Array]]:
+        """Return the arrays of each part."""
+        return {name: walk.arrays for name, walk in self._parts.items()}
+
     def count(self) -> dict[str, Part]:
         """Return the bytes of each part; for another thread, as it takes some milliseconds."""
         counted = {}

@@ -11,13 +11,23 @@ import ctypes
 import re
 import resource
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
 
 _HUGE = 2 * 2**20
 # A smaller process is copied in a few milliseconds as it is; half a gigabyte of small pages in 25.
 _WORTH_IT = 2**28
+# A copy of so much is better made in two, each of half of the arrays.
+_WORTH_TWO = 2**31
+# Of smaller arrays, each takes longer to leave out than to copy.
+_WORTH_LEAVING = 2**24
 # linux/mman.h: make a huge page of what is there, now; or in future, when there is something.
 _MADV_COLLAPSE, _MADV_HUGEPAGE = 25, 14
+# Leave it out of the copies of this process; have it in them again.
+_MADV_DONTFORK, _MADV_DOFORK = 10, 11
 _WALKED = Path("/proc/self/smaps_rollup")
 # What malloc keeps in front of a large array: NumPy asks for huge pages from behind it on.
 _HEADER = 8_192
@@ -47,6 +57,35 @@ def collapse() -> int:
     with contextlib.suppress(OSError):
         _WALKED.read_bytes()  # to say how much lies where, it looks at every page, as a copy does
     return n_bytes
+
+
+def is_worth_two() -> bool:
+    """Tell whether copying this process takes so long that two copies of half are better."""
+    return sys.platform == "linux" and _resident() >= _WORTH_TWO
+
+
+@contextlib.contextmanager
+def left_out(arrays: Iterable[NDArray[Any]]) -> Iterator[None]:
+    """Within, copies of this process do not have these arrays, but for what shares a huge page.
+
+    Whoever reads one in such a copy dies of it. Small ones they have all the same.
+    """
+    libc = ctypes.CDLL(None)
+    inner = [_whole_pages(array) for array in arrays if array.nbytes >= _WORTH_LEAVING]
+    try:
+        for start, end in inner:
+            _advise(libc, start, end - start, _MADV_DONTFORK)
+        yield
+    finally:
+        for start, end in inner:
+            _advise(libc, start, end - start, _MADV_DOFORK)
+
+
+def _whole_pages(array: NDArray[Any]) -> tuple[int, int]:
+    """Return from where to where an array fills huge pages."""
+    start = -(-array.ctypes.data // _HUGE) * _HUGE
+    end = (array.ctypes.data + array.nbytes) // _HUGE * _HUGE
+    return start, max(start, end)
 
 
 def _regions() -> list[tuple[int, int]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
@@ -33,6 +33,7 @@ PIECE, LONG_LIST = 256, 1_024
 # Blocks that are held as Python objects at a time.
 _BATCH = 8_192
 _PRINT_BYTES = 8
+_NUMBER_BYTES = 4
 # Only these can be in a snapshot: no objects, no strings, nothing that would need pickle.
 _DTYPES = {"uint8", "uint16", "int32", "int64", "uint64", "float32", "float64"}
 _ARRAY, _PART = "$array", "$part"
@@ -42,6 +43,8 @@ Manifest = dict[str, Any]
 Chunks = Sequence[bytes | None]
 Prints = dict[str, NDArray[np.uint64]]
 """A fingerprint of 64 bits for each block, by the name of the part."""
+Ask = Callable[[bytes], Iterator[bytes]]
+"""Puts a question to another process; its answer, in pieces, is to be taken to the end."""
 
 
 def pack_prints(prints: Prints) -> Iterator[bytes]:
@@ -78,32 +81,16 @@ class Dump:
     def __init__(self, state: State) -> None:
         self._state = state
         self._parts: list[_Part] = []
-        tree = self._take("", state)
+        tree = _take("", state, self._parts)
         meta = [part.meta() for part in self._parts]
         self._header = orjson.dumps({"state": tree, "parts": meta})
-        self.prints: Prints = {part.name: _prints(part) for part in self._parts}
+        self.prints: Prints = {part.name: part.prints() for part in self._parts}
         sha = hashlib.sha256(self._header)
         for prints in self.prints.values():
             sha.update(prints.tobytes())
         self.digest = sha.hexdigest()
         self._sums: list[str] = []
         self._n_bytes = 0
-
-    def _take(self, name: str, value: Any) -> Any:
-        """Return the value with arrays and long lists replaced by the numbers of their parts."""
-        part: _Part
-        if isinstance(value, dict):
-            return {key: self._take(f"{name}/{key}", inner) for key, inner in value.items()}
-        if isinstance(value, PackedRows):
-            part = _Rows(name, value)
-        elif isinstance(value, np.ndarray):
-            part = _Array(name, value)
-        elif isinstance(value, list) and len(value) > LONG_LIST:
-            part = _List(name, value)
-        else:
-            return value
-        self._parts.append(part)
-        return {_PART: len(self._parts) - 1}
 
     def chunks(self, base: Base | None = None) -> Iterator[bytes]:
         """Yield the chunks: with a base only what is not in it, else everything but zeros."""
@@ -117,12 +104,10 @@ class Dump:
         yield self._header
         for part in self._parts:
             changed = _changed(part, self.prints[part.name], known.get(part.name))
-            if not isinstance(part, _Array):
+            if not part.is_array:
                 yield part.lengths.astype("<u4").tobytes()
             yield np.packbits(changed).tobytes()
-            for start, stop in _runs(changed):
-                for at in range(start, stop, _BATCH):
-                    yield part.read(at, min(at + _BATCH, stop))
+            yield from part.read_all(changed)
 
     def manifest(self, snapshot_id: str, base: Base | None = None, **more: Any) -> Manifest:
         """Return what describes the chunks, once they have all been taken."""
@@ -158,11 +143,33 @@ def dump(state: State, snapshot_id: str) -> tuple[Manifest, list[bytes]]:
 # -- parts ------------------------------------------------------------------------------------
 
 
+def _take(name: str, value: Any, parts: list[_Part]) -> Any:
+    """Return the value with arrays and long lists replaced by the numbers of their parts."""
+    part: _Part
+    if isinstance(value, dict):
+        return {key: _take(f"{name}/{key}", inner, parts) for key, inner in value.items()}
+    if isinstance(value, Lent):
+        first = len(parts)
+        parts += value.parts
+        return _put(value.tree, _PART, lambda number: {_PART: first + number})
+    if isinstance(value, PackedRows):
+        part = _Rows(name, value)
+    elif isinstance(value, np.ndarray):
+        part = _Array(name, value)
+    elif isinstance(value, list) and len(value) > LONG_LIST:
+        part = _List(name, value)
+    else:
+        return value
+    parts.append(part)
+    return {_PART: len(parts) - 1}
+
+
 class _Part:
     """Something long, in blocks. `lengths` are the blocks' in bytes; `read` joins some of them."""
 
     name: str
     lengths: NDArray[np.int64]
+    is_array = False
 
     @property
     def n_bytes(self) -> int:
@@ -174,8 +181,26 @@ class _Part:
     def read(self, start: int, stop: int) -> bytes:
         raise NotImplementedError
 
+    def read_all(self, chosen: NDArray[np.bool_]) -> Iterator[bytes]:
+        """Yield the blocks that are chosen, some at a time."""
+        for start, stop in _runs(chosen):
+            for at in range(start, stop, _BATCH):
+                yield self.read(at, min(at + _BATCH, stop))
+
+    def prints(self) -> NDArray[np.uint64]:
+        """Return a fingerprint of each block."""
+        found = bytearray()
+        for start in range(0, len(self.lengths), _BATCH):
+            lengths = self.lengths[start : start + _BATCH]
+            blocks = memoryview(self.read(start, start + len(lengths)))
+            for begin, end in pairwise(_starts(lengths).tolist()):
+                found += _print(blocks[begin:end])
+        return np.frombuffer(bytes(found), np.uint64)
+
 
 class _Array(_Part):
+    is_array = True
+
     def __init__(self, name: str, array: NDArray[Any]) -> None:
         self.name = name
         self._dtype, self._shape = _checked_dtype(array.dtype), list(array.shape)
@@ -242,17 +267,6 @@ def _starts(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
 
 
-def _prints(part: _Part) -> NDArray[np.uint64]:
-    """Return a fingerprint of each block."""
-    found = bytearray()
-    for start in range(0, len(part.lengths), _BATCH):
-        lengths = part.lengths[start : start + _BATCH]
-        blocks = memoryview(part.read(start, start + len(lengths)))
-        for begin, end in pairwise(_starts(lengths).tolist()):
-            found += _print(blocks[begin:end])
-    return np.frombuffer(bytes(found), np.uint64)
-
-
 def _print(block: bytes | memoryview) -> bytes:
     return hashlib.blake2b(block, digest_size=_PRINT_BYTES).digest()
 
@@ -265,7 +279,7 @@ def _changed(
     if known is not None:
         n = min(len(known), len(prints))
         changed[:n] = prints[:n] != known[:n]
-    elif isinstance(part, _Array):
+    elif part.is_array:
         for length in set(part.lengths.tolist()):
             zeros = np.frombuffer(_print(bytes(length)), np.uint64)
             changed[part.lengths == length] = prints[part.lengths == length] != zeros
@@ -288,6 +302,76 @@ def _cut(pieces: Iterable[bytes]) -> Iterator[bytes]:
             del chunk[:CHUNK_BYTES]
     if chunk:
         yield bytes(chunk)
+
+
+# -- of another process -----------------------------------------------------------------------
+
+
+class Lender:
+    """A part of a state, `name`d as in the whole, for a process that has the rest.
+
+    `answer` is for what `Lent` asks. Reads the state when it is first asked.
+    """
+
+    def __init__(self, name: str, read: Callable[[], State]) -> None:
+        self._name, self._read = name, read
+        self._parts: list[_Part] = []
+
+    def answer(self, question: bytes) -> Iterator[bytes]:
+        """Yield, asked for nothing, what there is; else the blocks of a part that are wanted."""
+        if not question:
+            yield self._describe()
+            return
+        part = self._parts[int.from_bytes(question[:_NUMBER_BYTES], "little")]
+        packed = np.frombuffer(question, np.uint8, offset=_NUMBER_BYTES)
+        chosen = np.unpackbits(packed, count=len(part.lengths)).astype(np.bool_)
+        yield from _cut(part.read_all(chosen))  # each piece is waited for: so not by the block
+
+    def _describe(self) -> bytes:
+        tree = _take(self._name, self._read(), parts := self._parts)
+        header = orjson.dumps([tree, [[*part.meta(), len(part.lengths)] for part in parts]])
+        arrays = [array.tobytes() for part in parts for array in (part.lengths, part.prints())]
+        return b"".join([len(header).to_bytes(_NUMBER_BYTES, "little"), header, *arrays])
+
+
+class Lent:
+    """A part of a state that another process has: `ask` puts a question to a `Lender` there."""
+
+    def __init__(self, ask: Ask) -> None:
+        told = b"".join(ask(b""))
+        at = _NUMBER_BYTES + int.from_bytes(told[:_NUMBER_BYTES], "little")
+        self.tree, described = orjson.loads(told[_NUMBER_BYTES:at])
+        self.parts = []
+        for number, (*meta, n_blocks) in enumerate(described):
+            lengths = np.frombuffer(told, np.int64, n_blocks, at)
+            prints = np.frombuffer(told, np.uint64, n_blocks, at + lengths.nbytes)
+            self.parts.append(_LentPart(ask, number, meta, lengths, prints))
+            at += lengths.nbytes + prints.nbytes
+
+
+class _LentPart(_Part):
+    def __init__(
+        self,
+        ask: Ask,
+        number: int,
+        meta: list[Any],
+        lengths: NDArray[np.int64],
+        prints: NDArray[np.uint64],
+    ) -> None:
+        self.name, kind = meta[:2]
+        self.is_array = kind == "array"
+        self.lengths = lengths
+        self._ask, self._number, self._meta, self._prints = ask, number, meta, prints
+
+    def meta(self) -> list[Any]:
+        return self._meta
+
+    def read_all(self, chosen: NDArray[np.bool_]) -> Iterator[bytes]:
+        number = self._number.to_bytes(_NUMBER_BYTES, "little")
+        yield from self._ask(number + np.packbits(chosen).tobytes())
+
+    def prints(self) -> NDArray[np.uint64]:
+        return self._prints
 
 
 # -- reading ----------------------------------------------------------------------------------

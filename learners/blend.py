@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import numpy as np
@@ -604,9 +604,10 @@ class Blend(Learner):
     def drop_item(self, index: int, handle: int) -> None:
         """Do nothing: each source listens for itself."""
 
-    def state(self) -> State:
-        """Return the states of sources and combiner by name."""
-        states = {name: source.state() for name, source in self.sources.items()}
+    def state(self, lent: Mapping[str, Any] | None = None) -> State:
+        """Return the states of sources and combiner by name; in place of some what is `lent`."""
+        lent = lent or {}
+        states = {name: lent.get(name) or s.state() for name, s in self.sources.items()}
         return states | {"combiner": self.combiner.state()}
 
     def load_state(self, state: State, remap: I64 | None = None) -> None:

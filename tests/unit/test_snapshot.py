@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from app import snapshot
 from app.engine import Engine
 from app.errors import SnapshotRefused
-from app.snapshot import Base, Chunks, Dump, Manifest
+from app.snapshot import Base, Chunks, Dump, Lender, Lent, Manifest
 from learners.ids import PackedRows
 from tests.factories import feed, fingerprint, make_engine, mixed, sessions
 
@@ -72,6 +73,20 @@ def test_a_chain_is_its_last_state(chain: list[Any]) -> None:
     assert fingerprint(snapshot.load(read)) == fingerprint(plain(chain[-1]))
     whole = written(chain[-1], "1-0")
     assert whole[0]["digest"] == read[-1][0]["digest"]
+
+
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(states(), states(), states())
+def test_what_is_lent_is_the_same_bytes(own: Any, half: Any, changed: Any) -> None:
+    """A part of a state that another process has goes in block by block as if it were here."""
+    base: Base | None = None
+    for state in (own, half, changed):
+        state["inner"]["one"] = float(state["inner"]["one"])
+    for lent in (half, changed):
+        whole = written(own | {"half": lent, "last": own["texts"]}, "1-0", base)
+        asked = Lent(Lender("/half", partial(dict, lent)).answer)
+        assert written(own | {"half": asked, "last": own["texts"]}, "1-0", base) == whole
+        base = whole[2]
 
 
 def test_an_engine_goes_on_as_if_nothing_had_been() -> None:
