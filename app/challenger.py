@@ -55,6 +55,7 @@ def make_learner(settings: EngineSettings, history: History) -> Blend:
     return Blend(
         max_neighbours=settings.max_neighbours,
         shrink=settings.covisit_shrink,
+        halve_at=settings.halve_counts_at,
         half_lives_s=settings.trending_half_lives_s,
         n_factors=settings.n_factors,
         learning_rate=settings.blend_learning_rate,

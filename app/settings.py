@@ -61,6 +61,7 @@ LEARNER_SETTINGS = (
     "learner",
     "max_neighbours",
     "covisit_shrink",
+    "halve_counts_at",
     "trending_half_lives_s",
     "n_factors",
     "blend_learning_rate",
@@ -73,7 +74,7 @@ SINCE_8 = (
 )
 """What came with semantics version 8: programs of before do not know these settings."""
 
-IF_SET = ("features",)
+IF_SET = ("features", "halve_counts_at")
 """What is in a log only where it is set: logs of before go on as they are, bytes and hashes."""
 
 DEFAULT_REWARDS = {
@@ -135,6 +136,13 @@ class EngineSettings(BaseModel):
     )
     covisit_shrink: float = Field(
         20.0, ge=0, le=1e6, description="events by which a rare item's counts are damped"
+    )
+    halve_counts_at: int = Field(
+        0,
+        ge=0,
+        le=10**9,
+        description="rewards of an item at which they, and the counts of what goes with it and"
+        " follows it, are halved; 0: never",
     )
     trending_half_lives_s: tuple[Annotated[int, Field(ge=60, le=10**9)], ...] = Field(
         (3_600, 86_400, 604_800),

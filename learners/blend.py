@@ -54,6 +54,8 @@ class Blend(Learner):
         See `Covisit`; `Sequence` keeps half as many.
     shrink
         See `Covisit`.
+    halve_at
+        See `Covisit`; `Sequence` does the same.
     half_lives_s
         See `Trending`.
     n_factors
@@ -82,6 +84,7 @@ class Blend(Learner):
         self,
         max_neighbours: int = 100,
         shrink: float = 20.0,
+        halve_at: int = 0,
         half_lives_s: tuple[int, ...] = (3_600, 86_400, 604_800),
         n_factors: int = 32,
         learning_rate: float = 0.15,
@@ -91,6 +94,7 @@ class Blend(Learner):
     ) -> None:
         self.max_neighbours = max_neighbours
         self.shrink = shrink
+        self.halve_at = halve_at
         self.half_lives_s = half_lives_s
         self.n_factors = n_factors
         self.learning_rate = learning_rate
@@ -99,8 +103,9 @@ class Blend(Learner):
 
     def _reserve(self) -> None:
         personal, seed = self.personal, self.seed
-        self.covisit = Covisit(self.max_neighbours, self.shrink, personal, seed)
-        self.sequence = Sequence(max(1, self.max_neighbours // 2), history=personal, seed=seed)
+        n, halve_at = self.max_neighbours, self.halve_at
+        self.covisit = Covisit(n, self.shrink, halve_at, history=personal, seed=seed)
+        self.sequence = Sequence(max(1, n // 2), halve_at=halve_at, history=personal, seed=seed)
         self.factors = Factors(self.n_factors, history=personal, seed=seed)
         self.trending = Trending(self.half_lives_s, history=personal, seed=seed)
         self.sources: dict[str, Source] = {
@@ -175,6 +180,7 @@ class Blend(Learner):
             covisit.sketch,
             covisit.sketch_place,
             float(covisit.shrink),
+            covisit.limit,
             sequence.neighbours,
             sequence.rows.versions,
             sequence.sums,
@@ -182,6 +188,7 @@ class Blend(Learner):
             sequence.sketch,
             sequence.sketch_place,
             float(sequence.shrink),
+            sequence.limit,
             sequence.gap_s * 1_000.0,
             factors.factors,
             factors.rows.versions,

@@ -28,6 +28,9 @@ class Covisit(NeighbourLists):
         Neighbours kept per item.
     shrink
         Events by which the counts of rare items are damped.
+    halve_at
+        Rewards of an item at which they are halved, and all of its row with them, so that the last
+        so many say more than all before. 0: never.
     history
         Users and items; several learners may share one. Its own if None.
     seed
@@ -57,11 +60,13 @@ class Covisit(NeighbourLists):
         self,
         max_neighbours: int = 100,
         shrink: float = 20.0,
+        halve_at: int = 0,
         history: History | None = None,
         seed: int = 1,
     ) -> None:
         self.max_neighbours = max_neighbours
         self.shrink = shrink
+        self.halve_at = halve_at
         super().__init__(history=history, seed=seed)
 
     def learn(self, profile: Profile, item: int, reward: float, time_ms: int) -> None:
@@ -82,4 +87,5 @@ class Covisit(NeighbourLists):
             profile.weights,
             self.n_used(profile),
             self.shrink,
+            self.limit,
         )

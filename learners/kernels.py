@@ -266,9 +266,9 @@ _define(
     _SharedType,
     [
         *("covisit", "covisit_rows", "covisit_sums", "covisit_last"),
-        *("covisit_sketch", "covisit_aged", "covisit_shrink"),
+        *("covisit_sketch", "covisit_aged", "covisit_shrink", "covisit_limit"),
         *("sequence", "sequence_rows", "sequence_sums", "sequence_last"),
-        *("sequence_sketch", "sequence_aged", "sequence_shrink", "gap_ms"),
+        *("sequence_sketch", "sequence_aged", "sequence_shrink", "sequence_limit", "gap_ms"),
         *("factors", "factors_rows", "vector", "gradient"),
         *("order", "order_place", "factors_counts", "factors_seed"),
         *(
@@ -1826,6 +1826,16 @@ def _add_neighbour(
 
 
 @kernel
+def _count(rows: Neighbours, slot: int, amount: float, limit: float) -> None:
+    """Add to the mass of a row; at the limit, halve all of the row: what came lately tells more."""
+    rows.mass[slot] += amount
+    if rows.mass[slot] >= limit:
+        rows.mass[slot] *= 0.5
+        for j in range(rows.size[slot]):
+            rows.weight[slot, j] *= np.float32(0.5)
+
+
+@kernel
 def covisit_learn(
     pool: Pool,
     rows: Neighbours,
@@ -1840,6 +1850,7 @@ def covisit_learn(
     weights: F64,
     n: int,
     shrink: float,
+    limit: float,
 ) -> None:
     """Count an item together with each item of the profile, both ways, by the root of recency."""
     empty = inverse_norm(0.0, shrink)
@@ -1854,7 +1865,7 @@ def covisit_learn(
         _add_neighbour(rows, own, theirs, amount, generation, key, sketch, item)
         slot = _own_neighbours(pool, rows, slots, other, empty)
         _add_neighbour(rows, slot, handle, amount, generation, key, sketch, other)
-    rows.mass[own] += reward
+    _count(rows, own, reward, limit)
     rows.inv_norm[own] = inverse_norm(rows.mass[own], shrink)
     sketch_age(sketch, place)
 
@@ -1876,6 +1887,7 @@ def sequence_learn(
     times: I64,
     n: int,
     shrink: float,
+    limit: float,
     gap_ms: float,
 ) -> None:
     """Count an item as what followed each item of the profile, less the longer ago that was."""
@@ -1888,7 +1900,7 @@ def sequence_learn(
         amount = reward * weights[r] * gap_ms / (gap_ms + passed)
         slot = _own_neighbours(pool, rows, slots, other, inverse_mass(0.0, shrink))
         _add_neighbour(rows, slot, handle, amount, generation, key, sketch, other)
-        rows.mass[slot] += amount
+        _count(rows, slot, amount, limit)
         rows.inv_norm[slot] = inverse_mass(rows.mass[slot], shrink)
     sketch_age(sketch, place)
 
@@ -3005,6 +3017,7 @@ def blend_teach(
             weights,
             min(n_items, shared.covisit_last),
             shared.covisit_shrink,
+            shared.covisit_limit,
         )
         sequence_learn(
             shared.sequence_rows.pool,
@@ -3022,6 +3035,7 @@ def blend_teach(
             times,
             min(n_items, shared.sequence_last),
             shared.sequence_shrink,
+            shared.sequence_limit,
             shared.gap_ms,
         )
         trending_learn(

@@ -43,7 +43,7 @@ class Labels:
         self._labels = History(
             max_items=2 * MAX_LABELS, max_users=1, scored_history=_LOOK_BACK, had_length=1
         )
-        self._covisit = Covisit(N_NEIGHBOURS, SHRINK, self._labels)
+        self._covisit = Covisit(N_NEIGHBOURS, SHRINK, history=self._labels)
         self._n_items = np.zeros(2 * MAX_LABELS, np.int64)  # that have the label
         self._tick = 0
         self._profile = Profile(_LOOK_BACK)
@@ -170,7 +170,7 @@ class Labels:
         """Take over what was learned then, under the labels of now; None: nothing was."""
         self._kindred = None
         if state is None:
-            self._covisit.load_state(Covisit(N_NEIGHBOURS, SHRINK, self._labels).state())
+            self._covisit.load_state(Covisit(N_NEIGHBOURS, SHRINK, history=self._labels).state())
             return
         names, get = state["names"], self._labels.items.get
         remap = [MISS if name is None else get(name) for name in names["ids"]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ class NeighbourLists(Source):
 
     max_neighbours: int
     shrink: float
+    halve_at: int
 
     # Whether a pair is counted both ways, and so normalised by both items.
     both_ways = True
@@ -67,6 +69,11 @@ class NeighbourLists(Source):
     def rows(self) -> RowPool:
         """Return the pool of rows."""
         return self._pool
+
+    @property
+    def limit(self) -> float:
+        """Return the mass at which a row is halved."""
+        return float(self.halve_at or math.inf)
 
     def assign(self, target: int, source: int) -> int:
         """Make version `target` equal to `source`; a shadow set back forgets its sketch.

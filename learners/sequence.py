@@ -29,6 +29,8 @@ class Sequence(NeighbourLists):
         How many items back it looks.
     gap_s
         Seconds after which having followed counts half.
+    halve_at
+        Counts of an item at which they are halved: see `Covisit`.
     history
         Users and items; several learners may share one. Its own if None.
     seed
@@ -58,6 +60,7 @@ class Sequence(NeighbourLists):
         shrink: float = 5.0,
         n_last: int = 5,
         gap_s: int = 3_600,
+        halve_at: int = 0,
         history: History | None = None,
         seed: int = 1,
     ) -> None:
@@ -65,6 +68,7 @@ class Sequence(NeighbourLists):
         self.shrink = shrink
         self.n_last = n_last
         self.gap_s = gap_s
+        self.halve_at = halve_at
         super().__init__(history=history, seed=seed)
 
     @property
@@ -92,5 +96,6 @@ class Sequence(NeighbourLists):
             profile.times,
             self.n_used(profile),
             self.shrink,
+            self.limit,
             self.gap_s * 1_000.0,
         )

@@ -1,0 +1,81 @@
+"""Counts that are halved from time to time, so that what came lately says more."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from app.engine import Engine
+from app.settings import EngineSettings
+from learners import Blend, Covisit, Sequence
+from learners.base import SHADOW
+from learners.neighbours import NeighbourLists
+from tests.factories import feed, make_engine, make_settings, sessions
+
+Make = Any
+
+
+def taught(make: Make, n: int, halve_at: int) -> NeighbourLists:
+    """Return a learner whose users had "a", then each another of five items, n times in all."""
+    model: NeighbourLists = make(max_neighbours=5, halve_at=halve_at)
+    for event in range(n):
+        model.learn_one(f"u{event}", "a", 1.0)
+        model.learn_one(f"u{event}", f"b{event % 5}", 1.0)
+    return model
+
+
+def row_of(model: NeighbourLists, item: str) -> tuple[float, Any]:
+    """Return the mass of an item's row, and its weights."""
+    slot = model.rows.slots[SHADOW][model.personal.items.get(item)]
+    return float(model.neighbours.mass[slot]), model.neighbours.weight[slot]
+
+
+@pytest.mark.parametrize(("make", "last"), [(Covisit, 1.0), (Sequence, 0.5)])
+def test_a_row_is_halved_at_its_limit(make: Make, last: float) -> None:
+    """Mass and weights are halved together, as soon as the mass has come to the limit."""
+    mass, weights = row_of(taught(make, 9, 10), "a")
+    assert (mass, weights.sum()) == (9.0, 9.0)
+    # What a sequence counts last is in the row by then; co-visitation sees it with the next item.
+    mass, halved = row_of(taught(make, 10, 10), "a")
+    assert (mass, halved.sum()) == (5.0, weights.sum() / 2 + last)
+    assert row_of(taught(make, 10, 0), "a")[0] == 10.0
+    mass, _ = row_of(taught(make, 200, 10), "a")
+    assert 5.0 <= mass < 10.0
+
+
+@pytest.mark.parametrize("make", [Covisit, Sequence])
+def test_a_full_row_takes_what_is_new(make: Make) -> None:
+    """After thousands of events with others an item finds what goes with it now; not without."""
+    for halve_at, is_found in ((50, True), (0, False)):
+        model = taught(make, 3_000, halve_at)
+        for event in range(60):
+            model.learn_one(f"v{event}", "a", 1.0)
+            model.learn_one(f"v{event}", "new", 1.0)
+        scores = {item: model.predict_one("somebody", item) for item in ("new", "b1")}
+        model.learn_one("somebody", "a", 1.0)
+        scores = {item: model.predict_one("somebody", item) for item in scores}
+        assert (scores["new"] > scores["b1"]) == is_found, (halve_at, scores)
+
+
+def test_a_limit_that_is_never_reached_changes_nothing() -> None:
+    """To the byte: hashes are those of counts that are kept for ever."""
+    log = sessions(200)
+    plain, limited = (feed(make_engine(halve_counts_at=at), log) for at in (0, 10**9))
+    assert plain.hashes()["model_hash"] == limited.hashes()["model_hash"]
+    assert plain.hashes() != feed(make_engine(halve_counts_at=10), log).hashes()
+
+
+def test_it_is_in_a_log_only_where_it_is_set() -> None:
+    """A log of before goes on as it is, and a snapshot knows what its counts were halved at."""
+    for semantics in (6, 9):
+        assert "halve_counts_at" not in EngineSettings().logged(semantics)
+        assert make_settings(halve_counts_at=40).logged(semantics)["halve_counts_at"] == 40
+    engine = feed(make_engine(halve_counts_at=40), sessions(100))
+    twin = Engine.from_state(engine.state())
+    assert isinstance(twin.learner, Blend)
+    assert twin.learner.covisit.limit == twin.learner.sequence.limit == 40.0
+    log = sessions(200)
+    assert feed(engine, log).hashes() == feed(twin, log).hashes()
+    assert np.isinf(make_engine().learner.covisit.limit)
