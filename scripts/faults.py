@@ -15,6 +15,7 @@ import numpy as np
 from app.engine import Engine
 from learners import kernels
 from learners.base import SHADOW
+from learners.history import Profile
 from scripts.shop import Bools, Shop
 
 Rng = np.random.Generator
@@ -95,15 +96,25 @@ def permute(engine: Engine) -> None:
 
 def wrong_sign(engine: Engine) -> Callable[[], None]:
     """Learn every event as its opposite, until the bug is mended."""
-    right = engine.learner.learn
+    learner = engine.learner
+    learn, take = learner.learn, learner.take
 
-    def learn(profile: Any, item: int, reward: float, time_ms: int) -> None:
-        right(profile, item, -reward, time_ms)
+    def learn_opposite(profile: Profile, item: int, reward: float, time_ms: int) -> None:
+        learn(profile, item, -reward, time_ms)
 
-    engine.learner.learn = learn  # type: ignore[method-assign]
+    def take_opposite(
+        profile: Profile, user: int, item: int, *, is_taught: bool, **event: Any
+    ) -> bool:
+        if is_taught:
+            if not learner.has_room():
+                return False
+            learn_opposite(profile, item, event["reward"], event["time_ms"])
+        return take(profile, user, item, is_taught=False, **event)
+
+    learner.learn, learner.take = learn_opposite, take_opposite  # type: ignore[method-assign]
 
     def mend() -> None:
-        engine.learner.learn = right  # type: ignore[method-assign]
+        learner.learn, learner.take = learn, take  # type: ignore[method-assign]
 
     return mend
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from scripts.faults import FAULTS, always, flipped, lost
+from app.engine import Engine
+from scripts.faults import FAULTS, Fault, always, flipped, lost
 from scripts.shop import Shop, shop_with
+from tests.factories import feed, make_engine, sessions
 
 
 def visits(shop: Shop, n: int) -> list[tuple[int, int]]:
@@ -80,3 +82,20 @@ def test_every_fault_has_its_own_name() -> None:
     names = [fault.name for fault in FAULTS]
     assert names[0] == "clean"
     assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize("fault", [fault for fault in FAULTS if fault.plant], ids=lambda f: f.name)
+def test_what_is_planted_spoils_what_is_learned(fault: Fault) -> None:
+    """An engine with a fault in it makes another model of the same events, until it is mended."""
+    log = sessions(400)
+    sound, broken = (feed(make_engine(gate="off"), log[:150]) for _ in range(2))
+    assert sound.hashes() == broken.hashes()
+    assert fault.plant is not None
+    mend = fault.plant(broken)
+    begun = Engine.from_state(broken.state())
+    assert feed(sound, log[150:300]).hashes() != feed(broken, log[150:300]).hashes()
+    if mend is not None:
+        assert feed(begun, log[150:300]).hashes() != broken.hashes()
+        mend()
+        again = Engine.from_state(broken.state())
+        assert feed(broken, log[300:]).hashes() == feed(again, log[300:]).hashes()
