@@ -104,6 +104,7 @@ async def start(
     pids: list[int] = []
     try:
         if helper is not None:
+            await asyncio.sleep(_AFTER_OTHERS_S)  # to say who has what took some milliseconds
             await _copy(pids, helper.others, helper.serve, helper.answering.fileno())
         lacking, kept = ((), ()) if helper is None else (helper.its_own, (helper.asking.fileno(),))
         await _copy(pids, lacking, partial(_write_frames, work, write_end), write_end, *kept)
