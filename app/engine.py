@@ -109,6 +109,7 @@ TUNABLE = frozenset(
     "explore_share",
     "ignored_weight",
     "features",
+    "halve_counts_at",
 }
 
 
@@ -736,7 +737,7 @@ class Engine(Serving):
                 f" and has version {self.semantics}"
             )
         try:
-            wanted = EngineSettings(**record.settings)
+            wanted = EngineSettings.of_log(record.settings)
         except ValueError as error:
             raise LogStopped(
                 f"settings in the log that this program cannot read: {error}"
@@ -761,15 +762,20 @@ class Engine(Serving):
         self.gate.record("configure", "settings changed", evidence, "operator")
         if "features" in changed:
             self._declare(wanted.features)
-        if "challenger" in changed:
-            if self.challenges.running is not None:
-                self.challenges.stop("the setting has changed", "settings")
+        if "halve_counts_at" in changed:
+            self.learner.halve_counts_at(self.settings.halve_counts_at)
+        # A challenger is judged by what it has learned beside a champion that counts as now.
+        if "challenger" in changed or "halve_counts_at" in changed:
+            self._stop_challenger("the setting has changed")
             self._challenge_by_setting()
+
+    def _stop_challenger(self, reason: str) -> None:
+        if self.challenges.running is not None:
+            self.challenges.stop(reason, "settings")
 
     def _declare(self, features: Mapping[str, Feature]) -> None:
         """Let other features be given from here on; what is known of those that stay, stays."""
-        if self.challenges.running is not None:
-            self.challenges.stop("the features have changed", "settings")
+        self._stop_challenger("the features have changed")
         self.history.use_inputs(make_inputs(features, self.history.max_items))
         self.catalogue.declare(features)
         self.learner.take_inputs()
@@ -868,7 +874,7 @@ class Engine(Serving):
     def _refuse_other_learner(self, record: events.Command, snapshot: State) -> None:
         """Raise Refusal, and record it, where a snapshot is of another configuration."""
         adopted = snapshot["challenges"]["adopted"]
-        then = EngineSettings(**snapshot["settings"]).with_learner(adopted)
+        then = EngineSettings.of_log(snapshot["settings"]).with_learner(adopted)
         if then.features != self.settings.features:
             why = (
                 "the snapshot is of other features than are declared now: declare those of then"
@@ -877,6 +883,7 @@ class Engine(Serving):
             both = [shown_setting(settings, "features") for settings in (then, self.settings)]
             self._refuse_restore(record, why, {"features": both})
         others = differing(then, self.settings)
+        others.pop("halve_counts_at", None)  # counts of either kind go on as those of now
         if not others:
             return
         shown = ", ".join(f"{name}={pair[0]!r}, now {pair[1]!r}" for name, pair in others.items())
@@ -1021,7 +1028,7 @@ class Engine(Serving):
         What is large of it is let go once it is used, if nobody else holds on to it.
         """
         state = dict(state)
-        engine = cls(EngineSettings(**state["settings"]), state["challenges"]["adopted"])
+        engine = cls(EngineSettings.of_log(state["settings"]), state["challenges"]["adopted"])
         engine.is_configured = True
         engine.semantics = int(state["semantics"])
         for name in cls._PLAIN:
@@ -1118,7 +1125,7 @@ def begun(entry: Entry) -> Engine:
         raise SettingsError(
             f"the log has semantics version {first.semantics}; this program knows {known}"
         )
-    return Engine(EngineSettings(**first.settings))
+    return Engine(EngineSettings.of_log(first.settings))
 
 
 def _check_semantics(version: int) -> None:

@@ -84,7 +84,7 @@ class Blend(Learner):
         self,
         max_neighbours: int = 100,
         shrink: float = 20.0,
-        halve_at: int = 0,
+        halve_at: int = 400,
         half_lives_s: tuple[int, ...] = (3_600, 86_400, 604_800),
         n_factors: int = 32,
         learning_rate: float = 0.15,
@@ -224,6 +224,11 @@ class Blend(Learner):
     def use_users(self, *, is_on: bool) -> None:
         """Keep factors of each user's own, or none (see `Factors`)."""
         self.factors.use_users(is_on=is_on)
+        self._shared = None
+
+    def halve_counts_at(self, halve_at: int) -> None:
+        """Halve counts at another number of rewards from here on, or never (0)."""
+        self.halve_at = self.covisit.halve_at = self.sequence.halve_at = halve_at
         self._shared = None
 
     def new_pool(self, capacity: int, **arrays: Any) -> Candidates:
