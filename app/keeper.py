@@ -376,8 +376,8 @@ class Keeper:
                     digest = content.decode()
                 elif kind == _PRINTS:
                     prints.append(content)
-                elif await writer.finish(orjson.loads(content)):
-                    manifest = orjson.loads(content)
+                elif await writer.finish(made := orjson.loads(content)):
+                    manifest = made
         except BaseException as error:
             # Should one copy ask for what the other lacks, too: those to come are whole.
             self._has_failed |= isinstance(error, CopyFailed)

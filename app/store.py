@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import re
 import secrets
@@ -32,6 +31,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
+import orjson
 from hiredis import pack_command
 from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.connection import parse_url
@@ -1027,7 +1027,7 @@ class SnapshotWriter:
 
         Raises Conflict where the log that it is of has been replaced.
         """
-        record = json.dumps({"manifest": manifest, "chunks": self._keys})
+        record = orjson.dumps({"manifest": manifest, "chunks": self._keys})
         store = self._store
         keys = (store._epoch_key, self._manifests, store._log, store._floor, *self._keys)
         values = (self._epoch, manifest["id"], record)
@@ -1110,7 +1110,7 @@ def quarantine_id(cursor: Cursor, index: int) -> str:
 def _read_record(snapshot_id: str, record: bytes) -> tuple[dict[str, Any], list[str]] | None:
     """Return a snapshot's manifest and the keys of its chunks; None if it is not as we write it."""
     try:
-        found = json.loads(record)
+        found = orjson.loads(record)
         manifest, keys = found["manifest"], found["chunks"]
     except (ValueError, KeyError, TypeError):
         return None
