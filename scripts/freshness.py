@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import orjson
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table as RichTable
 
@@ -267,30 +269,43 @@ def show(report: dict[str, Any]) -> None:
 
 
 def _quality_table(report: dict[str, Any]) -> RichTable:
-    table = RichTable(title=f"pure delays, {report['judged']['all']:,} judged events")
-    table.add_column("late")
-    for name in ("HR@10", "HR@20", "DCG@20", "reward", "loss of HR@20 (95 %)", "list changed"):
-        table.add_column(name, justify="right")
+    lost, changed = "HR@20\nlost", "list\nchanged"
+    names = ("late", "HR@10", "HR@20", "DCG@20", "reward", lost, "95 %", changed)
+    table = _table(f"pure delays, {report['judged']['all']:,} judged events", names)
     for row in report["cells"]:
         if row["kind"] != "tier":
             figures = [f"{row['quality']['all'][metric]['value']:.4f}" for metric in METRICS]
             changed = f"{row['list_changed']:.1%}"
-            table.add_row(row["name"], *figures, loss_text(row, "all"), changed)
+            table.add_row(row["name"], *figures, *_loss(row, "all"), changed)
     return table
+
+
+def _table(title: str, names: Iterable[str]) -> RichTable:
+    """Return a table that a terminal of 80 columns has room for: the first column is text."""
+    table = RichTable(
+        title=title, box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0)
+    )
+    for number, name in enumerate(names):
+        table.add_column(name, justify="right" if number else "left", no_wrap=True)
+    return table
+
+
+def _loss(row: dict[str, Any], segment: str) -> tuple[str, str]:
+    loss = row["loss"][segment][DECIDING]
+    value, low, high = (100 * loss[name] for name in ("value", "low", "high"))
+    return f"{value:.2f}%", f"{low:.2f} to {high:.2f}"
 
 
 def loss_text(row: dict[str, Any], segment: str) -> str:
     """Return a loss with its interval, for people."""
-    loss = row["loss"][segment][DECIDING]
-    value, low, high = (100 * loss[name] for name in ("value", "low", "high"))
-    return f"{value:.2f} % ({low:.2f} to {high:.2f})"
+    value, interval = _loss(row, segment)
+    return f"{value.removesuffix('%')} % ({interval})"
 
 
 def _segment_table(report: dict[str, Any]) -> RichTable:
-    table = RichTable(title="HR@20 by segment")
-    table.add_column("late")
-    for segment in report["segments"]:
-        table.add_column(f"{segment}\n{report['judged'][segment]:,}", justify="right")
+    judged = report["judged"]
+    heads = [f"{name.replace(' ', chr(10))}\n{judged[name]:,}" for name in report["segments"]]
+    table = _table("HR@20 by segment", ("late", *heads))
     for row in report["cells"]:
         by_segment = [row["quality"][s][DECIDING]["value"] for s in report["segments"]]
         table.add_row(row["name"], *(f"{value:.4f}" for value in by_segment))
@@ -300,25 +315,29 @@ def _segment_table(report: dict[str, Any]) -> RichTable:
 def _cost_table(report: dict[str, Any]) -> RichTable:
     terms = report["terms"]
     price, per = terms["price_per_core_hour"], terms["requests_per_event"]
-    table = RichTable(title="the tiers, with the gate; * is on the frontier")
-    table.add_column("tier", no_wrap=True, min_width=20)
-    for name in (
+    title = (
+        "the tiers, with the gate; * is on the frontier\n"
+        f"CPU s a million; money at {price:g} an hour, {per:g} requests an event"
+    )
+    changed, mib = "list\nchanged", "state,\nMB"
+    names = (
+        "tier",
         "HR@20",
-        "loss (95 %)",
-        "list changed",
-        "CPU s a\nmillion events",
-        "CPU s a\nmillion requests",
-        f"money at {price:g} an hour,\n{per:g} requests an event",
-        "state, MB",
-    ):
-        table.add_column(name, justify="right")
+        "HR@20\nlost",
+        changed,
+        "events\nCPU s",
+        "requests\nCPU s",
+        "money",
+        mib,
+    )
+    table = _table(title, names)
     for row in report["cells"]:
         if row["kind"] == "tier":
             cost = row["cost"]
             table.add_row(
                 row["name"] + (" *" if row["name"] in report["frontier"] else ""),
                 f"{row['quality']['all'][DECIDING]['value']:.4f}",
-                loss_text(row, "all"),
+                _loss(row, "all")[0],
                 f"{row['list_changed']:.1%}",
                 f"{cost['cpu_s_per_million_events']:,.0f}",
                 f"{cost['cpu_s_per_million_requests']:,.0f}",

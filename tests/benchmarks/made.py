@@ -65,13 +65,14 @@ def new_engine(**changes: object) -> Engine:
     return engine
 
 
-def filled_engine(n_items: int) -> Engine:
+def filled_engine(n_items: int, **changes: object) -> Engine:
     """Return an engine that serves a user "u0" with 20 items, every row of every source full.
 
     The rows are written straight into the arrays, as if they had been learned: neighbours are
     random, so a request meets nearly as many different candidates as there can be, its worst case.
     """
-    engine = new_engine(max_items=n_items, max_users=1_000, gate="off")
+    usual: dict[str, object] = {"max_items": n_items, "max_users": 1_000, "gate": "off"}
+    engine = new_engine(**(usual | changes))
     for tick in range(n_items):
         engine.history.touch_item(f"i{tick}", tick)
     user = engine.history.touch_user("u0", 0)
@@ -87,7 +88,7 @@ def filled_engine(n_items: int) -> Engine:
         rows.inv_norm[own] = 1.0 / np.sqrt(50.0 + lists.shrink)
     learner.factors.factors[own] = rng.random((n_items, 2 * learner.n_factors), np.float32) - 0.5
     # Two categories of a hundred each, for what a request reads of them.
-    engine.history.categories.labels[:, :2] = rng.integers(1, 101, (n_items, 2))
+    engine.history.categories.labels[:n_items, :2] = rng.integers(1, 101, (n_items, 2))
     trending = learner.trending
     trending.decayed.weight[own] = rng.random((n_items, trending.n_columns))
     for version in range(N_VERSIONS):
