@@ -10,7 +10,6 @@ import hashlib
 from collections.abc import Callable, Generator, Mapping
 from copy import copy
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -916,14 +915,20 @@ class Engine(Serving):
         """
         shares: list[float] = []
         n, now_ms = self.settings.overlap_histories, self.admission.watermark_ms
-        latest = self.recommender.latest_users(n, before=self.promoted_tick)
-        n_asked, n_next = 0, ENOUGH_ALIKE
-        while users := list(islice(latest, n_next)):
-            shares += self.recommender.overlaps(_COMPARED, users, now_ms)
-            n_asked, n_next = n_asked + len(users), 1
-            if n_asked >= ENOUGH_ALIKE and mean_share(shares) >= ALIKE:
-                break
+        users: list[int] = []
+        n_next = ENOUGH_ALIKE
+        for user in self.recommender.latest_users_before(self.promoted_tick, n):
+            if user is not None:
+                users.append(user)
+                if len(users) < n_next:
+                    continue
+                shares += self.recommender.overlaps(_COMPARED, users, now_ms)
+                n_next, users = 1, []
+                if mean_share(shares) >= ALIKE:
+                    break
             yield
+        if users:
+            shares += self.recommender.overlaps(_COMPARED, users, now_ms)
         return mean_share(shares)
 
     def describe(self) -> dict[str, Any]:

@@ -442,8 +442,9 @@ class Ingest:
                 await self._reload()
                 return
         passed: list[StoredEntry] = []
-        if parse_cursor(await self.store.last_cursor()) < parse_cursor(self._tail.end):
-            passed = self._tail.give_up()  # or it would keep the writer out for good
+        end = self._tail.end  # before we ask: what is appended meanwhile is there
+        if parse_cursor(await self.store.last_cursor()) < parse_cursor(end):
+            passed = self._tail.give_up(end)  # or it would keep the writer out for good
         self.is_store_up = True
         self._is_outage_told = False
         logger.info("the store answers")

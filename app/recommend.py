@@ -25,6 +25,8 @@ from learners.history import History, Profile
 from learners.kernels import I32, I64, MISS
 
 OVERLAP_K = 10
+# Users that are passed in a millisecond.
+_PASSED = 1_000
 # 200 of each of five kinds of candidate, the most that a request may ask for, and five times as
 # many of the categories that it wants; or what sources name anyhow, and 1,000 that it names.
 MOST_POOLED = 2_000
@@ -508,25 +510,27 @@ class Recommender:
         n = max(len(ours), len(theirs))
         return len(ours & theirs) / n if n else -1.0
 
-    def latest_users(self, n: int, *, before: int | None = None) -> Iterator[int]:
-        """Yield the users with the latest events, the last one first.
+    def latest_users(self, n: int) -> Iterator[int]:
+        """Yield the users with the latest events, the last one first."""
+        return islice(self.history.users.index.latest(), n)
 
-        With `before`, a tick, those whose last event is later come after all others.
+    def latest_users_before(self, tick: int, n: int) -> Iterator[int | None]:
+        """Yield as many, those whose last event is after a tick only behind all others.
+
+        None now and then, where many have to be passed before the next is found.
         """
         users = self.history.users
-        latest = users.index.latest()
-        if before is None:
-            yield from islice(latest, n)
-            return
-        later = []
-        for user in latest:
-            if users.touched[user] > before:
+        later: list[int] = []
+        for n_passed, user in enumerate(users.index.latest(), start=1):
+            if users.touched[user] <= tick:
+                yield user
+                n -= 1
+                if not n:
+                    return
+            elif len(later) < n:
                 later.append(user)
-                continue
-            yield user
-            n -= 1
-            if not n:
-                return
+            if not n_passed % _PASSED:
+                yield None
         yield from later[:n]
 
     def tops(self, version: int, n_users: int, now_ms: int) -> list[set[int]]:

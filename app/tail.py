@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 
-from app.store import BEGINNING, END, Cursor, StoredEntry, parse_cursor
+from app.store import BEGINNING, Cursor, StoredEntry, parse_cursor
 
 # A server with appendfsync everysec may answer up to two seconds before it hands an entry to the
 # operating system, while an fsync is under way; past these it makes clients wait.
@@ -64,9 +64,9 @@ class Tail:
         self._hold(self._unread, [e for e in entries if parse_cursor(e.cursor) > read])
         self._make_room()
 
-    def give_up(self) -> list[StoredEntry]:
-        """Expect nothing any more, and return what the log has gone on without."""
-        return self._take_unread(parse_cursor(END))
+    def give_up(self, upto: Cursor) -> list[StoredEntry]:
+        """Expect nothing up to a cursor any more; return what the log has gone on without."""
+        return self._take_unread(parse_cursor(upto))
 
     def missing(self, last: Cursor, *, also_unread: bool = True) -> list[StoredEntry]:
         """Return what a log that ends at a cursor has lost; [] also where there would be a gap.

@@ -72,8 +72,11 @@ def test_what_cannot_be_given_back_is_expected_no_more() -> None:
     tail = Tail()
     tail.extend([entry(1)])
     tail.expect([entry(3)])
-    assert tail.give_up() == [entry(3)]
+    assert tail.give_up("3-0") == [entry(3)]
     assert (tail.end, tail.missing("1-0")) == ("1-0", [])
+    tail.expect([entry(4), entry(5)])
+    assert tail.give_up("4-0") == [entry(4)]
+    assert tail.end == "5-0"
 
 
 def test_what_the_log_has_gone_on_without_is_told() -> None:
