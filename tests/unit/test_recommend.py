@@ -189,3 +189,15 @@ def test_overlap_is_the_shared_part() -> None:
     assert mean_overlap([{1, 2, 3, 4}], [{1}]) == 0.25
     assert mean_overlap([set()], [set()]) == mean_overlap([], []) == 1.0
     assert mean_overlap([set(), {1}], [set(), {2}]) == 0.0
+
+
+def test_users_from_before_a_promotion_come_first() -> None:
+    """Those who have been there since are passed, a thousand at a time, and come behind the rest."""
+    engine = make_engine(max_users=5_000)
+    for number in range(3_010):
+        engine.history.touch_user(f"u{number}", number + 1)
+    latest = list(engine.recommender.latest_users_before(5, 7))
+    assert latest[:3] == [None, None, None]
+    names = [engine.history.users.ids[user] for user in latest if user is not None]
+    assert names == ["u4", "u3", "u2", "u1", "u0", "u3009", "u3008"]
+    assert list(engine.recommender.latest_users_before(3_010, 2)) == [3_009, 3_008]
