@@ -192,7 +192,7 @@ def test_overlap_is_the_shared_part() -> None:
 
 
 def test_users_from_before_a_promotion_come_first() -> None:
-    """Those who have been there since are passed, a thousand at a time, and come behind the rest."""
+    """Those who were there since are passed, a thousand at a time, and come behind the rest."""
     engine = make_engine(max_users=5_000)
     for number in range(3_010):
         engine.history.touch_user(f"u{number}", number + 1)
