@@ -872,8 +872,8 @@ class Engine(Serving):
 
     def _refuse_other_learner(self, record: events.Command, snapshot: State) -> None:
         """Raise Refusal, and record it, where a snapshot is of another configuration."""
-        adopted = snapshot["challenges"]["adopted"]
-        then = EngineSettings.of_log(snapshot["settings"]).with_learner(adopted)
+        configured = EngineSettings.of_log(snapshot["settings"])
+        then = configured.with_learner(snapshot["challenges"]["adopted"])
         if then.features != self.settings.features:
             why = (
                 "the snapshot is of other features than are declared now: declare those of then"
@@ -882,7 +882,8 @@ class Engine(Serving):
             both = [shown_setting(settings, "features") for settings in (then, self.settings)]
             self._refuse_restore(record, why, {"features": both})
         others = differing(then, self.settings)
-        others.pop("halve_counts_at", None)  # counts of either kind go on as those of now
+        if configured.halve_counts_at != self.configured.halve_counts_at:
+            others.pop("halve_counts_at", None)  # set since: counts of either kind go on as now
         if not others:
             return
         shown = ", ".join(f"{name}={pair[0]!r}, now {pair[1]!r}" for name, pair in others.items())

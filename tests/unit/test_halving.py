@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 
 from app.engine import Engine
+from app.events import Command
 from app.settings import EngineSettings, Settings
 from learners import Blend, Covisit, Sequence
 from learners.base import SHADOW
 from learners.neighbours import NeighbourLists
 from tests.factories import (
     apply,
+    command,
     configure,
     feed,
     make_engine,
@@ -125,4 +127,17 @@ def test_a_log_can_be_told_to_halve_from_here_on() -> None:
         feed(one, log[half:])
         assert row_of(one.learner.covisit, "g00i0")[0] < 10
     assert engine.hashes() == twin.hashes()
+    assert restore(engine, snapshot).results[0].status == "applied"
+
+
+def test_what_was_adopted_stands_between_a_snapshot_and_now() -> None:
+    """A log of before refuses what it refused then; once the setting has changed, counts fit."""
+    free = {"overlap_min": 0, "halve_counts_at": 0}
+    engine = feed(make_engine(**free), sessions(400), group=50)
+    snapshot = copy.deepcopy(engine.state())
+    changes = {"halve_counts_at": 40}
+    apply(engine, Command("start_challenger", "a test asks", "tester", changes=changes))
+    assert command(engine, "adopt", force=True) is None
+    assert "halve_counts_at=0, now 40" in str(restore(engine, snapshot).results[0].reason)
+    apply(engine, configure(make_settings(**free | {"halve_counts_at": 30}), reconfigure=True))
     assert restore(engine, snapshot).results[0].status == "applied"
