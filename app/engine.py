@@ -753,6 +753,9 @@ class Engine(Serving):
         if fixed:
             raise LogStopped(f"the log changes settings that cannot change: {', '.join(fixed)}")
         old, self.configured = self.configured, wanted
+        was = self.settings.halve_counts_at
+        if "halve_counts_at" in changed:  # said later than what was adopted, and by an operator
+            self.challenges.adopted.pop("halve_counts_at", None)
         self._use_settings()
         self._know_types(wanted)
         evidence = {
@@ -761,10 +764,11 @@ class Engine(Serving):
         self.gate.record("configure", "settings changed", evidence, "operator")
         if "features" in changed:
             self._declare(wanted.features)
-        if "halve_counts_at" in changed:
-            self.learner.halve_counts_at(self.settings.halve_counts_at)
         # A challenger is judged by what it has learned beside a champion that counts as now.
-        if "challenger" in changed or "halve_counts_at" in changed:
+        is_counted_otherwise = self.settings.halve_counts_at != was
+        if is_counted_otherwise:
+            self.learner.halve_counts_at(self.settings.halve_counts_at)
+        if "challenger" in changed or is_counted_otherwise:
             self._stop_challenger("the setting has changed")
             self._challenge_by_setting()
 
