@@ -753,6 +753,9 @@ class Engine(Serving):
         if fixed:
             raise LogStopped(f"the log changes settings that cannot change: {', '.join(fixed)}")
         old, self.configured = self.configured, wanted
+        was = self.settings.halve_counts_at
+        if "halve_counts_at" in changed:  # said later than what was adopted, and by an operator
+            self.challenges.adopted.pop("halve_counts_at", None)
         self._use_settings()
         self._know_types(wanted)
         evidence = {
@@ -761,10 +764,11 @@ class Engine(Serving):
         self.gate.record("configure", "settings changed", evidence, "operator")
         if "features" in changed:
             self._declare(wanted.features)
-        if "halve_counts_at" in changed:
-            self.learner.halve_counts_at(self.settings.halve_counts_at)
         # A challenger is judged by what it has learned beside a champion that counts as now.
-        if "challenger" in changed or "halve_counts_at" in changed:
+        is_counted_otherwise = self.settings.halve_counts_at != was
+        if is_counted_otherwise:
+            self.learner.halve_counts_at(self.settings.halve_counts_at)
+        if "challenger" in changed or is_counted_otherwise:
             self._stop_challenger("the setting has changed")
             self._challenge_by_setting()
 
@@ -872,8 +876,8 @@ class Engine(Serving):
 
     def _refuse_other_learner(self, record: events.Command, snapshot: State) -> None:
         """Raise Refusal, and record it, where a snapshot is of another configuration."""
-        adopted = snapshot["challenges"]["adopted"]
-        then = EngineSettings.of_log(snapshot["settings"]).with_learner(adopted)
+        configured = EngineSettings.of_log(snapshot["settings"])
+        then = configured.with_learner(snapshot["challenges"]["adopted"])
         if then.features != self.settings.features:
             why = (
                 "the snapshot is of other features than are declared now: declare those of then"
@@ -882,7 +886,8 @@ class Engine(Serving):
             both = [shown_setting(settings, "features") for settings in (then, self.settings)]
             self._refuse_restore(record, why, {"features": both})
         others = differing(then, self.settings)
-        others.pop("halve_counts_at", None)  # counts of either kind go on as those of now
+        if configured.halve_counts_at != self.configured.halve_counts_at:
+            others.pop("halve_counts_at", None)  # set since: counts of either kind go on as now
         if not others:
             return
         shown = ", ".join(f"{name}={pair[0]!r}, now {pair[1]!r}" for name, pair in others.items())

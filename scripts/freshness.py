@@ -17,11 +17,14 @@ import orjson
 import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
+from rich.measure import Measurement
 from rich.table import Table as RichTable
 
 from app.errors import Conflict, InvalidRequest, NotFound, SluiceError
-from app.events import Feedback, decode
-from app.settings import load_settings
+from app.events import Configure, Feedback, decode
+from app.settings import EngineSettings, Settings, load_settings
+from app.store import BEGINNING
 from scripts import messy
 from scripts.cells import Cell, Lab, Run, grid, shown, tiers
 from scripts.datasets import DataSet, of_log
@@ -47,6 +50,8 @@ from scripts.verdicts import (
 
 LEAST_EVENTS = 1_000
 _MILLION = 1e6
+# Columns of a table, should its figures need them.
+_LONGEST = 1_000
 _HAS_FORK = hasattr(os, "fork")
 
 console = Console(stderr=True)
@@ -104,12 +109,14 @@ def freshness(
     try:
         if not _HAS_FORK:
             raise InvalidRequest("this needs a system that can fork, such as Linux or macOS")
-        settings = load_settings().engine()
+        service = load_settings()
+        settings = service.engine()
         name = "the service's log" if data is None else data.name
         if data is None:
             if not from_log:
                 raise InvalidRequest("name a data set; or the service's own log, by --from-log")
-            stream = of_log(asyncio.run(_logged()))
+            logged, of_its_own = asyncio.run(_logged(service))
+            stream, settings = of_log(logged), service.going_on(of_its_own)
         else:
             stream = read_stream(data, Columns(**named) if named else None, min_rating, limit)
         if len(stream) < LEAST_EVENTS:
@@ -130,19 +137,29 @@ def freshness(
         fail(Conflict(f"cannot write {error.filename}: {error.strerror}; {kept}"))
 
 
-async def _logged() -> list[tuple[Feedback, int | None]]:
-    """Return the feedback in the service's log, as far as that goes back, and when it arrived."""
+async def _logged(
+    service: Settings,
+) -> tuple[list[tuple[Feedback, int | None]], EngineSettings]:
+    """Return the feedback in the service's log, as far as that goes back, and when it arrived.
+
+    And the settings that the log has by now.
+    """
     found: list[tuple[Feedback, int | None]] = []
-    async with opened_past(Moment(None), load_settings()) as (past, at, bar):
+    async with opened_past(Moment(None), service) as (past, at, bar):
         after = await past.oldest(at)
         if after is None:
             raise NotFound("the log has no beginning that is kept: give an archive of it as DATA")
+        settings = None if after == BEGINNING else (await past.engine_at(after)).configured
         async for stored in past.entries(after, at):
             entry = decode(stored.payload)
-            found += [(r, entry.arrival_ms) for r in entry.records if isinstance(r, Feedback)]
+            for record in entry.records:
+                if isinstance(record, Feedback):
+                    found.append((record, entry.arrival_ms))
+                elif isinstance(record, Configure) and (settings is None or record.reconfigure):
+                    settings = EngineSettings.of_log(record.settings)
             bar.advance("reading", stored.cursor)
         bar.finish()
-    return found
+    return found, settings or service.engine()
 
 
 def _run(lab: Lab, n_jobs: int) -> dict[str, tuple[Cell, Run]]:
@@ -256,16 +273,23 @@ def _cost(facts: dict[str, Any], terms: Terms) -> dict[str, float]:
 def show(report: dict[str, Any]) -> None:
     """Print the report."""
     out = Console()
-    out.print(f"\n[bold]{report['data']}[/]: {report['events']:,} events, how messy?")
+    out.print(f"\n[bold]{escape(report['data'])}[/]: {report['events']:,} events, how messy?")
     for remark in messy.remarks(report["mess"]):
-        out.print(f"  {remark}", highlight=False)
-    out.print(_quality_table(report))
-    out.print(_segment_table(report))
-    out.print(_cost_table(report))
+        out.print(f"  {remark}", highlight=False, markup=False)
+    for table in (_quality_table(report), _segment_table(report), _cost_table(report)):
+        _print_whole(out, table)
     out.print(f"[bold]{report['headline']}[/]")
     for advice in report["advice"].values():
         out.print(f"  {advice}", highlight=False)
     out.print(f"Rule: {report['rule']}", style="dim", highlight=False)
+
+
+def _print_whole(out: Console, table: RichTable) -> None:
+    """Print a table; where figures need more columns than there are, the lines are longer."""
+    width, most = out.width, out.options.update(max_width=_LONGEST)
+    out.width = max(width, Measurement.get(out, most, table).maximum)
+    out.print(table)
+    out.width = width
 
 
 def _quality_table(report: dict[str, Any]) -> RichTable:

@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 
 from app.engine import Engine
+from app.events import Command
 from app.settings import EngineSettings, Settings
 from learners import Blend, Covisit, Sequence
 from learners.base import SHADOW
+from learners.ids import State
 from learners.neighbours import NeighbourLists
 from tests.factories import (
     apply,
+    command,
     configure,
     feed,
     make_engine,
@@ -24,6 +27,7 @@ from tests.factories import (
 )
 
 Make = Any
+NEVER: dict[str, Any] = {"overlap_min": 0, "halve_counts_at": 0}
 
 
 def taught(make: Make, n: int, halve_at: int) -> NeighbourLists:
@@ -126,3 +130,45 @@ def test_a_log_can_be_told_to_halve_from_here_on() -> None:
         assert row_of(one.learner.covisit, "g00i0")[0] < 10
     assert engine.hashes() == twin.hashes()
     assert restore(engine, snapshot).results[0].status == "applied"
+
+
+def adopted() -> tuple[Engine, State]:
+    """Return an engine that has adopted 40 where its log says 0, and its state before that."""
+    engine = feed(make_engine(**NEVER), sessions(400), group=50)
+    snapshot = copy.deepcopy(engine.state())
+    challenge(engine, halve_counts_at=40)
+    assert command(engine, "adopt", force=True) is None
+    return engine, snapshot
+
+
+def challenge(engine: Engine, **changes: Any) -> None:
+    """Start a challenger."""
+    apply(engine, Command("start_challenger", "a test asks", "tester", changes=changes))
+
+
+def halve_at(engine: Engine, limit: int) -> list[str]:
+    """Change the setting in the log; return the kinds of the decisions that this made."""
+    settings = make_settings(**NEVER | {"halve_counts_at": limit})
+    return [d.kind for d in apply(engine, configure(settings, reconfigure=True)).decisions]
+
+
+def test_what_was_adopted_stands_between_a_snapshot_and_now() -> None:
+    """A log of before refuses what it refused then; once the setting has changed, counts fit."""
+    engine, snapshot = adopted()
+    assert "halve_counts_at=0, now 40" in str(restore(engine, snapshot).results[0].reason)
+    halve_at(engine, 30)
+    assert restore(engine, snapshot).results[0].status == "applied"
+
+
+def test_an_operator_has_the_last_word_on_what_was_adopted() -> None:
+    """Who sets it after an adoption gets it; a challenger goes on where nothing changes by that."""
+    engine, _ = adopted()
+    challenge(engine, n_factors=8)
+    assert halve_at(engine, 40) == ["configure"]
+    assert engine.challenges.running is not None
+    twin = Engine.from_state(copy.deepcopy(engine.state()))
+    for one in (engine, twin):
+        assert halve_at(one, 30) == ["configure", "challenger_stopped"]
+        assert one.settings.halve_counts_at == one.learner.covisit.limit == 30
+        feed(one, sessions(200, start=1_000))
+    assert twin.hashes() == engine.hashes() == Engine.from_state(engine.state()).hashes()
