@@ -1,6 +1,6 @@
 """The store: log, snapshots and quarantine in one namespace of a Redis or Valkey.
 
-The only file that imports redis. It moves bytes and refuses to know what is in them; it never
+With `guides` and `store_client` all that imports redis. It moves bytes and refuses to know what is in them; it never
 sends an append twice, and whatever goes wrong on the way comes out as StoreUnavailable. One
 namespace is one hash tag, hence one primary: where that is, it asks anew after every failure.
 
@@ -26,22 +26,14 @@ import contextlib
 import logging
 import re
 import secrets
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
 import orjson
-from hiredis import pack_command
-from redis.asyncio import ConnectionPool, Redis
-from redis.asyncio.connection import parse_url
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.crc import key_slot
 from redis.exceptions import ConnectionError as NotConnected
-from redis.exceptions import RedisError, ResponseError, WatchError
+from redis.exceptions import RedisError, WatchError
 
-from app import tasks
 from app.errors import (
     Conflict,
     InvalidRequest,
@@ -52,8 +44,10 @@ from app.errors import (
     SnapshotRefused,
     StoreUnavailable,
 )
+from app.guides import Guides
 from app.settings import Settings
-from app.store_url import Place, StoreUrl, parse_store_url, show
+from app.store_client import Command, connect, exchange, parse_url, raise_first, secrets_of
+from app.store_url import Place, show
 
 # A chunk whose writer died before its manifest goes by itself; writing takes seconds.
 UNFINISHED_CHUNK_TTL_S = 3_600
@@ -72,18 +66,13 @@ QUARANTINE_STRIDE = 100_000
 MIN_SERVER = (6, 2)
 # The server gives up on an fsync before the client gives up on the server.
 FSYNC_WAIT_SHARE = 0.8
-# A sentinel or a node that takes longer to say where the primary is, is as good as gone.
-GUIDE_TIMEOUT_S = 0.5
 # An old primary that the sentinels have given up, and that still takes writes, is left after so
 # long: by all of us before any of us writes to the new one (PEERS_S in `ingest`).
 LOOK_AGAIN_S = 0.5
 # Redis's own default is half a minute until a primary counts as down.
 START_WAIT_S = 60.0
-# What the others still have once most have answered.
-GUIDES_LEFT_S = 0.02
 RETRY_S = 0.2
 
-Command = tuple[str | bytes | int, ...]
 Cursor = str
 """`<ms>-<seq>`, the position of a log entry; BEGINNING is before the first, END after the last."""
 BEGINNING: Cursor = "0-0"
@@ -243,102 +232,6 @@ def following(cursor: Cursor) -> Cursor:
     return f"{ms}-{seq + 1}" if seq < MAX_SEQ else f"{ms + 1}-0"
 
 
-class _Guides:
-    """The sentinels, or the nodes of a cluster: whom we ask where the primary of a key is.
-
-    redis-py has clients for both. They look up the primary whenever a connection is opened, or send
-    a command again by themselves; we have to know when the server is another, and never send an
-    append twice.
-    """
-
-    def __init__(
-        self, address: StoreUrl, options: dict[str, Any], key: str, timeout_s: float
-    ) -> None:
-        self._first = address.guides
-        self._guides = address.guides
-        self._master_name = address.master_name
-        self._slot = key_slot(key.encode())
-        self._timeout_s = min(GUIDE_TIMEOUT_S, timeout_s / 4)
-        login = {"username": None, "password": None, "db": 0, **address.sentinel_login}
-        self._options = options | (login if address.master_name else {})
-        self._clients: dict[Place, Any] = {}
-
-    def __str__(self) -> str:
-        places = ", ".join(show(place) for place in self._first)
-        return f"sentinels {places}" if self._master_name else f"cluster {places}"
-
-    async def primary(self) -> Place:
-        """Return the primary by the newest word on it, else by the most."""
-        asked = [asyncio.create_task(self._ask_quietly(guide)) for guide in self._guides]
-        try:
-            # Those that are as good as gone hold up nobody, once most have named one.
-            n_named = 0
-            for answer in asyncio.as_completed(asked):
-                n_named += not isinstance(await answer, str)
-                if 2 * n_named > len(asked):
-                    break
-            answered, _ = await asyncio.wait(asked, timeout=GUIDES_LEFT_S)
-        finally:
-            await tasks.end(*asked)
-        found = [task.result() for task in answered]
-        named = [word for word in found if not isinstance(word, str)]
-        if not named:
-            raise NotConnected(f"nobody names a primary ({found[-1]})")
-        newest = max(named)[0]
-        return Counter(place for epoch, place in named if epoch == newest).most_common(1)[0][0]
-
-    async def _ask_quietly(self, guide: Place) -> tuple[int, Place] | str:
-        """Return the epoch and the primary that one of them names, or why it does not."""
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                if self._master_name:
-                    return await self._ask_sentinel(guide)
-                return await self._ask_node(guide)
-        except TimeoutError:
-            return f"{show(guide)}: no answer within {self._timeout_s:g} s"
-        except (RedisError, OSError) as error:
-            return f"{show(guide)}: {str(error) or type(error).__name__}"
-
-    async def _ask_sentinel(self, guide: Place) -> tuple[int, Place] | str:
-        pipe = self._client(guide).pipeline(transaction=False)
-        # The address first: the epoch is never older than it, then. During a failover this command
-        # alone names the new primary.
-        pipe.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._master_name)
-        pipe.execute_command("SENTINEL", "MASTER", self._master_name)
-        found, state = await pipe.execute(raise_on_error=False)
-        if found is None:
-            return f"{show(guide)}: no primary named {self._master_name!r}"
-        host, port = _raise_first([found, state])[0]
-        epoch = dict(zip(state[::2], state[1::2], strict=False))[b"config-epoch"]
-        return int(epoch), (host.decode(), int(port))
-
-    async def _ask_node(self, guide: Place) -> tuple[int, Place] | str:
-        ranges = await self._client(guide).execute_command("CLUSTER", "SLOTS")
-        # A node that does not know its own address says so with an empty one.
-        nodes = {
-            (first, last): [(host.decode() if host else guide[0], port) for host, port, *_ in row]
-            for first, last, *row in ranges
-        }
-        # Those that were there when we started may all be gone one day.
-        others = {node for holders in nodes.values() for node in holders}
-        self._guides = tuple(dict.fromkeys([*self._first, *sorted(others)]))
-        for (first, last), (primary, *_) in nodes.items():
-            if first <= self._slot <= last:
-                return 0, primary  # they tell no epochs, and hear of news within milliseconds
-        return f"{show(guide)}: slot {self._slot} has no primary"
-
-    def _client(self, guide: Place) -> Any:
-        if guide not in self._clients:
-            options = self._options | {"host": guide[0], "port": guide[1]}
-            self._clients[guide] = _client(options, self._timeout_s, self._timeout_s)
-        return self._clients[guide]
-
-    async def close(self) -> None:
-        """Close the connections."""
-        for client in self._clients.values():
-            await client.aclose()
-
-
 class Store:
     """One namespace of one server. Every method raises StoreUnavailable when it does not answer.
 
@@ -368,8 +261,8 @@ class Store:
         self._quarantine = f"{prefix}:quarantine"
         self._replicas = f"{prefix}:replicas"
         self._probe = f"{prefix}:probe"
-        address, self._options = _parse_url(url)
-        self._secrets = _secrets(address, self._options)
+        address, self._options = parse_url(url)
+        self._secrets = secrets_of(address, self._options)
         # The clients of the server that we stand before. Until it is found there are none.
         self._redis: Any = None
         self._reader: Any = None
@@ -378,9 +271,9 @@ class Store:
         self._is_suspect = True
         self._found_at = 0.0
         self._finding = asyncio.Lock()
-        self._guides: _Guides | None = None
+        self._guides: Guides | None = None
         if address.guides:
-            self._guides = _Guides(address, self._options, self._log, self._timeout_s)
+            self._guides = Guides(address, self._options, self._log, self._timeout_s)
             self._where = str(self._guides)
         else:
             place = (self._options.get("host", "localhost"), self._options.get("port", 6379))
@@ -484,7 +377,7 @@ class Store:
 
     async def _look_at(self, options: dict[str, Any]) -> dict[str, Any]:
         """Return what the server says that a new connection leads to."""
-        scout = _client(options, self._timeout_s, self._timeout_s)
+        scout = connect(options, self._timeout_s, self._timeout_s)
         try:
             return await self._info(scout)
         finally:
@@ -502,8 +395,8 @@ class Store:
         self._place, self._run_id = place, run_id
         options = options | {"redis_connect_func": self._greet}
         # Deadlines are those of `_asking` alone: one for each write to a socket would take a task.
-        self._redis = _client(options, None, self._timeout_s)
-        self._reader = _client(options, None, self._timeout_s)  # which a read may block
+        self._redis = connect(options, None, self._timeout_s)
+        self._reader = connect(options, None, self._timeout_s)  # which a read may block
         for client in old:
             if client is not None:
                 # Whoever waits for an answer there hears at once that none will come.
@@ -524,7 +417,7 @@ class Store:
         pipe = client.pipeline(transaction=False)
         pipe.execute_command("INFO", "server")
         pipe.execute_command("INFO", "replication")
-        server, replication = _raise_first(await pipe.execute(raise_on_error=False))
+        server, replication = raise_first(await pipe.execute(raise_on_error=False))
         return {**server, **replication}
 
     # -- the log ------------------------------------------------------------------------------
@@ -577,7 +470,7 @@ class Store:
     async def _durably(self, commands: list[tuple[Any, ...]], n_replicas: int) -> list[Any]:
         """Return the replies to commands that append, once what was promised has confirmed them."""
         wait = self._wait_command(n_replicas)
-        replies = _raise_first(await _exchange(self._redis, [*commands, *wait]))
+        replies = raise_first(await exchange(self._redis, [*commands, *wait]))
         if wait:
             self._check_waited(replies.pop(), n_replicas)
         return replies
@@ -621,7 +514,7 @@ class Store:
                 ("XRANGE", self._log, after, after, "COUNT", 1),
                 ("MGET", self._floor, self._epoch_key),
             ]
-            streams, here, told = _raise_first(await _exchange(self._reader, commands))
+            streams, here, told = raise_first(await exchange(self._reader, commands))
         floor, epoch = told
         if (epoch or b"0") != self._epoch:
             raise LogRewritten("the log has been rewritten, without somebody who was forgotten")
@@ -697,7 +590,7 @@ class Store:
             pipe.execute_command("XADD", self._log, cursor, "e", payload, "t", "")
             pipe.execute_command("SET", self._floor, cursor)
             try:
-                _raise_first(await pipe.execute(raise_on_error=False))
+                raise_first(await pipe.execute(raise_on_error=False))
             except WatchError:
                 raise taken from None
 
@@ -831,7 +724,7 @@ class Store:
             # A transaction, so that a server out of memory refuses all of them.
             replies = await self._replies(commands, transaction=True)
             # Its id is taken or passed: another replica, or we before a replay, wrote it.
-            _raise_first([reply for reply in replies if not _is_passed(reply)])
+            raise_first([reply for reply in replies if not _is_passed(reply)])
 
     async def rewrite_quarantine(self, is_kept: Callable[[bytes], bool]) -> None:
         """Leave out the records whose payload is not to be kept.
@@ -896,7 +789,7 @@ class Store:
         self, commands: Sequence[tuple[Any, ...]], *, transaction: bool = False
     ) -> list[Any]:
         async with self._asking():
-            return _raise_first(await self._replies(commands, transaction=transaction))
+            return raise_first(await self._replies(commands, transaction=transaction))
 
     async def _replies(
         self, commands: Sequence[tuple[Any, ...]], *, transaction: bool = False
@@ -992,7 +885,7 @@ class Store:
         async with self._asking():
             probe = ("SET", self._probe, "", "EX", PROBE_TTL_S)
             written, waited = await self._replies([probe, ("WAITAOF", 1, 0, timeout_ms)])
-            _raise_first([written])
+            raise_first([written])
         return not isinstance(waited, RedisError) and waited[0] >= 1
 
 
@@ -1123,74 +1016,3 @@ def _read_record(snapshot_id: str, record: bytes) -> tuple[dict[str, Any], list[
 def _is_passed(reply: Any) -> bool:
     """Tell whether an append was refused because its cursor is not after the last one."""
     return isinstance(reply, RedisError) and "equal or smaller" in str(reply)
-
-
-def _raise_first(replies: list[Any]) -> list[Any]:
-    for reply in replies:
-        if isinstance(reply, RedisError):
-            raise reply
-    return replies
-
-
-async def _exchange(client: Any, commands: Sequence[Command]) -> list[Any]:
-    """Return the replies to commands as they are sent; a refusal is a reply, too.
-
-    What every event passes: it takes a third of the time of redis-py's own pipeline, which copies,
-    measures and retries. Whoever calls sets the deadline.
-    """
-    pool = client.connection_pool
-    connection = await pool.get_connection()
-    try:
-        packed: list[bytes] = [pack_command(command) for command in commands]  # type: ignore[arg-type]
-        await connection.send_packed_command(b"".join(packed))
-        return [await _reply(connection) for _ in commands]
-    except BaseException:
-        # Replies that nobody has read must not be there for whoever has it next.
-        await connection.disconnect(nowait=True)
-        raise
-    finally:
-        await pool.release(connection)
-
-
-async def _reply(connection: Any) -> Any:
-    try:
-        return await connection.read_response()
-    except ResponseError as error:
-        return error
-
-
-def _parse_url(url: str) -> tuple[StoreUrl, dict[str, Any]]:
-    """Return a URL's parts, and the options of a connection to one server."""
-    try:
-        address = parse_store_url(url)
-        options: dict[str, Any] = {**parse_url(address.server)}
-        # No I/O yet: this finds an option in the URL that no connection takes.
-        pool: Any = ConnectionPool(**options)
-        pool.make_connection()
-    except (ValueError, TypeError, RedisError):
-        # Without the reason: it may quote a password whose special characters were not escaped.
-        raise SettingsError(
-            "SLUICE_REDIS_URL is no redis://, rediss:// or unix:// URL, and none of"
-            " redis+sentinel://host:port,.../name or redis+cluster://host:port,...;"
-            " special characters in a password must be percent-encoded"
-        ) from None
-    return address, options
-
-
-def _secrets(address: StoreUrl, options: dict[str, Any]) -> list[str]:
-    known = {**options, "sentinel_password": address.sentinel_login.get("password")}
-    return [value for name, value in known.items() if name.endswith("password") and value]
-
-
-def _client(options: dict[str, Any], socket_timeout_s: float | None, connect_s: float) -> Any:
-    # Ours beat the URL's. Protocol 2, as replies differ between the two; no retries, as redis-py
-    # would send an append again. An idle connection that has broken is replaced by the pool.
-    ours = {
-        "client_name": "sluice",
-        "protocol": 2,
-        "decode_responses": False,
-        "retry": Retry(NoBackoff(), 0),
-        "socket_timeout": socket_timeout_s,
-        "socket_connect_timeout": connect_s,
-    }
-    return Redis.from_pool(ConnectionPool(**options | ours))
