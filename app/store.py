@@ -1,8 +1,9 @@
 """The store: log, snapshots and quarantine in one namespace of a Redis or Valkey.
 
-With `guides` and `store_client` all that imports redis. It moves bytes and refuses to know what is in them; it never
-sends an append twice, and whatever goes wrong on the way comes out as StoreUnavailable. One
-namespace is one hash tag, hence one primary: where that is, it asks anew after every failure.
+With `guides` and `store_client` all that imports redis. It moves bytes and refuses to know what is
+in them; it never sends an append twice, and whatever goes wrong on the way comes out as
+StoreUnavailable. One namespace is one hash tag, hence one primary: where that is, it asks anew
+after every failure.
 
     sluice:{<namespace>}:log              stream   entries: e = payload, t = tag; no TTL, trimmed
     sluice:{<namespace>}:log:floor        string   cursor below which the log has been trimmed
