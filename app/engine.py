@@ -736,7 +736,7 @@ class Engine(Serving):
                 f" and has version {self.semantics}"
             )
         try:
-            wanted = EngineSettings.of_log(record.settings)
+            wanted = EngineSettings(**record.settings)
         except ValueError as error:
             raise LogStopped(
                 f"settings in the log that this program cannot read: {error}"
@@ -876,7 +876,7 @@ class Engine(Serving):
 
     def _refuse_other_learner(self, record: events.Command, snapshot: State) -> None:
         """Raise Refusal, and record it, where a snapshot is of another configuration."""
-        configured = EngineSettings.of_log(snapshot["settings"])
+        configured = EngineSettings(**snapshot["settings"])
         then = configured.with_learner(snapshot["challenges"]["adopted"])
         if then.features != self.settings.features:
             why = (
@@ -1038,7 +1038,7 @@ class Engine(Serving):
         What is large of it is let go once it is used, if nobody else holds on to it.
         """
         state = dict(state)
-        engine = cls(EngineSettings.of_log(state["settings"]), state["challenges"]["adopted"])
+        engine = cls(EngineSettings(**state["settings"]), state["challenges"]["adopted"])
         engine.is_configured = True
         engine.semantics = int(state["semantics"])
         for name in cls._PLAIN:
@@ -1135,7 +1135,7 @@ def begun(entry: Entry) -> Engine:
         raise SettingsError(
             f"the log has semantics version {first.semantics}; this program knows {known}"
         )
-    return Engine(EngineSettings.of_log(first.settings))
+    return Engine(EngineSettings(**first.settings))
 
 
 def _check_semantics(version: int) -> None:

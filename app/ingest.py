@@ -286,15 +286,7 @@ class Ingest:
         return self.engine.n_events
 
     async def _agree_on_settings(self) -> None:
-        own = self.settings.going_on(self.engine.configured)
-        for name in changed_fields(self.settings.engine(), own):
-            logger.info(
-                "%s is %r in this log, which is older than the default; SLUICE_%s and --reconfigure"
-                " change it",
-                name,
-                getattr(own, name),
-                name.upper(),
-            )
+        own = self.settings.engine()
         changed = changed_fields(self.engine.configured, own)
         if not changed:
             return

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ipaddress
 import os
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -75,8 +74,8 @@ SINCE_8 = (
 )
 """What came with semantics version 8: programs of before do not know these settings."""
 
-IF_OTHERWISE: dict[str, Any] = {"features": {}, "halve_counts_at": 0}
-"""What is in a log only where it is another: logs of before have this, and go on as they are."""
+IF_SET = ("features", "halve_counts_at")
+"""What is in a log only where it is set: logs of before go on as they are, bytes and hashes."""
 
 DEFAULT_REWARDS = {
     "view": 0.5,
@@ -88,11 +87,6 @@ DEFAULT_REWARDS = {
     "skip": -0.5,
     "dislike": -1.0,
 }
-
-
-def _defaults(names: Iterable[str]) -> dict[str, Any]:
-    fields = EngineSettings.model_fields
-    return {name: fields[name].get_default(call_default_factory=True) for name in names}
 
 
 class EngineSettings(BaseModel):
@@ -144,11 +138,11 @@ class EngineSettings(BaseModel):
         20.0, ge=0, le=1e6, description="events by which a rare item's counts are damped"
     )
     halve_counts_at: int = Field(
-        400,
+        0,
         ge=0,
         le=10**9,
         description="rewards of an item at which they, and the counts of what goes with it and"
-        " follows it, are halved; 0: never, as in logs that lack it",
+        " follows it, are halved; 0: never",
     )
     trending_half_lives_s: tuple[Annotated[int, Field(ge=60, le=10**9)], ...] = Field(
         (3_600, 86_400, 604_800),
@@ -364,14 +358,14 @@ class EngineSettings(BaseModel):
 
     def logged(self, semantics: int) -> dict[str, Any]:
         """Return the settings as a log of a semantics version has them, for all that follow it."""
-        of_before = IF_OTHERWISE if semantics >= 8 else IF_OTHERWISE | _defaults(SINCE_8)
         values = self.model_dump()
-        return {n: v for n, v in values.items() if n not in of_before or v != of_before[n]}
-
-    @classmethod
-    def of_log(cls, logged: dict[str, Any]) -> Self:
-        """Return the settings that a log has; raise ValueError for what this program lacks."""
-        return cls(**(IF_OTHERWISE | logged))
+        return {
+            name: value
+            for name, value in values.items()
+            if (semantics >= 8 and name not in IF_SET)
+            or name not in (*SINCE_8, *IF_SET)
+            or value != type(self).model_fields[name].get_default(call_default_factory=True)
+        }
 
     def _check_freshness(self) -> None:
         """Raise ValueError where a delay is set that the tier does not have."""
@@ -598,16 +592,6 @@ class Settings(EngineSettings, BaseSettings):
     def engine(self) -> EngineSettings:
         """Return the part that belongs into the log."""
         return EngineSettings(**{n: getattr(self, n) for n in EngineSettings.model_fields})
-
-    def going_on(self, log: EngineSettings) -> EngineSettings:
-        """Return the part that belongs into a log that has been begun, with these settings.
-
-        One from before a setting's default goes on without it, unless it is given.
-        """
-        own = self.engine()
-        given = self.model_fields_set
-        kept = {n: v for n, v in IF_OTHERWISE.items() if n not in given and getattr(log, n) == v}
-        return own.model_copy(update=kept)
 
 
 class _TomlFile(TomlConfigSettingsSource):

@@ -84,7 +84,7 @@ class Blend(Learner):
         self,
         max_neighbours: int = 100,
         shrink: float = 20.0,
-        halve_at: int = 400,
+        halve_at: int = 0,
         half_lives_s: tuple[int, ...] = (3_600, 86_400, 604_800),
         n_factors: int = 32,
         learning_rate: float = 0.15,

@@ -60,7 +60,7 @@ class Covisit(NeighbourLists):
         self,
         max_neighbours: int = 100,
         shrink: float = 20.0,
-        halve_at: int = 400,
+        halve_at: int = 0,
         history: History | None = None,
         seed: int = 1,
     ) -> None:

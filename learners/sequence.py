@@ -60,7 +60,7 @@ class Sequence(NeighbourLists):
         shrink: float = 5.0,
         n_last: int = 5,
         gap_s: int = 3_600,
-        halve_at: int = 400,
+        halve_at: int = 0,
         history: History | None = None,
         seed: int = 1,
     ) -> None:

@@ -22,9 +22,8 @@ from rich.measure import Measurement
 from rich.table import Table as RichTable
 
 from app.errors import Conflict, InvalidRequest, NotFound, SluiceError
-from app.events import Configure, Feedback, decode
-from app.settings import EngineSettings, Settings, load_settings
-from app.store import BEGINNING
+from app.events import Feedback, decode
+from app.settings import load_settings
 from scripts import messy
 from scripts.cells import Cell, Lab, Run, grid, shown, tiers
 from scripts.datasets import DataSet, of_log
@@ -109,14 +108,12 @@ def freshness(
     try:
         if not _HAS_FORK:
             raise InvalidRequest("this needs a system that can fork, such as Linux or macOS")
-        service = load_settings()
-        settings = service.engine()
+        settings = load_settings().engine()
         name = "the service's log" if data is None else data.name
         if data is None:
             if not from_log:
                 raise InvalidRequest("name a data set; or the service's own log, by --from-log")
-            logged, of_its_own = asyncio.run(_logged(service))
-            stream, settings = of_log(logged), service.going_on(of_its_own)
+            stream = of_log(asyncio.run(_logged()))
         else:
             stream = read_stream(data, Columns(**named) if named else None, min_rating, limit)
         if len(stream) < LEAST_EVENTS:
@@ -137,29 +134,19 @@ def freshness(
         fail(Conflict(f"cannot write {error.filename}: {error.strerror}; {kept}"))
 
 
-async def _logged(
-    service: Settings,
-) -> tuple[list[tuple[Feedback, int | None]], EngineSettings]:
-    """Return the feedback in the service's log, as far as that goes back, and when it arrived.
-
-    And the settings that the log has by now.
-    """
+async def _logged() -> list[tuple[Feedback, int | None]]:
+    """Return the feedback in the service's log, as far as that goes back, and when it arrived."""
     found: list[tuple[Feedback, int | None]] = []
-    async with opened_past(Moment(None), service) as (past, at, bar):
+    async with opened_past(Moment(None), load_settings()) as (past, at, bar):
         after = await past.oldest(at)
         if after is None:
             raise NotFound("the log has no beginning that is kept: give an archive of it as DATA")
-        settings = None if after == BEGINNING else (await past.engine_at(after)).configured
         async for stored in past.entries(after, at):
             entry = decode(stored.payload)
-            for record in entry.records:
-                if isinstance(record, Feedback):
-                    found.append((record, entry.arrival_ms))
-                elif isinstance(record, Configure) and (settings is None or record.reconfigure):
-                    settings = EngineSettings.of_log(record.settings)
+            found += [(r, entry.arrival_ms) for r in entry.records if isinstance(r, Feedback)]
             bar.advance("reading", stored.cursor)
         bar.finish()
-    return found, settings or service.engine()
+    return found
 
 
 def _run(lab: Lab, n_jobs: int) -> dict[str, tuple[Cell, Run]]:

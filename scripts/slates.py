@@ -104,7 +104,7 @@ def otherwise(entry: Entry, changes: dict[str, Any]) -> Entry:
     for record in entry.records:
         if isinstance(record, Configure):
             try:
-                settings = EngineSettings.of_log(record.settings | {"challenger": {}} | changes)
+                settings = EngineSettings(**(record.settings | {"challenger": {}} | changes))
             except ValueError as error:
                 raise InvalidRequest(f"these settings cannot be: {error}") from None
             kept.append(

@@ -10,7 +10,7 @@ import pytest
 
 from app.engine import Engine
 from app.events import Command
-from app.settings import EngineSettings, Settings
+from app.settings import EngineSettings
 from learners import Blend, Covisit, Sequence
 from learners.base import SHADOW
 from learners.ids import State
@@ -83,38 +83,22 @@ def test_a_limit_that_is_never_reached_changes_nothing() -> None:
 def test_it_is_in_a_log_only_where_it_is_set() -> None:
     """A log of before goes on as it is, and a snapshot knows what its counts were halved at."""
     for semantics in (6, 9):
-        assert "halve_counts_at" not in make_settings(halve_counts_at=0).logged(semantics)
-        for halve_at in (40, 400):
-            settings = make_settings(halve_counts_at=halve_at)
-            assert settings.logged(semantics)["halve_counts_at"] == halve_at
-            assert EngineSettings.of_log(settings.logged(semantics)) == settings
-    assert EngineSettings.of_log({}).halve_counts_at == 0
-    assert EngineSettings().halve_counts_at == 400
+        assert "halve_counts_at" not in EngineSettings().logged(semantics)
+        assert make_settings(halve_counts_at=40).logged(semantics)["halve_counts_at"] == 40
     engine = feed(make_engine(halve_counts_at=40), sessions(100))
     twin = Engine.from_state(engine.state())
     assert isinstance(twin.learner, Blend)
     assert twin.learner.covisit.limit == twin.learner.sequence.limit == 40.0
     log = sessions(200)
     assert feed(engine, log).hashes() == feed(twin, log).hashes()
-    assert np.isinf(make_engine(halve_counts_at=0).learner.covisit.limit)
-
-
-def test_a_log_of_before_goes_on_without_it_unless_told_otherwise() -> None:
-    """The default is for logs that begin now; what is given is taken for what is wanted."""
-    old, new = make_settings(halve_counts_at=0), make_settings(halve_counts_at=400)
-    assert Settings().going_on(old).halve_counts_at == 0
-    assert Settings().going_on(new).halve_counts_at == 400
-    assert Settings(halve_counts_at=400).going_on(old).halve_counts_at == 400
-    assert Settings(halve_counts_at=0).going_on(new).halve_counts_at == 0
-    # One that somebody chose is not taken away without a word.
-    assert Settings().going_on(make_settings(halve_counts_at=40)).halve_counts_at == 400
+    assert np.isinf(make_engine().learner.covisit.limit)
 
 
 def test_a_log_can_be_told_to_halve_from_here_on() -> None:
     """Rows that are full come under the limit within a few events; old snapshots still fit."""
     log, half = sessions(800, n_groups=1), 400
     settings = make_settings(halve_counts_at=10, challenger={"n_factors": 8})
-    engine = feed(make_engine(halve_counts_at=0, challenger={"n_factors": 8}), log[:half])
+    engine = feed(make_engine(challenger={"n_factors": 8}), log[:half])
     snapshot = copy.deepcopy(engine.state())
     assert row_of(engine.learner.covisit, "g00i0")[0] > 30
     outcome = apply(engine, configure(settings, reconfigure=True))
