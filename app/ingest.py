@@ -156,15 +156,19 @@ class Ingest:
         """Build the engine from the newest snapshot, with so many events, and the log behind it.
 
         Returns None where another replica has trimmed the log meanwhile, behind a newer snapshot,
-        or where the store has lost even the settings that begin it.
+        where the log has been rewritten, or where the store has lost even the settings that begin
+        it.
         """
         try:
+            await self.store.join_epoch()
             self.engine = await self.keeper.restore_newest() or Engine(self.settings.engine())
             await self._begin_log()
             self._tail.restart(self.engine.cursor)
             n_restored = self.n
             await self._catch_up()
             await self._agree_on_settings()
+        except LogRewritten:
+            return None
         except LogTrimmed as error:
             if await self.keeper.has_newer(self.engine.cursor):
                 return None
@@ -513,18 +517,22 @@ class Ingest:
     async def _reload(self) -> None:
         """Go on from the newest snapshot that the log continues; stop where there is none."""
         try:
-            await self.store.join_epoch()
+            epoch = await self.store.find_epoch()
             engine = await self.keeper.restore_newest()
             is_empty = engine is None and await self.store.first_cursor() is None
             if is_empty and not self.engine.is_blank:
                 raise SettingsError("the store has lost the log, and there is no snapshot")
-            self.engine = engine or Engine(self.settings.engine())
+            # All at once: should anything before have failed, the engine is still that of the old
+            # log, which must not be taken for one of the new.
+            self.engine, self.store.epoch = engine or Engine(self.settings.engine()), epoch
+            self._tail.restart(self.engine.cursor)
             collector.settle()
             await self._begin_log()
-            self._tail.restart(self.engine.cursor)
             await self.store.read(self.engine.cursor, block_ms=0, count=1)
         except StoreUnavailable:
             await asyncio.sleep(RETRY_S)
+        except LogRewritten:  # once more, while the snapshot was read: the next reading tells
+            return
         except LogTrimmed as error:
             await self._stop_unless_newer(error)
         except SettingsError as error:

@@ -254,7 +254,8 @@ class Store:
         self._log = f"{prefix}:log"
         self._floor = f"{prefix}:log:floor"
         self._epoch_key = f"{prefix}:epoch"
-        self._epoch = b"0"
+        # Which log is read and appended to: another one has another epoch.
+        self.epoch = b"0"
         self._manifests = f"{prefix}:snapshots"
         self._chunks = f"{prefix}:snapshot"
         self._claims = f"{prefix}:claim"
@@ -300,7 +301,12 @@ class Store:
 
     async def join_epoch(self) -> None:
         """Read and append to the log that there is now, if it is another since we opened it."""
-        self._epoch = await self._ask("GET", self._epoch_key) or b"0"
+        self.epoch = await self.find_epoch()
+
+    async def find_epoch(self) -> bytes:
+        """Return the epoch of the log that there is now; whoever follows it sets `epoch`."""
+        found: bytes | None = await self._ask("GET", self._epoch_key)
+        return found or b"0"
 
     async def ping(self) -> None:
         """Return when the server answers."""
@@ -440,7 +446,7 @@ class Store:
         # Check and append are one step of the server. Nothing less will do: a connection is opened
         # again without a word, perhaps to a server that has just come back with less.
         keys = (self._log, self._epoch_key, self._floor)
-        append = ("EVAL", _APPEND, len(keys), *keys, after, self._epoch, *fields)
+        append = ("EVAL", _APPEND, len(keys), *keys, after, self.epoch, *fields)
         async with self._asking():
             if self.is_new:
                 raise StoreUnavailable(
@@ -517,7 +523,7 @@ class Store:
             ]
             streams, here, told = raise_first(await exchange(self._reader, commands))
         floor, epoch = told
-        if (epoch or b"0") != self._epoch:
+        if (epoch or b"0") != self.epoch:
             raise LogRewritten("the log has been rewritten, without somebody who was forgotten")
         if floor and parse_cursor(floor.decode()) > parse_cursor(after):
             raise LogTrimmed(f"the log begins at {floor.decode()}; the reader stands at {after}")
@@ -905,7 +911,7 @@ class SnapshotWriter:
     def __init__(self, store: Store, snapshot_id: str, manifests: str) -> None:
         self._store = store
         self._manifests = manifests
-        self._epoch = store._epoch
+        self._epoch = store.epoch
         # Several may write one snapshot at the same time: each has chunks of its own.
         self._prefix = f"{store._chunks}:{snapshot_id}:{secrets.token_hex(4)}"
         self._keys: list[str] = []
@@ -951,7 +957,7 @@ class Rewrite:
     def __init__(self, store: Store) -> None:
         token = secrets.token_hex(8)
         self._store = store
-        self._epoch = store._epoch
+        self._epoch = store.epoch
         self._log = f"{store._log}:next:{token}"
         self._manifests = f"{store._manifests}:next:{token}"
 
