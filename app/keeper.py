@@ -424,17 +424,19 @@ class Keeper:
             return
         oldest = parse_cursor(newest[0])
         named = {id_ for id_, command in restored.items() if parse_cursor(command) >= oldest}
-        # One that was pinned for a command which may be further on in the log than we are.
-        pinned = {id_ for id_ in manifests if await self._store.is_pinned(id_)}
-        kept = _with_bases({*newest, *named, *pinned}, manifests)
+        kept = _with_bases({*newest, *named}, manifests)
         if await archive.keep(self._store, self._settings, newest[0]):
             await self._store.trim(newest[0], snapshot_id=newest[0])
         kept_ms = round(self._settings.quarantine_days * DAY_MS)
         await self._store.trim_quarantine(time.time_ns() // 1_000_000 - kept_ms)
         # The newest first: whoever dies in between leaves none without what it builds on.
         for snapshot_id in reversed(manifests):
-            if snapshot_id not in kept:
-                await self._store.delete_snapshot(snapshot_id)
+            if snapshot_id in kept:
+                continue
+            # It may be pinned for a command which is further on in the log than we are: asked only
+            # now, as to archive and to trim takes a while.
+            if not await self._store.delete_snapshot(snapshot_id, even_pinned=False):
+                kept |= _with_bases({snapshot_id}, manifests)
 
 
 def helper_of(engine: Engine) -> forked.Helper:

@@ -170,6 +170,14 @@ for i = 5, #KEYS do redis.call('PERSIST', KEYS[i]) end
 return redis.call('HSETNX', KEYS[2], ARGV[2], ARGV[3])
 """
 
+# In one step: whoever pins a snapshot and then finds it there can rely on it.
+_DELETE = """
+if ARGV[2] ~= '1' and redis.call('EXISTS', KEYS[2]) == 1 then return {1, ''} end
+local record = redis.call('HGET', KEYS[1], ARGV[1]) or ''
+redis.call('HDEL', KEYS[1], ARGV[1])
+return {0, record}
+"""
+
 # The floor first: a reader may then be refused too early, but never misses an entry.
 _TRIM = """
 if ARGV[2] ~= '' and redis.call('HEXISTS', KEYS[3], ARGV[2]) == 0 then return 0 end
@@ -679,16 +687,16 @@ class Store:
             raise SnapshotRefused(f"snapshot {snapshot_id}: its manifest cannot be read")
         return found
 
-    async def delete_snapshot(self, snapshot_id: str) -> None:
-        """Delete a snapshot; nothing if it is not there."""
-        record = await self._ask("HGET", self._manifests, snapshot_id)
-        if record is None:
-            return
+    async def delete_snapshot(self, snapshot_id: str, *, even_pinned: bool = True) -> bool:
+        """Delete a snapshot, if it is there; tell whether it is gone."""
+        keys = (self._manifests, f"{self._pins}:{snapshot_id}")
         # The manifest first, so that nobody sees a snapshot without its chunks.
-        await self._ask("HDEL", self._manifests, snapshot_id)
-        found = _read_record(snapshot_id, record)
+        delete = ("EVAL", _DELETE, len(keys), *keys, snapshot_id, int(even_pinned))
+        is_pinned, record = await self._ask(*delete)
+        found = _read_record(snapshot_id, record) if record else None
         if found is not None and found[1]:
             await self._ask("UNLINK", *found[1])
+        return not is_pinned
 
     async def pin_snapshot(self, snapshot_id: str) -> None:
         """Keep a snapshot from being deleted until a command that restores it is applied.
@@ -698,10 +706,6 @@ class Store:
         await self._ask("SET", f"{self._pins}:{snapshot_id}", "", "EX", PIN_TTL_S)
         if not await self._ask("HEXISTS", self._manifests, snapshot_id):
             raise NotFound(f"there is no snapshot {snapshot_id[:64]!r}")
-
-    async def is_pinned(self, snapshot_id: str) -> bool:
-        """Tell whether a snapshot is pinned."""
-        return bool(await self._ask("EXISTS", f"{self._pins}:{snapshot_id}"))
 
     async def announce(self, name: str, about: bytes) -> None:
         """Say that a replica is there; those that have not said so for long are dropped."""

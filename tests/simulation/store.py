@@ -448,8 +448,8 @@ class Client(Store):
             [again] = await self._send(snapshots)
             yield chunk if again is not None else None
 
-    async def delete_snapshot(self, snapshot_id: str) -> None:
-        """Delete a snapshot."""
+    async def delete_snapshot(self, snapshot_id: str, *, even_pinned: bool = True) -> bool:
+        """Delete a snapshot; nothing is pinned: no history restores."""
         server = self.server
 
         def delete() -> None:
@@ -457,11 +457,7 @@ class Client(Store):
             server.change(snapshots=kept)
 
         await self._send(delete)
-
-    async def is_pinned(self, snapshot_id: str) -> bool:
-        """Tell that nothing is pinned: no history restores."""
-        [_] = await self._send(lambda: None)
-        return False
+        return True
 
     # -- quarantine -----------------------------------------------------------------------------
 
