@@ -27,9 +27,11 @@ from app.errors import (
     LogStopped,
     LogTrimmed,
     NotFound,
+    NothingWritten,
     SettingsError,
     SnapshotRefused,
     StoreUnavailable,
+    TooManyRequests,
 )
 from app.events import Command, Configure, Entry, Record
 from app.gate_data import Decision
@@ -59,6 +61,8 @@ _MAYBE_IN_LOG = (
     "what was sent may be in the log, but is not applied here yet: send it again with the same"
     " event ids"
 )
+
+_NOT_IN_LOG = NothingWritten, TooManyRequests
 
 # Of the gate's decisions, those that someone may want to be woken for.
 _LOUD = {"alarm", "hold", "rollback", "ask", "promotion_refused", "shadow_reset", "restore"} | {
@@ -100,6 +104,8 @@ class Ingest:
         self.origin = secrets.token_hex(6)
         self._n_submitted = 0
         self._tail = Tail()
+        # What was appended here, and the log may have gone on without.
+        self._passed: list[StoredEntry] = []
         self._is_outage_told = False
         self.n_restored = 0
         self.n_lost = 0
@@ -466,12 +472,23 @@ class Ingest:
         """Append what was appended here, and a failover left out of the log, at its end.
 
         Nobody has applied it, and somebody may wait for it, or have been told that it is in the
-        log. An event that has come again meanwhile is known by its id.
+        log. An event that has come again meanwhile is known by its id. What is certain not to have
+        been written waits for the next time; at a new server, all of it does until that is let in.
         """
+        self._passed += entries
+        if not self._passed or self.store.is_new:
+            return
+        try:  # another replica may have given some of it back
+            gone = set(await self.store.missing([entry.cursor for entry in self._passed]))
+        except StoreUnavailable:
+            return
+        entries = [entry for entry in self._passed if entry.cursor in gone]
+        self._passed = []
         if not entries:
             return
         appending = [self._writer.append(entry.payload, entry.tag) for entry in entries]
         found = await asyncio.gather(*appending, return_exceptions=True)
+        self._passed += [e for e, why in zip(entries, found) if isinstance(why, _NOT_IN_LOG)]
         n_written = sum(not isinstance(cursor, BaseException) for cursor in found)
         self.n_restored += n_written
         logger.warning(
@@ -524,6 +541,8 @@ class Ingest:
                 raise SettingsError("the store has lost the log, and there is no snapshot")
             # All at once: should anything before have failed, the engine is still that of the old
             # log, which must not be taken for one of the new.
+            is_rewritten = epoch != self.store.epoch  # into it goes nothing of the old one
+            self._passed = [] if is_rewritten else [*self._passed, *self._tail.unread]
             self.engine, self.store.epoch = engine or Engine(self.settings.engine()), epoch
             self._tail.restart(self.engine.cursor)
             collector.settle()

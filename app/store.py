@@ -41,6 +41,7 @@ from app.errors import (
     LogRewritten,
     LogTrimmed,
     NotFound,
+    NothingWritten,
     SettingsError,
     SnapshotRefused,
     StoreUnavailable,
@@ -445,8 +446,8 @@ class Store:
         Nothing is written to a log that has lost the entry `after`, which the caller has read: it
         may have forgotten others, too, and what is appended now would shut them out for good. (One
         that was trimmed behind a snapshot is not lost.)
-        When it raises, the outcome is unknown: any of the entries may be in the log. It never
-        sends them again; a caller who does must use the same event ids.
+        When it raises, but for NothingWritten, the outcome is unknown: any of the entries may be in
+        the log. It never sends them again; a caller who does must use the same event ids.
         """
         if not payloads:
             return []
@@ -457,7 +458,7 @@ class Store:
         append = ("EVAL", _APPEND, len(keys), *keys, after, self.epoch, *fields)
         async with self._asking():
             if self.is_new:
-                raise StoreUnavailable(
+                raise NothingWritten(
                     f"the store at {self._where} is another server than before: nothing is written"
                     " until what it lost is given back; try again in a second"
                 )

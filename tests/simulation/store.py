@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from app.errors import Conflict, LogTrimmed, NotFound, StoreUnavailable
+from app.errors import Conflict, LogTrimmed, NotFound, NothingWritten, StoreUnavailable
 from app.store import (
     BEGINNING,
     CLAIM_TTL_S,
@@ -288,7 +288,7 @@ class Client(Store):
 
         if self.is_new or number != server.number:
             self.is_new, self._number = True, server.number
-            raise StoreUnavailable("the store is another server than before; nothing is written")
+            raise NothingWritten("the store is another server than before; nothing is written")
         [cursors] = await self._send(append)
         if cursors is None:
             raise StoreUnavailable(f"the log has lost the entry {after}; nothing was written")
