@@ -166,7 +166,6 @@ class Ingest:
         it.
         """
         try:
-            await self.store.join_epoch()
             self.engine = await self.keeper.restore_newest() or Engine(self.settings.engine())
             await self._begin_log()
             self._tail.restart(self.engine.cursor)
@@ -174,6 +173,7 @@ class Ingest:
             await self._catch_up()
             await self._agree_on_settings()
         except LogRewritten:
+            await self.store.join_epoch()
             return None
         except LogTrimmed as error:
             if await self.keeper.has_newer(self.engine.cursor):
@@ -436,10 +436,11 @@ class Ingest:
         await self._restore_tail(also_unread=self._server is not None)
         if self.store.is_new:
             self.is_store_up = False
+            primary = self.store.primary  # what yet another one lacks is another matter
             if self._server is None:
                 await asyncio.sleep(PEERS_S)
-                await self._restore_tail(also_unread=True)  # what follows on what they gave back
-            await self.store.admit()
+            await self._restore_tail(also_unread=True)  # what follows on what they gave back
+            await self.store.admit(primary)
             if await self._count_lost():  # also in the middle, where another gave back what follows
                 await self._reload()
                 return
@@ -545,6 +546,7 @@ class Ingest:
             self._passed = [] if is_rewritten else [*self._passed, *self._tail.unread]
             self.engine, self.store.epoch = engine or Engine(self.settings.engine()), epoch
             self._tail.restart(self.engine.cursor)
+            self._tell_reached(parse_cursor(self.engine.cursor))  # it may be further on
             collector.settle()
             await self._begin_log()
             await self.store.read(self.engine.cursor, block_ms=0, count=1)

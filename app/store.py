@@ -321,12 +321,23 @@ class Store:
         """Return when the server answers."""
         await self._ask("PING")
 
-    async def admit(self) -> None:
-        """Let appends in again, at a server that is new: it has to keep the promises, too."""
+    @property
+    def primary(self) -> object:
+        """What tells the server that we stand before from all others, and from its last life."""
+        return self._redis
+
+    async def admit(self, primary: object) -> None:
+        """Let appends in again, at a server that is new: it has to keep the promises, too.
+
+        Raises StoreUnavailable where that is not `primary` any more: yet another one may lack what
+        this one had.
+        """
         try:
             await self._check_server()
         except SettingsError as error:
             raise StoreUnavailable(error.message) from None
+        if self.primary is not primary:
+            raise StoreUnavailable(f"the store at {self._where} is another server once more")
         self.is_new = False
 
     # -- finding the server -------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""What a replica has appended, and a failover left out of the log, is written anew."""
+"""A replica that was held up: what the log went on without, and where a snapshot leads past."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from app.events import Entry
 from app.forked import Work
 from app.ingest import Ingest
 from app.settings import Settings
-from app.store import Store
+from app.store import Cursor, Store
 from tests.factories import SMALL, click, mixed
 
 pytestmark = pytest.mark.anyio
@@ -84,3 +84,81 @@ async def test_left_out_by_a_server_that_others_write_to_already(
     finally:
         copies.go_on.set()
         await ingest.stop()
+
+
+class Overtaken(Store):
+    """A store where something happens between its answer to where the log ends, and our hearing."""
+
+    async def happen(self) -> None:
+        """Do nothing yet."""
+
+    async def last_cursor(self) -> Cursor:
+        """Return the cursor of what was the last entry."""
+        found = await super().last_cursor()
+        await self.happen()
+        return found
+
+
+async def test_what_is_appended_while_a_replica_comes_back_is_appended_once(
+    start_external: Callable[..., str], valkey_server: Any, eventually: Eventually
+) -> None:
+    """An append that arrives while the log is asked where it ends is not taken for lost."""
+    url = start_external(valkey_server)
+    settings = Settings(**{**SMALL, "redis_url": url, "namespace": "test"})
+    store = Overtaken(url, settings)
+    await store.open()
+    ingest, n_asked = Ingest(store, settings), 0
+
+    async def happen() -> None:
+        nonlocal n_asked
+        n_asked += 1  # the first time it is what it may have to give back that it asks for
+        if n_asked == 2:
+            payload = events.encode(Entry([click("me", "i1", event_id="mine")], 10**13))
+            await ingest._writer.append(payload, "x-1")
+
+    await ingest.start()
+    try:
+        await ingest.submit(mixed(10), arrival_ms=10**13)
+        store.happen = happen  # type: ignore[method-assign]
+        ingest.is_store_up = False  # as after an append that was not answered in time
+        await eventually(lambda: ingest.is_store_up and "me" in ingest.engine.history.users)
+        await ingest.submit(mixed(20)[10:], arrival_ms=10**13)
+        with redis.Redis.from_url(url) as raw:
+            tags = [fields[b"t"] for _, fields in raw.xrange(LOG)]
+        assert tags.count(b"x-1") == 1
+    finally:
+        await ingest.stop()
+        await store.close()
+
+
+async def test_who_waits_for_a_place_is_told_when_a_snapshot_leads_past_it(
+    open_store: Callable[..., Awaitable[Store]],
+    start_external: Callable[..., str],
+    valkey_server: Any,
+    eventually: Eventually,
+) -> None:
+    """A replica that goes on from a snapshot is as far as that, though it applied nothing more."""
+    url = start_external(valkey_server)
+    often = {"snapshot_events": 10, "snapshot_min_s": 0}
+    settings = Settings(**{**SMALL, "redis_url": url, "namespace": "test"})
+    copies = Copies()
+    one = Ingest(await open_store(url), settings)
+    two = Ingest(await open_store(url), settings.model_copy(update=often), start_copy=copies.start)
+    await one.start()
+    await two.start()
+    try:
+        copies.go_on.clear()
+        await one.submit(mixed(20), arrival_ms=10**13)
+        await copies.is_held.wait()
+        for n in range(2, 5):
+            last = await one.submit(mixed(n * 10 + 10)[n * 10 :], arrival_ms=10**13)
+        await one.keeper.write()
+        assert await one.store.trim(last.cursor)
+        waiting = asyncio.create_task(two.wait_for(last.cursor, 20.0))
+        copies.go_on.set()
+        await eventually(lambda: two.engine.cursor == last.cursor)
+        assert await asyncio.wait_for(waiting, 1.0)
+    finally:
+        copies.go_on.set()
+        await two.stop()
+        await one.stop()

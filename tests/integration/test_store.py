@@ -385,7 +385,7 @@ async def test_a_killed_store_is_reported_quickly(
     await server.ensure_running()
     assert isinstance(await _error(store.append([(b"c", "")])), StoreUnavailable)
     assert store.is_new
-    await store.admit()
+    await store.admit(store.primary)
     # As many at once as there were connections: every one of those is stale.
     cursors = await asyncio.gather(*(store.append([(b"c", "")]) for _ in range(8)))
     assert len(await store.read(last, block_ms=0)) == len(cursors)

@@ -253,9 +253,16 @@ class Client(Store):
         await self._send(lambda: None)
         return b"0"
 
-    async def admit(self) -> None:
-        """Let appends in again at a new server."""
+    @property
+    def primary(self) -> object:
+        """What tells the server that was found last from those before."""
+        return self._number
+
+    async def admit(self, primary: object) -> None:
+        """Let appends in again at a new server, if it is the one that is meant."""
         await self._send(lambda: None)
+        if self._number != primary:
+            raise StoreUnavailable("the store is another server once more")
         self.is_new = False
 
     async def _send(self, *operations: Operation, block_s: float = 0.0) -> list[Any]:
