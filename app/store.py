@@ -216,6 +216,7 @@ return 1
 """
 # Not \d, which knows digits that are not ASCII.
 _CURSOR = re.compile("([0-9]{1,20})-([0-9]{1,20})")
+_IS_CLOSED = "the handler is closed"
 _RUN_ID = re.compile(rb"run_id:(\w+)")
 
 
@@ -837,6 +838,11 @@ class Store:
             problem = f"no answer within {self._timeout_s:g} s"
         except (RedisError, OSError) as error:
             problem = str(error) or type(error).__name__
+        except RuntimeError as error:
+            # How uvloop says that a connection was reset just before something was written to it.
+            if _IS_CLOSED not in str(error):
+                raise
+            problem = "the connection was reset"
         else:
             return
         self._is_suspect = True
