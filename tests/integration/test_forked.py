@@ -247,7 +247,7 @@ async def test_who_does_not_even_wait_for_the_first_frame_leaves_no_copy() -> No
             yield b"frame"
 
     frames = await forked.start(work, on_ended=ended.append)
-    reading = asyncio.create_task(anext(frames))  # type: ignore[arg-type]
+    reading: asyncio.Task[bytes] = asyncio.create_task(anext(frames))  # type: ignore[arg-type]
     await asyncio.sleep(0)
     reading.cancel()
     with pytest.raises(asyncio.CancelledError):

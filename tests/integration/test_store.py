@@ -397,7 +397,7 @@ class Resetting(ConnectionPool):
 
     async def get_connection(self, *args: Any, **options: Any) -> Any:
         """Return one that is closed, and does not know it."""
-        connection: Any = await super().get_connection(*args, **options)
+        connection: Any = await super().get_connection(*args, **options)  # type: ignore[no-untyped-call]
         connection._writer.transport.abort()
         for _ in range(3):
             await asyncio.sleep(0)
