@@ -118,6 +118,10 @@ class StoreUnavailable(SluiceError):
         super().__init__(message, retry_after_s=retry_after_s)
 
 
+class NothingWritten(StoreUnavailable):
+    """The store does not take it now; what was sent is not in the log."""
+
+
 class Delayed(SluiceError):
     """What was sent is in the log, at `cursor`, and is applied later, as the budget has it."""
 

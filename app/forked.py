@@ -148,9 +148,12 @@ async def _frames(
     reader = asyncio.StreamReader()
     loop = asyncio.get_running_loop()
     pipe = os.fdopen(read_end, "rb", 0)
-    transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), pipe)
+    transport: asyncio.ReadTransport | None = None
     is_whole = False
-    try:
+    try:  # cancelled even before the first frame, the copies have to be ended
+        transport, _ = await loop.connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(reader), pipe
+        )
         while (frame := await _next_frame(reader, silence_s)) is not None:
             yield frame
         is_whole = True
@@ -159,7 +162,8 @@ async def _frames(
     except TimeoutError:
         raise CopyFailed(f"the copy of the process was silent for {silence_s:g} s") from None
     finally:
-        transport.close()
+        if transport is not None:
+            transport.close()
         codes, cpu_s = await _ended(pids, kill=not is_whole)
         on_ended(cpu_s)
     for code in filter(None, codes):

@@ -27,9 +27,11 @@ from app.errors import (
     LogStopped,
     LogTrimmed,
     NotFound,
+    NothingWritten,
     SettingsError,
     SnapshotRefused,
     StoreUnavailable,
+    TooManyRequests,
 )
 from app.events import Command, Configure, Entry, Record
 from app.gate_data import Decision
@@ -59,6 +61,8 @@ _MAYBE_IN_LOG = (
     "what was sent may be in the log, but is not applied here yet: send it again with the same"
     " event ids"
 )
+
+_NOT_IN_LOG = NothingWritten, TooManyRequests
 
 # Of the gate's decisions, those that someone may want to be woken for.
 _LOUD = {"alarm", "hold", "rollback", "ask", "promotion_refused", "shadow_reset", "restore"} | {
@@ -100,6 +104,8 @@ class Ingest:
         self.origin = secrets.token_hex(6)
         self._n_submitted = 0
         self._tail = Tail()
+        # What was appended here, and the log may have gone on without.
+        self._passed: list[StoredEntry] = []
         self._is_outage_told = False
         self.n_restored = 0
         self.n_lost = 0
@@ -156,7 +162,8 @@ class Ingest:
         """Build the engine from the newest snapshot, with so many events, and the log behind it.
 
         Returns None where another replica has trimmed the log meanwhile, behind a newer snapshot,
-        or where the store has lost even the settings that begin it.
+        where the log has been rewritten, or where the store has lost even the settings that begin
+        it.
         """
         try:
             self.engine = await self.keeper.restore_newest() or Engine(self.settings.engine())
@@ -165,6 +172,9 @@ class Ingest:
             n_restored = self.n
             await self._catch_up()
             await self._agree_on_settings()
+        except LogRewritten:
+            await self.store.join_epoch()
+            return None
         except LogTrimmed as error:
             if await self.keeper.has_newer(self.engine.cursor):
                 return None
@@ -426,10 +436,11 @@ class Ingest:
         await self._restore_tail(also_unread=self._server is not None)
         if self.store.is_new:
             self.is_store_up = False
+            primary = self.store.primary  # what yet another one lacks is another matter
             if self._server is None:
                 await asyncio.sleep(PEERS_S)
-                await self._restore_tail(also_unread=True)  # what follows on what they gave back
-            await self.store.admit()
+            await self._restore_tail(also_unread=True)  # what follows on what they gave back
+            await self.store.admit(primary)
             if await self._count_lost():  # also in the middle, where another gave back what follows
                 await self._reload()
                 return
@@ -462,12 +473,23 @@ class Ingest:
         """Append what was appended here, and a failover left out of the log, at its end.
 
         Nobody has applied it, and somebody may wait for it, or have been told that it is in the
-        log. An event that has come again meanwhile is known by its id.
+        log. An event that has come again meanwhile is known by its id. What is certain not to have
+        been written waits for the next time; at a new server, all of it does until that is let in.
         """
+        self._passed += entries
+        if not self._passed or self.store.is_new:
+            return
+        try:  # another replica may have given some of it back
+            gone = set(await self.store.missing([entry.cursor for entry in self._passed]))
+        except StoreUnavailable:
+            return
+        entries = [entry for entry in self._passed if entry.cursor in gone]
+        self._passed = []
         if not entries:
             return
         appending = [self._writer.append(entry.payload, entry.tag) for entry in entries]
         found = await asyncio.gather(*appending, return_exceptions=True)
+        self._passed += [e for e, why in zip(entries, found) if isinstance(why, _NOT_IN_LOG)]
         n_written = sum(not isinstance(cursor, BaseException) for cursor in found)
         self.n_restored += n_written
         logger.warning(
@@ -513,18 +535,25 @@ class Ingest:
     async def _reload(self) -> None:
         """Go on from the newest snapshot that the log continues; stop where there is none."""
         try:
-            await self.store.join_epoch()
+            epoch = await self.store.find_epoch()
             engine = await self.keeper.restore_newest()
             is_empty = engine is None and await self.store.first_cursor() is None
             if is_empty and not self.engine.is_blank:
                 raise SettingsError("the store has lost the log, and there is no snapshot")
-            self.engine = engine or Engine(self.settings.engine())
+            # All at once: should anything before have failed, the engine is still that of the old
+            # log, which must not be taken for one of the new.
+            is_rewritten = epoch != self.store.epoch  # into it goes nothing of the old one
+            self._passed = [] if is_rewritten else [*self._passed, *self._tail.unread]
+            self.engine, self.store.epoch = engine or Engine(self.settings.engine()), epoch
+            self._tail.restart(self.engine.cursor)
+            self._tell_reached(parse_cursor(self.engine.cursor))  # it may be further on
             collector.settle()
             await self._begin_log()
-            self._tail.restart(self.engine.cursor)
             await self.store.read(self.engine.cursor, block_ms=0, count=1)
         except StoreUnavailable:
             await asyncio.sleep(RETRY_S)
+        except LogRewritten:  # once more, while the snapshot was read: the next reading tells
+            return
         except LogTrimmed as error:
             await self._stop_unless_newer(error)
         except SettingsError as error:

@@ -23,6 +23,7 @@ from app import archive, forked, pages, snapshot, tasks, traces
 from app.cost import SNAPSHOTS, Meter
 from app.engine import Engine
 from app.errors import (
+    Conflict,
     CopyFailed,
     Diverged,
     NotFound,
@@ -34,7 +35,7 @@ from app.events import DAY_MS
 from app.memory import Survey
 from app.settings import KNOWN_SEMANTICS, Settings
 from app.snapshot import FORMAT, Base, Dump, Lender, Lent, Manifest, Reading
-from app.store import BEGINNING, CLAIM_TTL_S, Cursor, Store, parse_cursor
+from app.store import BEGINNING, CLAIM_TTL_S, Cursor, SnapshotWriter, Store, parse_cursor
 from learners.ids import State
 
 logger = logging.getLogger(__name__)
@@ -132,7 +133,10 @@ class Point(NamedTuple):
 
 
 class _Job(NamedTuple):
-    """A snapshot on its way: `frames` come from a copy of this process."""
+    """A snapshot on its way: `frames` come from a copy of this process.
+
+    It is of the log of an epoch, and so is what takes it: by now there may be another one.
+    """
 
     cursor: Cursor
     n_events: int
@@ -140,6 +144,8 @@ class _Job(NamedTuple):
     is_ours: bool
     began: float
     frames: AsyncIterator[bytes]
+    epoch: bytes
+    writer: SnapshotWriter
 
 
 class Keeper:
@@ -271,7 +277,8 @@ class Keeper:
         """Copy the process between two entries: learning waits until that is done."""
         await self._meter.in_thread(SNAPSHOTS, pages.collapse)
         async with self._lock, self._whole() as engine:
-            cursor = engine.cursor
+            cursor, epoch = engine.cursor, self._store.epoch
+            writer = self._store.snapshot_writer(cursor)
             if cursor in self._refused_ids:  # where a damaged one stands, there is a good one soon
                 await self._store.delete_snapshot(cursor)
                 self._refused_ids.discard(cursor)
@@ -285,7 +292,7 @@ class Keeper:
             )
             waited_ms = (time.perf_counter() - began) * 1_000
             logger.debug("copied at %s: learning waited for %.1f ms", cursor, waited_ms)
-        return _Job(cursor, n_events, restored, is_ours, began, frames)
+        return _Job(cursor, n_events, restored, is_ours, began, frames, epoch, writer)
 
     async def _begin_copy(
         self, engine: Engine, work: Callable[[forked.Helper | None], Iterator[bytes]]
@@ -309,7 +316,11 @@ class Keeper:
             return None
         if base.manifest["n_bases"] + 1 >= period:
             return None
-        return base if await self._store.has_snapshot(base.manifest["id"]) else None
+        try:  # in a log that was rewritten, there may be another of that name
+            kept = await self._store.read_manifest(base.manifest["id"])
+        except (NotFound, SnapshotRefused):
+            return None
+        return base if kept["digest"] == base.manifest["digest"] else None
 
     async def _finish_quietly(self, job: _Job) -> None:
         try:
@@ -326,7 +337,7 @@ class Keeper:
             async with self._claimed(job):
                 digest, manifest, prints = await self._take(job)
             if manifest is None:
-                manifest = await self._others(job.cursor)
+                manifest = await self._others(job)
                 _compare(manifest, digest)
         self._base = Base(manifest, prints)
         self._cursor = job.cursor
@@ -364,7 +375,7 @@ class Keeper:
 
     async def _take(self, job: _Job) -> tuple[str, Manifest | None, list[bytes]]:
         """Take what the copy sends, writing it if it is for us to write; return what it is."""
-        writer = self._store.snapshot_writer(job.cursor)
+        writer = job.writer
         digest, manifest = "", None
         prints: list[bytes] = []
         try:
@@ -385,13 +396,24 @@ class Keeper:
             raise
         return digest, manifest, prints
 
-    async def _others(self, cursor: Cursor) -> Manifest:
-        """Return the manifest that another process writes of the same place in the log."""
-        while not await self._store.has_snapshot(cursor):
-            if not await self._store.is_claimed(cursor):
+    async def _others(self, job: _Job) -> Manifest:
+        """Return the manifest that another process writes of the same place in the log.
+
+        Raises Conflict where it is one of another log.
+        """
+        cursor = job.cursor
+        # The claim first: whoever has ended it meanwhile has written the manifest before.
+        while True:
+            is_claimed = await self._store.is_claimed(cursor)
+            if await self._store.has_snapshot(cursor):
+                break
+            if not is_claimed:
                 raise StoreUnavailable(f"another process gave up writing snapshot {cursor}")
             await asyncio.sleep(POLL_S)
-        return await self._store.read_manifest(cursor)
+        manifest = await self._store.read_manifest(cursor)
+        if await self._store.find_epoch() != job.epoch:
+            raise Conflict("the log has been rewritten while the snapshot was made")
+        return manifest
 
     async def _forget_old(self, restored: dict[str, str]) -> None:
         """Keep the newest, those that a command in the log restores, and what these build on."""
@@ -402,17 +424,19 @@ class Keeper:
             return
         oldest = parse_cursor(newest[0])
         named = {id_ for id_, command in restored.items() if parse_cursor(command) >= oldest}
-        # One that was pinned for a command which may be further on in the log than we are.
-        pinned = {id_ for id_ in manifests if await self._store.is_pinned(id_)}
-        kept = _with_bases({*newest, *named, *pinned}, manifests)
+        kept = _with_bases({*newest, *named}, manifests)
         if await archive.keep(self._store, self._settings, newest[0]):
             await self._store.trim(newest[0], snapshot_id=newest[0])
         kept_ms = round(self._settings.quarantine_days * DAY_MS)
         await self._store.trim_quarantine(time.time_ns() // 1_000_000 - kept_ms)
         # The newest first: whoever dies in between leaves none without what it builds on.
         for snapshot_id in reversed(manifests):
-            if snapshot_id not in kept:
-                await self._store.delete_snapshot(snapshot_id)
+            if snapshot_id in kept:
+                continue
+            # It may be pinned for a command which is further on in the log than we are: asked only
+            # now, as to archive and to trim takes a while.
+            if not await self._store.delete_snapshot(snapshot_id, even_pinned=False):
+                kept |= _with_bases({snapshot_id}, manifests)
 
 
 def helper_of(engine: Engine) -> forked.Helper:

@@ -41,6 +41,7 @@ from app.errors import (
     LogRewritten,
     LogTrimmed,
     NotFound,
+    NothingWritten,
     SettingsError,
     SnapshotRefused,
     StoreUnavailable,
@@ -170,6 +171,14 @@ for i = 5, #KEYS do redis.call('PERSIST', KEYS[i]) end
 return redis.call('HSETNX', KEYS[2], ARGV[2], ARGV[3])
 """
 
+# In one step: whoever pins a snapshot and then finds it there can rely on it.
+_DELETE = """
+if ARGV[2] ~= '1' and redis.call('EXISTS', KEYS[2]) == 1 then return {1, ''} end
+local record = redis.call('HGET', KEYS[1], ARGV[1]) or ''
+redis.call('HDEL', KEYS[1], ARGV[1])
+return {0, record}
+"""
+
 # The floor first: a reader may then be refused too early, but never misses an entry.
 _TRIM = """
 if ARGV[2] ~= '' and redis.call('HEXISTS', KEYS[3], ARGV[2]) == 0 then return 0 end
@@ -207,6 +216,7 @@ return 1
 """
 # Not \d, which knows digits that are not ASCII.
 _CURSOR = re.compile("([0-9]{1,20})-([0-9]{1,20})")
+_IS_CLOSED = "the handler is closed"
 _RUN_ID = re.compile(rb"run_id:(\w+)")
 
 
@@ -254,7 +264,8 @@ class Store:
         self._log = f"{prefix}:log"
         self._floor = f"{prefix}:log:floor"
         self._epoch_key = f"{prefix}:epoch"
-        self._epoch = b"0"
+        # Which log is read and appended to: another one has another epoch.
+        self.epoch = b"0"
         self._manifests = f"{prefix}:snapshots"
         self._chunks = f"{prefix}:snapshot"
         self._claims = f"{prefix}:claim"
@@ -300,18 +311,34 @@ class Store:
 
     async def join_epoch(self) -> None:
         """Read and append to the log that there is now, if it is another since we opened it."""
-        self._epoch = await self._ask("GET", self._epoch_key) or b"0"
+        self.epoch = await self.find_epoch()
+
+    async def find_epoch(self) -> bytes:
+        """Return the epoch of the log that there is now; whoever follows it sets `epoch`."""
+        found: bytes | None = await self._ask("GET", self._epoch_key)
+        return found or b"0"
 
     async def ping(self) -> None:
         """Return when the server answers."""
         await self._ask("PING")
 
-    async def admit(self) -> None:
-        """Let appends in again, at a server that is new: it has to keep the promises, too."""
+    @property
+    def primary(self) -> object:
+        """What tells the server that we stand before from all others, and from its last life."""
+        return self._redis
+
+    async def admit(self, primary: object) -> None:
+        """Let appends in again, at a server that is new: it has to keep the promises, too.
+
+        Raises StoreUnavailable where that is not `primary` any more: yet another one may lack what
+        this one had.
+        """
         try:
             await self._check_server()
         except SettingsError as error:
             raise StoreUnavailable(error.message) from None
+        if self.primary is not primary:
+            raise StoreUnavailable(f"the store at {self._where} is another server once more")
         self.is_new = False
 
     # -- finding the server -------------------------------------------------------------------
@@ -431,8 +458,8 @@ class Store:
         Nothing is written to a log that has lost the entry `after`, which the caller has read: it
         may have forgotten others, too, and what is appended now would shut them out for good. (One
         that was trimmed behind a snapshot is not lost.)
-        When it raises, the outcome is unknown: any of the entries may be in the log. It never
-        sends them again; a caller who does must use the same event ids.
+        When it raises, but for NothingWritten, the outcome is unknown: any of the entries may be in
+        the log. It never sends them again; a caller who does must use the same event ids.
         """
         if not payloads:
             return []
@@ -440,10 +467,10 @@ class Store:
         # Check and append are one step of the server. Nothing less will do: a connection is opened
         # again without a word, perhaps to a server that has just come back with less.
         keys = (self._log, self._epoch_key, self._floor)
-        append = ("EVAL", _APPEND, len(keys), *keys, after, self._epoch, *fields)
+        append = ("EVAL", _APPEND, len(keys), *keys, after, self.epoch, *fields)
         async with self._asking():
             if self.is_new:
-                raise StoreUnavailable(
+                raise NothingWritten(
                     f"the store at {self._where} is another server than before: nothing is written"
                     " until what it lost is given back; try again in a second"
                 )
@@ -517,7 +544,7 @@ class Store:
             ]
             streams, here, told = raise_first(await exchange(self._reader, commands))
         floor, epoch = told
-        if (epoch or b"0") != self._epoch:
+        if (epoch or b"0") != self.epoch:
             raise LogRewritten("the log has been rewritten, without somebody who was forgotten")
         if floor and parse_cursor(floor.decode()) > parse_cursor(after):
             raise LogTrimmed(f"the log begins at {floor.decode()}; the reader stands at {after}")
@@ -673,16 +700,16 @@ class Store:
             raise SnapshotRefused(f"snapshot {snapshot_id}: its manifest cannot be read")
         return found
 
-    async def delete_snapshot(self, snapshot_id: str) -> None:
-        """Delete a snapshot; nothing if it is not there."""
-        record = await self._ask("HGET", self._manifests, snapshot_id)
-        if record is None:
-            return
+    async def delete_snapshot(self, snapshot_id: str, *, even_pinned: bool = True) -> bool:
+        """Delete a snapshot, if it is there; tell whether it is gone."""
+        keys = (self._manifests, f"{self._pins}:{snapshot_id}")
         # The manifest first, so that nobody sees a snapshot without its chunks.
-        await self._ask("HDEL", self._manifests, snapshot_id)
-        found = _read_record(snapshot_id, record)
+        delete = ("EVAL", _DELETE, len(keys), *keys, snapshot_id, int(even_pinned))
+        is_pinned, record = await self._ask(*delete)
+        found = _read_record(snapshot_id, record) if record else None
         if found is not None and found[1]:
             await self._ask("UNLINK", *found[1])
+        return not is_pinned
 
     async def pin_snapshot(self, snapshot_id: str) -> None:
         """Keep a snapshot from being deleted until a command that restores it is applied.
@@ -692,10 +719,6 @@ class Store:
         await self._ask("SET", f"{self._pins}:{snapshot_id}", "", "EX", PIN_TTL_S)
         if not await self._ask("HEXISTS", self._manifests, snapshot_id):
             raise NotFound(f"there is no snapshot {snapshot_id[:64]!r}")
-
-    async def is_pinned(self, snapshot_id: str) -> bool:
-        """Tell whether a snapshot is pinned."""
-        return bool(await self._ask("EXISTS", f"{self._pins}:{snapshot_id}"))
 
     async def announce(self, name: str, about: bytes) -> None:
         """Say that a replica is there; those that have not said so for long are dropped."""
@@ -815,6 +838,11 @@ class Store:
             problem = f"no answer within {self._timeout_s:g} s"
         except (RedisError, OSError) as error:
             problem = str(error) or type(error).__name__
+        except RuntimeError as error:
+            # How uvloop says that a connection was reset just before something was written to it.
+            if _IS_CLOSED not in str(error):
+                raise
+            problem = "the connection was reset"
         else:
             return
         self._is_suspect = True
@@ -905,7 +933,7 @@ class SnapshotWriter:
     def __init__(self, store: Store, snapshot_id: str, manifests: str) -> None:
         self._store = store
         self._manifests = manifests
-        self._epoch = store._epoch
+        self._epoch = store.epoch
         # Several may write one snapshot at the same time: each has chunks of its own.
         self._prefix = f"{store._chunks}:{snapshot_id}:{secrets.token_hex(4)}"
         self._keys: list[str] = []
@@ -951,7 +979,7 @@ class Rewrite:
     def __init__(self, store: Store) -> None:
         token = secrets.token_hex(8)
         self._store = store
-        self._epoch = store._epoch
+        self._epoch = store.epoch
         self._log = f"{store._log}:next:{token}"
         self._manifests = f"{store._manifests}:next:{token}"
 

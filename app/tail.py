@@ -35,6 +35,11 @@ class Tail:
     def __iter__(self) -> Iterator[StoredEntry]:
         return iter(self._entries)
 
+    @property
+    def unread(self) -> list[StoredEntry]:
+        """What was appended here and has not been read back."""
+        return list(self._unread)
+
     def restart(self, after: Cursor) -> None:
         """Forget everything: the next entry is the one that follows this cursor."""
         self._entries.clear()

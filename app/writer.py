@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from app.errors import StoreUnavailable, TooManyRequests
+from app.errors import NothingWritten, StoreUnavailable, TooManyRequests
 from app.store import Cursor, Store, StoredEntry
 
 MAX_PENDING_BYTES = 64 * 2**20
@@ -43,8 +43,8 @@ class Writer:
     async def append(self, payload: bytes, tag: str) -> Cursor:
         """Return the entry's cursor once it is durable.
 
-        Raises TooManyRequests before anything is written, StoreUnavailable when the outcome is
-        unknown.
+        Raises TooManyRequests or NothingWritten before anything is written, StoreUnavailable when
+        the outcome is unknown.
         """
         if self._n_pending_bytes + len(payload) > MAX_PENDING_BYTES:
             raise TooManyRequests("too much is waiting to be written; try again in a second")
@@ -70,7 +70,7 @@ class Writer:
                 self._on_failure()
                 for append in batch:
                     if not append.appended.done():
-                        append.appended.set_exception(_unknown_outcome(error))
+                        append.appended.set_exception(_failure(error))
                 continue
             pairs = zip(batch, cursors, strict=True)
             self._on_appended([StoredEntry(at, a.payload, a.tag) for a, at in pairs])
@@ -79,7 +79,10 @@ class Writer:
                     append.appended.set_result(cursor)
 
 
-def _unknown_outcome(error: StoreUnavailable) -> StoreUnavailable:
+def _failure(error: StoreUnavailable) -> StoreUnavailable:
+    """Return what one who waits is told: an error for each, as a raised one keeps its frames."""
+    if isinstance(error, NothingWritten):
+        return NothingWritten(error.message)
     return StoreUnavailable(
         f"{error.message}; what was sent may be in the log all the same:"
         " send it again with the same event ids"

@@ -242,7 +242,7 @@ class Client(_Base):
     def _try(self, call: _Call) -> Reply:
         try:
             return self._http.send(self._request(self._http, call))
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             return error
 
 
@@ -325,7 +325,7 @@ class AsyncClient(_Base):
     async def _try(self, call: _Call) -> Reply:
         try:
             return await self._http.send(self._request(self._http, call))
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             return error
 
 

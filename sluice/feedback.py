@@ -168,7 +168,7 @@ class Feedback:
         self._buffer = _Buffer(self._batching)
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
-        self._is_flushing = False
+        self._n_flushing = 0
         self._close_at: float | None = None
 
     def send(self, events: Iterable[Event]) -> list[Outcome]:
@@ -211,12 +211,12 @@ class Feedback:
     def flush(self, timeout_s: float | None = None) -> bool:
         """Send what waits now; return whether all was answered in time."""
         with self._changed:
-            self._is_flushing = True
+            self._n_flushing += 1
             self._changed.notify_all()
             try:
                 return self._changed.wait_for(lambda: not self._buffer.n, timeout_s)
             finally:
-                self._is_flushing = False
+                self._n_flushing -= 1
 
     def close(self, timeout_s: float | None = None) -> None:
         """Send what waits, for so many seconds (`close_s`); the rest is `unsent`, and logged.
@@ -262,7 +262,7 @@ class Feedback:
         with self._changed:
             self._changed.wait_for(lambda: buffer.pending or self._close_at is not None)
             self._changed.wait_for(
-                lambda: buffer.is_batch_due() or self._is_flushing or self._close_at is not None,
+                lambda: buffer.is_batch_due() or self._n_flushing or self._close_at is not None,
                 self._batching.every_s,
             )
             return [] if self._has_to_end() else buffer.take()
@@ -322,7 +322,7 @@ class AsyncFeedback:
         self._buffer = _Buffer(batching)
         self._changed = asyncio.Condition()
         self._task: asyncio.Task[None] | None = None
-        self._is_flushing = False
+        self._n_flushing = 0
         self._is_closed = False
 
     async def send(self, events: Iterable[Event]) -> list[Outcome]:
@@ -351,7 +351,7 @@ class AsyncFeedback:
 
     async def flush(self, timeout_s: float | None = None) -> bool:
         """Send what waits now; return whether all was answered in time."""
-        self._is_flushing = True
+        self._n_flushing += 1
         try:
             async with asyncio.timeout(timeout_s), self._changed:
                 self._changed.notify_all()
@@ -359,7 +359,7 @@ class AsyncFeedback:
         except TimeoutError:
             return False
         finally:
-            self._is_flushing = False
+            self._n_flushing -= 1
         return True
 
     async def close(self, timeout_s: float | None = None) -> None:
@@ -399,29 +399,29 @@ class AsyncFeedback:
             await self._changed.wait_for(lambda: buffer.pending)
             try:
                 async with asyncio.timeout(self._batching.every_s):
-                    await self._changed.wait_for(lambda: buffer.is_batch_due() or self._is_flushing)
+                    await self._changed.wait_for(lambda: buffer.is_batch_due() or self._n_flushing)
             except TimeoutError:
                 pass
             return buffer.take()
 
     async def _deliver(self, batch: list[_Pending]) -> None:
         parts = [batch]
-        while parts:
-            part = parts[-1]
-            try:
-                reply = await self._ask(part)
-            except asyncio.CancelledError:
-                self._put_back(parts)
-                raise
-            parts.pop()
-            if halves := _halves(part, reply):
-                parts += halves
-                continue
-            found = _outcomes(part, reply)
-            self._buffer.tell(found)
-            async with self._changed:
+        try:
+            while parts:
+                reply = await self._ask(parts[-1])
+                part = parts.pop()
+                if halves := _halves(part, reply):
+                    parts += halves
+                    continue
+                found = _outcomes(part, reply)
+                # Before anything is awaited: who closes the client may end us there.
                 self._buffer.settle(found)
-                self._changed.notify_all()
+                self._buffer.tell(found)
+                async with self._changed:
+                    self._changed.notify_all()
+        except asyncio.CancelledError:
+            self._put_back(parts)
+            raise
 
     def _put_back(self, parts: list[list[_Pending]]) -> None:
         """Let what was being sent wait again, as nothing is sent any more."""

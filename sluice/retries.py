@@ -13,7 +13,7 @@ import httpx
 
 from sluice.errors import ServiceError, SluiceClientError, Unavailable
 
-Reply = httpx.Response | httpx.TransportError
+Reply = httpx.Response | httpx.RequestError
 """What came of one attempt."""
 
 _HOPELESS = (httpx.UnsupportedProtocol, httpx.LocalProtocolError)

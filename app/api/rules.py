@@ -76,8 +76,9 @@ async def try_rules(
     k: Annotated[int, Query(ge=1, le=200, description="length of the slates")] = 10,
 ) -> Response:
     """Return slates as they are and as they would be under other rules; change nothing."""
+    rules = await _read(http)  # first: whoever takes their time may find another engine
     engine = service.engine
-    book = engine.make_rulebook(await _read(http))
+    book = engine.make_rulebook(rules)
     latest = engine.recommender.latest_users(n)
     users = user or [str(engine.history.users.ids[index]) for index in latest]
     slates = [_compared(service, book, recommend.Request(user_id, k)) for user_id in users]

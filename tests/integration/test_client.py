@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import httpx
 import pytest
 
 from sluice import (
@@ -26,14 +28,18 @@ from sluice import (
     Slate,
     Unavailable,
 )
-from tests.integration.service import ROOT, Service
+from sluice.feedback import AsyncFeedback
+from tests.integration.service import ROOT, Service, until
 
 QUICK = Retries(first_s=0.01, most_s=0.05, give_up_s=20)
 NEVER = Retries(first_s=0.01, most_s=0.05, give_up_s=None)
 
 
+GARBLED = -1
+
+
 class Scripted:
-    """An HTTP server that answers feedback as it is told: a status, or nothing at all."""
+    """An HTTP server that answers feedback as it is told: a status, garbled, or nothing at all."""
 
     def __init__(self, *script: int | None) -> None:
         self.script = list(script)
@@ -61,7 +67,9 @@ class Scripted:
                 error = {"code": "busy", "message": "not now", "details": []}
                 content = {"results": results} if status == 200 else {"error": error}
                 answer = json.dumps(content).encode()
-                self.send_response(status)
+                self.send_response(200 if status == GARBLED else status)
+                if status == GARBLED:
+                    self.send_header("Content-Encoding", "gzip")
                 self.send_header("Content-Length", str(len(answer)))
                 self.send_header("Retry-After", "0")
                 self.end_headers()
@@ -364,3 +372,58 @@ def test_the_key_is_sent(
         assert shop.trending().items == ()
     with Client(service.url, api_key="another") as shop, pytest.raises(ServiceError, match="401"):
         shop.trending()
+
+
+# -- what happens at the same time ------------------------------------------------------------
+
+
+def test_who_waits_no_longer_stops_nobody_elses_flush() -> None:
+    """Of two flushes the one whose time is up leaves the other one to send what waits."""
+    with scripted() as server, Client(server.url, batching=batching(every_s=60)) as shop:
+        server.gate.clear()
+        shop.feedback.track("u", "i1", "click")
+        assert not shop.feedback.flush(0.2)  # the first event is on its way
+        shop.feedback.track("u", "i2", "click")
+        flushed: list[bool] = []
+        other = threading.Thread(target=lambda: flushed.append(shop.feedback.flush(20)))
+        other.start()
+        until(lambda: getattr(shop.feedback._changed, "_waiters"))  # noqa: B009  as nobody says it
+        assert not shop.feedback.flush(0.01)
+        server.gate.set()
+        other.join()
+        assert flushed == [True]
+
+
+def test_an_answer_that_cannot_be_read_is_asked_for_again() -> None:
+    """One whose bytes are not what its head says, as something in between makes, stops nothing."""
+    with scripted(GARBLED) as server, Client(server.url, batching=batching()) as shop:
+        shop.feedback.track("u", "i", "click")
+        assert shop.feedback.flush(20)
+        assert shop.feedback.counts.outcomes == {"learned": 1}
+        assert len(server.bodies) == 2
+
+
+@pytest.mark.anyio
+async def test_what_is_answered_as_the_client_is_closed_counts() -> None:
+    """An answer that has come is taken note of, whenever the task that sends is cancelled."""
+    asked, answered = asyncio.Event(), asyncio.Event()
+
+    async def post(body: bytes, ack: str, retries: Retries | None) -> httpx.Response:
+        [event] = json.loads(body)
+        asked.set()
+        await answered.wait()
+        result = {"event_id": event["event_id"], "status": "learned", "reason": None}
+        return httpx.Response(200, json={"results": [result]})
+
+    feedback = AsyncFeedback(post, batching())
+    await feedback.track("u", "i", "click")
+    await asked.wait()
+    async with feedback._changed:  # as somebody who tracks at this moment
+        answered.set()
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert feedback._task is not None
+        feedback._task.cancel()
+    await feedback.close(0.0)
+    assert feedback.counts.waiting == 0
+    assert feedback.counts.outcomes == {"learned": 1}

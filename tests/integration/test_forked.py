@@ -236,3 +236,20 @@ async def test_a_service_goes_back_to_one_copy(
     task = await write(1)
     await eventually(task.done)
     assert (await task)["digest"] == snapshot.Dump(engine.state()).digest
+
+
+async def test_who_does_not_even_wait_for_the_first_frame_leaves_no_copy() -> None:
+    """A copy ends, and is taken note of, also where the reading is cancelled as it begins."""
+    ended: list[float] = []
+
+    def work() -> Iterator[bytes]:
+        while True:
+            yield b"frame"
+
+    frames = await forked.start(work, on_ended=ended.append)
+    reading: asyncio.Task[bytes] = asyncio.create_task(anext(frames))  # type: ignore[arg-type]
+    await asyncio.sleep(0)
+    reading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+    assert len(ended) == 1

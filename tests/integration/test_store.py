@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import redis
+from redis.asyncio import ConnectionPool
 
 from app.embedded import EmbeddedServer
 from app.errors import (
@@ -385,10 +386,36 @@ async def test_a_killed_store_is_reported_quickly(
     await server.ensure_running()
     assert isinstance(await _error(store.append([(b"c", "")])), StoreUnavailable)
     assert store.is_new
-    await store.admit()
+    await store.admit(store.primary)
     # As many at once as there were connections: every one of those is stale.
     cursors = await asyncio.gather(*(store.append([(b"c", "")]) for _ in range(8)))
     assert len(await store.read(last, block_ms=0)) == len(cursors)
+
+
+class Resetting(ConnectionPool):
+    """Connections that are reset when they have just been found to be all right."""
+
+    async def get_connection(self, *args: Any, **options: Any) -> Any:
+        """Return one that is closed, and does not know it."""
+        connection: Any = await super().get_connection(*args, **options)  # type: ignore[no-untyped-call]
+        connection._writer.transport.abort()
+        for _ in range(3):
+            await asyncio.sleep(0)
+        return connection
+
+
+@pytest.mark.parametrize(
+    "anyio_backend", [("asyncio", {"use_uvloop": True}), ("asyncio", {"use_uvloop": False})]
+)
+async def test_a_connection_that_was_reset_is_an_outage(
+    start_external: StartServer, valkey_server: Path, open_store: OpenStore
+) -> None:
+    """Whatever the event loop makes of it, a reset just before a command is no fault of ours."""
+    store = await open_store(start_external(valkey_server))
+    store._redis.connection_pool.__class__ = Resetting
+    assert isinstance(await _error(store.append([(b"a", "")])), StoreUnavailable)
+    store._redis.connection_pool.__class__ = ConnectionPool
+    assert await store.append([(b"a", "")])
 
 
 async def test_a_silent_store_is_reported(server: EmbeddedServer, open_store: OpenStore) -> None:

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -250,14 +251,38 @@ async def test_nothing_is_written_to_a_new_server_until_it_is_admitted(
         assert await store.append_again(held, after=BEGINNING) == 1
         new.client.config_set("appendonly", "no")
         with pytest.raises(StoreUnavailable, match="SLUICE_FSYNC=always"):
-            await store.admit()
+            await store.admit(store.primary)
         assert store.is_new
         new.client.config_set("appendonly", "yes")
         until(lambda: new.client.info("persistence")["aof_rewrite_in_progress"] == 0)
-        await store.admit()
+        await store.admit(store.primary)
         assert await store.append([(b"b", "t")], after=held[0].cursor)
     finally:
         new.close()
+
+
+async def test_only_the_server_that_was_looked_at_is_admitted(
+    valkey_server: Path, open_store: OpenStore
+) -> None:
+    """One that took the place of a new server before that was let in may have lost more."""
+    node = Node(valkey_server).start()
+    store = await open_store(url_of(node))
+    primaries = [store.primary]
+    try:
+        for _ in range(2):
+            node.close()
+            node = Node(valkey_server, port=node.port).start()
+            while store.primary is primaries[-1]:
+                with suppress(StoreUnavailable):
+                    await store.ping()
+            primaries.append(store.primary)
+        with pytest.raises(StoreUnavailable, match="another server once more"):
+            await store.admit(primaries[1])
+        assert store.is_new
+        await store.admit(primaries[2])
+        assert not store.is_new
+    finally:
+        node.close()
 
 
 async def test_an_old_primary_is_left_before_it_says_so(
@@ -273,7 +298,7 @@ async def test_an_old_primary_is_left_before_it_says_so(
         store._found_at = 0.0  # the time to look again has come
         await store.read(cursor, block_ms=0)
         assert store.is_new
-        await store.admit()
+        await store.admit(store.primary)
         await store.append([(b"b", "")])
         assert old.client.xlen("sluice:{test}:log") == 1
 

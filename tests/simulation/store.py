@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from app.errors import Conflict, LogTrimmed, NotFound, StoreUnavailable
+from app.errors import Conflict, LogTrimmed, NotFound, NothingWritten, StoreUnavailable
 from app.store import (
     BEGINNING,
     CLAIM_TTL_S,
@@ -244,16 +244,25 @@ class Client(Store):
         self.server = server
         self.owner = owner
         self.is_new = False
+        self.epoch = b"0"
         self._timeout_s = timeout_s
         self._number = server.number
 
-    async def join_epoch(self) -> None:
+    async def find_epoch(self) -> bytes:
         """Find the log that there is: no history rewrites it."""
         await self._send(lambda: None)
+        return b"0"
 
-    async def admit(self) -> None:
-        """Let appends in again at a new server."""
+    @property
+    def primary(self) -> object:
+        """What tells the server that was found last from those before."""
+        return self._number
+
+    async def admit(self, primary: object) -> None:
+        """Let appends in again at a new server, if it is the one that is meant."""
         await self._send(lambda: None)
+        if self._number != primary:
+            raise StoreUnavailable("the store is another server once more")
         self.is_new = False
 
     async def _send(self, *operations: Operation, block_s: float = 0.0) -> list[Any]:
@@ -286,7 +295,7 @@ class Client(Store):
 
         if self.is_new or number != server.number:
             self.is_new, self._number = True, server.number
-            raise StoreUnavailable("the store is another server than before; nothing is written")
+            raise NothingWritten("the store is another server than before; nothing is written")
         [cursors] = await self._send(append)
         if cursors is None:
             raise StoreUnavailable(f"the log has lost the entry {after}; nothing was written")
@@ -446,8 +455,8 @@ class Client(Store):
             [again] = await self._send(snapshots)
             yield chunk if again is not None else None
 
-    async def delete_snapshot(self, snapshot_id: str) -> None:
-        """Delete a snapshot."""
+    async def delete_snapshot(self, snapshot_id: str, *, even_pinned: bool = True) -> bool:
+        """Delete a snapshot; nothing is pinned: no history restores."""
         server = self.server
 
         def delete() -> None:
@@ -455,11 +464,7 @@ class Client(Store):
             server.change(snapshots=kept)
 
         await self._send(delete)
-
-    async def is_pinned(self, snapshot_id: str) -> bool:
-        """Tell that nothing is pinned: no history restores."""
-        [_] = await self._send(lambda: None)
-        return False
+        return True
 
     # -- quarantine -----------------------------------------------------------------------------
 
