@@ -320,7 +320,7 @@ class Keeper:
             kept = await self._store.read_manifest(base.manifest["id"])
         except (NotFound, SnapshotRefused):
             return None
-        return base if kept["digest"] == base.manifest["digest"] else None
+        return base if kept.get("digest") == base.manifest["digest"] else None
 
     async def _finish_quietly(self, job: _Job) -> None:
         try:
