@@ -31,7 +31,7 @@ EXPECTED = {
     "UNLINK claim",
     "EVAL log:floor",
     "XTRIM quarantine",
-    "HDEL snapshots",
+    "EVAL snapshots",
     "UNLINK snapshot",
 }
 MOMENTS: tuple[Moment, ...] = ("before", "done")
