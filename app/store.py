@@ -179,9 +179,17 @@ redis.call('HDEL', KEYS[1], ARGV[1])
 return {0, record}
 """
 
-# The floor first: a reader may then be refused too early, but never misses an entry.
+# The floor first: a reader may then be refused too early, but never misses an entry. And never
+# down, for whoever comes late: what was trimmed would count as lost.
 _TRIM = """
 if ARGV[2] ~= '' and redis.call('HEXISTS', KEYS[3], ARGV[2]) == 0 then return 0 end
+local function parts(cursor)
+  local ms, seq = string.match(cursor, '^(%d+)-(%d+)$')
+  return tonumber(ms), tonumber(seq)
+end
+local ms, seq = parts(ARGV[1])
+local floor_ms, floor_seq = parts(redis.call('GET', KEYS[1]) or '0-0')
+if ms < floor_ms or (ms == floor_ms and seq < floor_seq) then return 0 end
 redis.call('SET', KEYS[1], ARGV[1])
 redis.call('XTRIM', KEYS[2], 'MINID', '=', ARGV[1])
 return 1

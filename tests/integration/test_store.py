@@ -603,3 +603,12 @@ async def _error(call: Awaitable[Any]) -> BaseException | None:
 
 async def _has_waitaof(store: Store) -> bool:
     return await store._can_wait_for_fsync()
+
+
+async def test_what_was_trimmed_is_never_trimmed_less(store: Store) -> None:
+    """Whoever comes late with an older snapshot does not make what was trimmed look lost."""
+    cursors = await store.append([(b"a", ""), (b"b", ""), (b"c", "")])
+    assert await store.trim(cursors[2])
+    assert not await store.trim(cursors[1])
+    assert await store.missing(cursors) == []
+    assert await store.trim(cursors[2])

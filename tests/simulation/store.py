@@ -374,6 +374,8 @@ class Client(Store):
         def drop() -> bool:
             if snapshot_id is not None and snapshot_id not in server.data.snapshots:
                 return False
+            if least < parse_cursor(server.data.floor):
+                return False
             kept = tuple(e for e in server.data.log if parse_cursor(e.cursor) >= least)
             server.change(floor=before, log=kept)
             return True
