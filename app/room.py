@@ -7,7 +7,7 @@ the process takes longer (see `pages`). The room is no larger than what the impo
 
 from __future__ import annotations
 
-_ROOM = 80 * 2**20
+_ROOM = 60 * 2**20
 # The largest objects that Python keeps in such memory, and the pieces that it asks for.
 _OBJECT, _ARENA = 512, 2**20
 

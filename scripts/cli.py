@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from app import room  # noqa: F401  before all others
+from app import lazily, room  # noqa: F401  before all others
 from scripts.demo import demo
 from scripts.drill import drill
 from scripts.evaluate import evaluate

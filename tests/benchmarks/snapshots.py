@@ -9,7 +9,7 @@ another process restores the last one, and says how long that took and what it n
 
 from __future__ import annotations
 
-from app import room  # noqa: F401  before all others, as `sluice serve` has it
+from app import lazily, room  # noqa: F401  before all others, as `sluice serve` has it
 
 # isort: split
 
@@ -33,7 +33,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from app import collector, events
+from app import collector, events, pages
 from app.embedded import find_server
 from app.engine import Engine
 from app.events import Entry, Feedback
@@ -125,6 +125,7 @@ async def write_all(engine: Engine, url: str, n: int) -> tuple[list[Snapshot], C
     settings = Settings(namespace=NAMESPACE)
     store = Store(url, settings)
     await store.open()
+    await asyncio.to_thread(pages.collapse)  # as in the service, before anybody is answered
     lock, watch, found = asyncio.Lock(), Watch(), []
 
     @contextlib.asynccontextmanager
