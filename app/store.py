@@ -152,22 +152,15 @@ return missing
 """
 CURSORS_AT_ONCE = 1_000
 
-# A snapshot exists from here on, unless the log is another by now (-1), or there is one (0). A log
-# that is still to begin is that of a namespace into which everything is restored; and an entry
-# before the floor was trimmed, not lost.
+# A snapshot exists from here on, unless the log is another by now or has not got its entry (-1), or
+# there is one (0). Not even if that was trimmed: no start goes on from there, and in a store that
+# forgets it may never have been. A log still to begin is one into which everything is restored.
 _FINISH = """
 if (redis.call('GET', KEYS[1]) or '0') ~= ARGV[1] then return -1 end
 local id = ARGV[2]
-local function parts(cursor)
-  local ms, seq = string.match(cursor, '^(%d+)-(%d+)$')
-  return tonumber(ms), tonumber(seq)
-end
-local ms, seq = parts(id)
-local floor_ms, floor_seq = parts(redis.call('GET', KEYS[4]) or '0-0')
-local is_trimmed = ms < floor_ms or (ms == floor_ms and seq < floor_seq)
-if not is_trimmed and redis.call('EXISTS', KEYS[3]) == 1
+if redis.call('EXISTS', KEYS[3]) == 1
     and #redis.call('XRANGE', KEYS[3], id, id, 'COUNT', 1) == 0 then return -1 end
-for i = 5, #KEYS do redis.call('PERSIST', KEYS[i]) end
+for i = 4, #KEYS do redis.call('PERSIST', KEYS[i]) end
 return redis.call('HSETNX', KEYS[2], ARGV[2], ARGV[3])
 """
 
@@ -959,15 +952,15 @@ class SnapshotWriter:
         """
         record = orjson.dumps({"manifest": manifest, "chunks": self._keys})
         store = self._store
-        keys = (store._epoch_key, self._manifests, store._log, store._floor, *self._keys)
+        keys = (store._epoch_key, self._manifests, store._log, *self._keys)
         values = (self._epoch, manifest["id"], record)
         done = await self._store._ask("EVAL", _FINISH, len(keys), *keys, *values)
         if done != 1:
             await self.abandon()
         if done == -1:
             raise Conflict(
-                f"the log has been replaced, or has lost the entry {manifest['id']}, while the"
-                " snapshot was written"
+                f"the log has been replaced, or has no entry {manifest['id']} any more, since the"
+                " snapshot was begun"
             )
         return bool(done)
 

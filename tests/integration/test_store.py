@@ -222,10 +222,19 @@ async def test_namespaces_do_not_see_each_other(store_url: str, open_store: Open
 async def test_a_snapshot_stands_in_its_log(store: Store, raw: Any) -> None:
     """Of an entry that the log has lost, or never had, there is no snapshot, nor a chunk."""
     await store.append([(b"a", "")])
-    with pytest.raises(Conflict, match="lost the entry 1-1"):
+    with pytest.raises(Conflict, match="no entry 1-1"):
         await store.write_snapshot({"id": "1-1"}, [b"x"])
     assert await store.list_snapshots() == []
     assert not raw.keys("*snapshot:*")
+
+
+async def test_a_snapshot_does_not_come_after_its_entry_was_trimmed(store: Store) -> None:
+    """One that took so long is no use to any start."""
+    first, last = await store.append([(b"a", ""), (b"b", "")])
+    assert await store.trim(last)
+    with pytest.raises(Conflict, match="no entry"):
+        await store.write_snapshot({"id": first}, [b"x"])
+    assert await store.list_snapshots() == []
 
 
 @pytest.mark.parametrize(

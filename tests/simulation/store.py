@@ -506,8 +506,7 @@ class Writing(SnapshotWriter):
         server, snapshot_id = self._client.server, manifest["id"]
 
         def put() -> bool | None:
-            is_trimmed = parse_cursor(snapshot_id) < parse_cursor(server.data.floor)
-            if server.data.log and not is_trimmed and not server.data.has(snapshot_id):
+            if server.data.log and not server.data.has(snapshot_id):
                 return None
             if snapshot_id in server.data.snapshots:
                 return False
@@ -517,7 +516,7 @@ class Writing(SnapshotWriter):
 
         [is_first] = await self._client._send(put)
         if is_first is None:
-            raise Conflict(f"the log has lost the entry {snapshot_id}")
+            raise Conflict(f"the log has no entry {snapshot_id}")
         return bool(is_first)
 
     async def abandon(self) -> None:
