@@ -19,13 +19,23 @@ import orjson
 from app import archive, events, snapshot
 from app.archive import Archive
 from app.engine import Engine, begun
-from app.errors import Conflict, LogTrimmed, NotFound
+from app.errors import Conflict, LogTrimmed, NotFound, StoreUnavailable
 from app.events import Command, Entry, Record, UserDelete
 from app.identity import Identity, is_named
 from app.keeper import read_engine, read_snapshot
 from app.settings import Settings
 from app.snapshot import Chunks, Manifest
-from app.store import BEGINNING, END, Cursor, Rewrite, Store, StoredEntry, following, parse_cursor
+from app.store import (
+    BEGINNING,
+    END,
+    Cursor,
+    Rewrite,
+    Store,
+    StoredEntry,
+    following,
+    insist,
+    parse_cursor,
+)
 from learners.ids import State
 
 logger = logging.getLogger(__name__)
@@ -78,7 +88,10 @@ class Forgetting:
         self._states: dict[str, tuple[Manifest, Chunks]] = {}
 
     async def run(self) -> Forgotten:
-        """Do it, and return what was done. Nothing has changed where it raises."""
+        """Do it, and return what was done.
+
+        Nothing has changed where it raises, unless it says what is left to do.
+        """
         rewrite = self._store.rewrite()
         try:
             await self._identify()
@@ -92,7 +105,13 @@ class Forgetting:
         except BaseException:
             await rewrite.abandon()
             raise
-        await self._clear()
+        try:
+            await self._clear()
+        except (StoreUnavailable, OSError) as error:
+            raise StoreUnavailable(
+                f"the log is without {self._user_id!r} by now, and all snapshots are; quarantine,"
+                f" archive or the store's files may still have the user, as {error}: do it again"
+            ) from None
         return Forgotten(start.is_exact, self._n_records, cursor, hashes)
 
     # -- the log ------------------------------------------------------------------------------
@@ -236,7 +255,7 @@ class Forgetting:
 
     async def _clear(self) -> None:
         """Delete what quarantine, archive and the store's own files have of the user."""
-        await self._store.rewrite_quarantine(self._is_others)
+        await insist(self._clear_quarantine)
         settings = self._settings
         if settings.archive_dir:
             folder = Path(settings.archive_dir)
@@ -244,8 +263,11 @@ class Forgetting:
                 archive.rewrite, folder, settings.namespace, self._without_archived
             )
         await asyncio.sleep(SETTLED_S)
+        await insist(self._clear_quarantine)
+        await insist(self._store.compact)
+
+    async def _clear_quarantine(self) -> None:
         await self._store.rewrite_quarantine(self._is_others)
-        await self._store.compact()
 
     def _without_archived(self, stored: StoredEntry) -> StoredEntry:
         entry = events.decode(stored.payload)

@@ -405,8 +405,8 @@ class Ingest:
             return
         try:
             await self._server.ensure_running()
-        except (SettingsError, StoreUnavailable) as error:
-            logger.error("the embedded store cannot be restarted: %s", error.message)
+        except (SettingsError, StoreUnavailable, OSError) as error:
+            logger.error("the embedded store cannot be restarted: %s", error)
 
     async def _read_once(self) -> None:
         if not self.is_store_up or self.store.is_new:

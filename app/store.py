@@ -27,9 +27,9 @@ import contextlib
 import logging
 import re
 import secrets
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import orjson
 from redis.exceptions import ConnectionError as NotConnected
@@ -73,6 +73,8 @@ FSYNC_WAIT_SHARE = 0.8
 LOOK_AGAIN_S = 0.5
 # Redis's own default is half a minute until a primary counts as down.
 START_WAIT_S = 60.0
+
+T = TypeVar("T")
 RETRY_S = 0.2
 
 Cursor = str
@@ -188,19 +190,31 @@ redis.call('XTRIM', KEYS[2], 'MINID', '=', ARGV[1])
 return 1
 """
 
-# A rewritten log takes the place of the log, if nothing has been added to that meanwhile (0).
+# A rewritten log takes the place of the log, if nothing has been added to that meanwhile (0), nor a
+# snapshot of it; with all chunks of the old ones deleted, as nothing tells of them from here on.
 _SWAP = """
 if (redis.call('GET', KEYS[5]) or '0') ~= ARGV[1] then
   return redis.error_reply('the log has been rewritten by another')
 end
 local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)
 if #last == 0 or last[1][1] ~= ARGV[2] then return 0 end
+local is_known = {}
+for i = 3, #ARGV do is_known[ARGV[i]] = true end
+for _, id in ipairs(redis.call('HKEYS', KEYS[3])) do
+  if not is_known[id] then return 0 end
+end
 redis.call('PERSIST', KEYS[2])
 redis.call('RENAME', KEYS[2], KEYS[1])
 redis.call('PERSIST', KEYS[4])
 redis.call('RENAME', KEYS[4], KEYS[3])
 redis.call('SET', KEYS[5], ARGV[1] + 1)
+for i = 6, #KEYS do redis.call('UNLINK', KEYS[i]) end
 return 1
+"""
+
+_ABANDON = """
+if redis.call('EXISTS', KEYS[1]) == 0 then return end
+for i = 1, #KEYS do redis.call('UNLINK', KEYS[i]) end
 """
 
 _SWAP_QUARANTINE = """
@@ -937,12 +951,12 @@ class SnapshotWriter:
         self._epoch = store.epoch
         # Several may write one snapshot at the same time: each has chunks of its own.
         self._prefix = f"{store._chunks}:{snapshot_id}:{secrets.token_hex(4)}"
-        self._keys: list[str] = []
+        self.keys: list[str] = []
 
     async def add(self, chunk: bytes) -> None:
         """Write the next chunk; it goes by itself unless a manifest follows."""
-        key = f"{self._prefix}:{len(self._keys)}"
-        self._keys.append(key)
+        key = f"{self._prefix}:{len(self.keys)}"
+        self.keys.append(key)
         await self._store._ask("SET", key, chunk, "EX", UNFINISHED_CHUNK_TTL_S)
 
     async def finish(self, manifest: dict[str, Any]) -> bool:
@@ -950,9 +964,9 @@ class SnapshotWriter:
 
         Raises Conflict where the log that it is of has been replaced.
         """
-        record = orjson.dumps({"manifest": manifest, "chunks": self._keys})
+        record = orjson.dumps({"manifest": manifest, "chunks": self.keys})
         store = self._store
-        keys = (store._epoch_key, self._manifests, store._log, *self._keys)
+        keys = (store._epoch_key, self._manifests, store._log, *self.keys)
         values = (self._epoch, manifest["id"], record)
         done = await self._store._ask("EVAL", _FINISH, len(keys), *keys, *values)
         if done != 1:
@@ -966,9 +980,22 @@ class SnapshotWriter:
 
     async def abandon(self) -> None:
         """Take back what was written; what cannot be reached expires."""
-        if self._keys:
+        if self.keys:
             with contextlib.suppress(StoreUnavailable):
-                await self._store._ask("UNLINK", *self._keys)
+                await self._store._ask("UNLINK", *self.keys)
+
+
+async def insist(step: Callable[[], Awaitable[T]]) -> T:
+    """Do what may be done twice, again and again until the store answers, within a minute."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + START_WAIT_S
+    while True:
+        try:
+            return await step()
+        except StoreUnavailable:
+            if loop.time() > deadline:
+                raise
+        await asyncio.sleep(RETRY_S)
 
 
 class Rewrite:
@@ -983,6 +1010,7 @@ class Rewrite:
         self._epoch = store.epoch
         self._log = f"{store._log}:next:{token}"
         self._manifests = f"{store._manifests}:next:{token}"
+        self._writer: SnapshotWriter | None = None
 
     async def add(self, entries: Sequence[StoredEntry]) -> None:
         """Append entries under their own cursors."""
@@ -997,29 +1025,41 @@ class Rewrite:
 
     def snapshot_writer(self, snapshot_id: str) -> SnapshotWriter:
         """Return what takes the one snapshot that comes with it."""
-        return SnapshotWriter(self._store, snapshot_id, self._manifests)
+        self._writer = SnapshotWriter(self._store, snapshot_id, self._manifests)
+        return self._writer
 
     async def replace(self, last: Cursor) -> bool:
         """Take the log's place, its snapshots' too; tell whether it did.
 
-        It does not if the log has gone on after `last`. Every replica then reads the new one.
+        It does not if the log has gone on after `last`, or somebody has just written a snapshot.
+        Every replica then reads the new one.
         """
         store = self._store
         records = await store._ask("HGETALL", store._manifests)
-        keys = (store._log, self._log, store._manifests, self._manifests, store._epoch_key)
-        if not await store._ask("EVAL", _SWAP, len(keys), *keys, self._epoch, last):
-            return False
+        found = [_read_record(name.decode(), record) for name, record in records.items()]
+        chunks = [key for one in found if one is not None for key in one[1]]
+        mine = (self._log, store._manifests, self._manifests, store._epoch_key)
+        keys = (store._log, *mine, *chunks)
+        try:
+            if not await store._ask("EVAL", _SWAP, len(keys), *keys, self._epoch, last, *records):
+                return False
+        except StoreUnavailable:
+            if not await self._has_replaced():
+                raise
         await store.join_epoch()
-        for name, record in records.items():
-            found = _read_record(name.decode(), record)
-            if found is not None and found[1]:
-                await store._ask("UNLINK", *found[1])
         return True
 
+    async def _has_replaced(self) -> bool:
+        """Tell whether this is the log by now: where the answer to that was lost."""
+        commands = [("EXISTS", self._log), ("GET", self._store._epoch_key)]
+        is_there, epoch = await insist(lambda: self._store._ask_all(commands))
+        return not is_there and int(epoch or 0) == int(self._epoch) + 1
+
     async def abandon(self) -> None:
-        """Leave the log as it is."""
+        """Leave the log as it is; where nobody could tell whether it was replaced, leave it so."""
+        keys = [self._log, self._manifests, *(self._writer.keys if self._writer else ())]
         with contextlib.suppress(StoreUnavailable):
-            await self._store._ask("UNLINK", self._log, self._manifests)
+            await self._store._ask("EVAL", _ABANDON, len(keys), *keys)
 
 
 def quarantine_id(cursor: Cursor, index: int) -> str:
