@@ -192,12 +192,18 @@ return 1
 
 # A rewritten log takes the place of the log, if nothing has been added to that meanwhile (0), nor a
 # snapshot of it; with all chunks of the old ones deleted, as nothing tells of them from here on.
+# It has every entry that the log has, if with fewer records: else it was lost on the way, wholly,
+# and begun anew by what was added last.
 _SWAP = """
 if (redis.call('GET', KEYS[5]) or '0') ~= ARGV[1] then
   return redis.error_reply('the log has been rewritten by another')
 end
 local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)
 if #last == 0 or last[1][1] ~= ARGV[2] then return 0 end
+if redis.call('XLEN', KEYS[2]) < redis.call('XLEN', KEYS[1]) then
+  return redis.error_reply('the copy of the log is not whole any more: a server that is short of'
+    .. ' memory may evict it')
+end
 local is_known = {}
 for i = 3, #ARGV do is_known[ARGV[i]] = true end
 for _, id in ipairs(redis.call('HKEYS', KEYS[3])) do

@@ -1,0 +1,98 @@
+"""Somebody is forgotten exactly while services, other commands and the server go on as they do."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import redis
+
+from app import forgetting
+from app.engine import Engine
+from app.errors import StoreUnavailable
+from app.forgetting import Forgetting
+from app.ingest import Ingest
+from app.settings import Settings
+from app.store import Cursor, Rewrite, Store
+from tests.factories import SMALL, mixed
+from tests.integration.conftest import OpenStore
+from tests.integration.service import batches
+
+pytestmark = pytest.mark.anyio
+
+WHO = "u1"
+LOG, SNAPSHOTS = "sluice:{test}:log", "sluice:{test}:snapshots"
+
+
+@pytest.fixture
+def url(start_external: Callable[..., str], valkey_server: Any) -> str:
+    """A store that is nobody's own."""
+    return start_external(valkey_server, "--appendonly", "yes")
+
+
+@pytest.fixture(autouse=True)
+def _settles_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forgetting, "SETTLED_S", 0.3)
+
+
+def settings(url: str, **others: Any) -> Settings:
+    """Return the settings of small replicas."""
+    return Settings(**{**SMALL, "redis_url": url, "namespace": "test", **others})
+
+
+@asynccontextmanager
+async def running(store: Store, given: Settings, *, n: int = 200) -> AsyncIterator[Ingest]:
+    """Follow a log of so many events, as a service does."""
+    ingest = Ingest(store, given)
+    await ingest.start()
+    try:
+        for batch in batches(mixed(n), 20):
+            await ingest.submit(batch, arrival_ms=10**13)
+        yield ingest
+    finally:
+        await ingest.stop()
+
+
+class Interrupted(Forgetting):
+    """A forgetting in which others have their turn: when all is learned, before each swap."""
+
+    def __init__(self, store: Store, given: Settings, user_id: str = WHO) -> None:
+        super().__init__(store, given, user_id)
+        self.on_learned: Callable[[Rewrite], Awaitable[Any]] = _nothing
+        self.on_copied: Callable[[Rewrite], Awaitable[Any]] = _nothing
+
+    async def _write_snapshot(self, rewrite: Rewrite, engine: Engine) -> None:
+        await super()._write_snapshot(rewrite, engine)
+        await self.on_learned(rewrite)
+
+    async def _copy(self, rewrite: Rewrite, after: Cursor) -> Cursor:
+        last = await super()._copy(rewrite, after)
+        await self.on_copied(rewrite)
+        return last
+
+
+async def _nothing(rewrite: Rewrite) -> None:
+    pass
+
+
+async def test_a_copy_that_the_server_has_evicted_takes_the_place_of_nothing(
+    open_store: OpenStore, url: str
+) -> None:
+    """A server that is short of memory may drop what is to expire; the log stays."""
+    store, other = await open_store(url), await open_store(url)
+    async with running(store, settings(url)) as ingest:
+        with redis.Redis.from_url(url) as raw:
+            before = raw.xrange(LOG)
+
+            async def evict(rewrite: Rewrite) -> None:
+                raw.delete(rewrite._log)
+                await ingest.submit(mixed(220)[200:], arrival_ms=10**13)
+
+            doing = Interrupted(other, settings(url))
+            doing.on_learned = evict
+            with pytest.raises(StoreUnavailable, match="not whole"):
+                await doing.run()
+            assert raw.xrange(LOG)[: len(before)] == before
+            assert not raw.keys("*:next:*")
