@@ -193,7 +193,8 @@ return 1
 # A rewritten log takes the place of the log, if nothing has been added to that meanwhile (0), nor a
 # snapshot of it; with all chunks of the old ones deleted, as nothing tells of them from here on.
 # It has every entry that the log has, if with fewer records: else it was lost on the way, wholly,
-# and begun anew by what was added last.
+# and begun anew by what was added last. The log may have been trimmed meanwhile, behind snapshots
+# that are gone now: the new one has what comes after its own.
 _SWAP = """
 if (redis.call('GET', KEYS[5]) or '0') ~= ARGV[1] then
   return redis.error_reply('the log has been rewritten by another')
@@ -214,7 +215,16 @@ redis.call('RENAME', KEYS[2], KEYS[1])
 redis.call('PERSIST', KEYS[4])
 redis.call('RENAME', KEYS[4], KEYS[3])
 redis.call('SET', KEYS[5], ARGV[1] + 1)
-for i = 6, #KEYS do redis.call('UNLINK', KEYS[i]) end
+local function parts(cursor)
+  local ms, seq = string.match(cursor, '^(%d+)-(%d+)$')
+  return tonumber(ms), tonumber(seq)
+end
+for _, id in ipairs(redis.call('HKEYS', KEYS[3])) do
+  local ms, seq = parts(id)
+  local floor_ms, floor_seq = parts(redis.call('GET', KEYS[6]) or '0-0')
+  if ms < floor_ms or (ms == floor_ms and seq < floor_seq) then redis.call('SET', KEYS[6], id) end
+end
+for i = 7, #KEYS do redis.call('UNLINK', KEYS[i]) end
 return 1
 """
 
@@ -1044,7 +1054,7 @@ class Rewrite:
         records = await store._ask("HGETALL", store._manifests)
         found = [_read_record(name.decode(), record) for name, record in records.items()]
         chunks = [key for one in found if one is not None for key in one[1]]
-        mine = (self._log, store._manifests, self._manifests, store._epoch_key)
+        mine = (self._log, store._manifests, self._manifests, store._epoch_key, store._floor)
         keys = (store._log, *mine, *chunks)
         try:
             if not await store._ask("EVAL", _SWAP, len(keys), *keys, self._epoch, last, *records):

@@ -96,3 +96,32 @@ async def test_a_copy_that_the_server_has_evicted_takes_the_place_of_nothing(
                 await doing.run()
             assert raw.xrange(LOG)[: len(before)] == before
             assert not raw.keys("*:next:*")
+
+
+async def test_a_log_that_is_trimmed_just_before_it_is_replaced(
+    open_store: OpenStore, url: str
+) -> None:
+    """Services go on, and start, from the snapshot that there is, though it is from before that."""
+    given = settings(url, snapshots_keep=1)
+    store, other = await open_store(url), await open_store(url)
+    async with running(store, given) as ingest:
+        doing = Interrupted(other, given)
+
+        async def go_on(rewrite: Rewrite) -> None:
+            await ingest.submit(mixed(220)[200:], arrival_ms=10**13)
+            doing.on_copied = trim
+
+        async def trim(rewrite: Rewrite) -> None:
+            doing.on_copied = _nothing
+            await ingest.keeper.write()
+
+        doing.on_learned = go_on
+        done = await doing.run()
+        assert [manifest["id"] for manifest in await other.list_snapshots()] == [done.cursor]
+        assert await other.continues(done.cursor)
+        await ingest.submit(mixed(240)[220:], arrival_ms=10**13)
+        assert ingest.stopped is None
+        hashes = ingest.engine.hashes()
+    async with running(await open_store(url), given, n=0) as ingest:
+        assert ingest.engine.hashes() == hashes
+        await ingest.submit(mixed(260)[240:], arrival_ms=10**13)
