@@ -350,7 +350,7 @@ class Keeper:
                 manifest["state_bytes"] / 2**20,
                 time.perf_counter() - job.began,
             )
-            await self._forget_old(job.restored)
+            await self._forget_old(job)
         return manifest
 
     @asynccontextmanager
@@ -415,8 +415,9 @@ class Keeper:
             raise Conflict("the log has been rewritten while the snapshot was made")
         return manifest
 
-    async def _forget_old(self, restored: dict[str, str]) -> None:
+    async def _forget_old(self, job: _Job) -> None:
         """Keep the newest, those that a command in the log restores, and what these build on."""
+        restored = job.restored
         manifests = {m["id"]: m for m in await self._store.list_snapshots() if _is_known(m)}
         good = [snapshot_id for snapshot_id in manifests if snapshot_id not in self._refused_ids]
         newest = good[-self._settings.snapshots_keep :]
@@ -435,7 +436,10 @@ class Keeper:
                 continue
             # It may be pinned for a command which is further on in the log than we are: asked only
             # now, as to archive and to trim takes a while.
-            if not await self._store.delete_snapshot(snapshot_id, even_pinned=False):
+            is_gone = await self._store.delete_snapshot(
+                snapshot_id, even_pinned=False, epoch=job.epoch
+            )
+            if not is_gone:
                 kept |= _with_bases({snapshot_id}, manifests)
 
 

@@ -166,12 +166,16 @@ for i = 4, #KEYS do redis.call('PERSIST', KEYS[i]) end
 return redis.call('HSETNX', KEYS[2], ARGV[2], ARGV[3])
 """
 
-# In one step: whoever pins a snapshot and then finds it there can rely on it.
+# In one step: whoever pins a snapshot and then finds it there can rely on it, and whoever dies
+# leaves no chunk that nothing tells of. None of another log, which may have one of that name (0),
+# nor another one than was looked at (-1).
 _DELETE = """
-if ARGV[2] ~= '1' and redis.call('EXISTS', KEYS[2]) == 1 then return {1, ''} end
-local record = redis.call('HGET', KEYS[1], ARGV[1]) or ''
+if (redis.call('GET', KEYS[3]) or '0') ~= ARGV[3] then return 0 end
+if ARGV[2] ~= '1' and redis.call('EXISTS', KEYS[2]) == 1 then return 0 end
+if (redis.call('HGET', KEYS[1], ARGV[1]) or '') ~= ARGV[4] then return -1 end
 redis.call('HDEL', KEYS[1], ARGV[1])
-return {0, record}
+for i = 4, #KEYS do redis.call('UNLINK', KEYS[i]) end
+return 1
 """
 
 # The floor first: a reader may then be refused too early, but never misses an entry. And never
@@ -731,16 +735,22 @@ class Store:
             raise SnapshotRefused(f"snapshot {snapshot_id}: its manifest cannot be read")
         return found
 
-    async def delete_snapshot(self, snapshot_id: str, *, even_pinned: bool = True) -> bool:
-        """Delete a snapshot, if it is there; tell whether it is gone."""
-        keys = (self._manifests, f"{self._pins}:{snapshot_id}")
-        # The manifest first, so that nobody sees a snapshot without its chunks.
-        delete = ("EVAL", _DELETE, len(keys), *keys, snapshot_id, int(even_pinned))
-        is_pinned, record = await self._ask(*delete)
-        found = _read_record(snapshot_id, record) if record else None
-        if found is not None and found[1]:
-            await self._ask("UNLINK", *found[1])
-        return not is_pinned
+    async def delete_snapshot(
+        self, snapshot_id: str, *, even_pinned: bool = True, epoch: bytes | None = None
+    ) -> bool:
+        """Delete a snapshot of the log of an epoch (ours), if it is there; tell whether it is gone.
+
+        It is not where it is pinned, or where there is another log by now.
+        """
+        names = (self._manifests, f"{self._pins}:{snapshot_id}", self._epoch_key)
+        values = (snapshot_id, int(even_pinned), self.epoch if epoch is None else epoch)
+        while True:
+            record = await self._ask("HGET", self._manifests, snapshot_id)
+            found = _read_record(snapshot_id, record) if record else None
+            keys = (*names, *(found[1] if found is not None else ()))
+            done = await self._ask("EVAL", _DELETE, len(keys), *keys, *values, record or b"")
+            if done >= 0:
+                return bool(done)
 
     async def pin_snapshot(self, snapshot_id: str) -> None:
         """Keep a snapshot from being deleted until a command that restores it is applied.

@@ -32,7 +32,6 @@ EXPECTED = {
     "EVAL log:floor",
     "XTRIM quarantine",
     "EVAL snapshots",
-    "UNLINK snapshot",
 }
 MOMENTS: tuple[Moment, ...] = ("before", "done")
 # Nothing is half done at the beginning of a connection, nor when a replica says that it is there.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 import redis
 
-from app import forgetting
+from app import archive, forgetting
 from app.engine import Engine
 from app.errors import StoreUnavailable
 from app.forgetting import Forgetting
@@ -125,3 +126,32 @@ async def test_a_log_that_is_trimmed_just_before_it_is_replaced(
     async with running(await open_store(url), given, n=0) as ingest:
         assert ingest.engine.hashes() == hashes
         await ingest.submit(mixed(260)[240:], arrival_ms=10**13)
+
+
+async def test_the_old_ones_are_deleted_while_the_log_is_replaced(
+    open_store: OpenStore, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The new log's snapshot stays, though there was one of its name, which was to go."""
+    given = settings(url, snapshots_keep=1)
+    store, other = await open_store(url), await open_store(url)
+    async with running(store, given) as ingest:
+        await ingest.keeper.write()
+        doing = Interrupted(other, given)
+        is_trimming, go_on = asyncio.Event(), asyncio.Event()
+        writing: list[asyncio.Task[Any]] = []
+
+        async def keep(*_: Any) -> bool:
+            is_trimming.set()
+            return await go_on.wait()
+
+        async def write(rewrite: Rewrite) -> None:
+            await ingest.submit(mixed(220)[200:], arrival_ms=10**13)
+            monkeypatch.setattr(archive, "keep", keep)
+            writing.append(asyncio.create_task(ingest.keeper.write()))
+            await is_trimming.wait()
+
+        doing.on_learned = write
+        done = await doing.run()
+        go_on.set()
+        await writing[0]
+        assert [manifest["id"] for manifest in await other.list_snapshots()] == [done.cursor]

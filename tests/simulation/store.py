@@ -457,7 +457,9 @@ class Client(Store):
             [again] = await self._send(snapshots)
             yield chunk if again is not None else None
 
-    async def delete_snapshot(self, snapshot_id: str, *, even_pinned: bool = True) -> bool:
+    async def delete_snapshot(
+        self, snapshot_id: str, *, even_pinned: bool = True, epoch: bytes | None = None
+    ) -> bool:
         """Delete a snapshot; nothing is pinned: no history restores."""
         server = self.server
 
