@@ -21,6 +21,7 @@ from app.cost import APPENDING, LEARNING, Mark, Meter
 from app.embedded import EmbeddedServer
 from app.engine import TUNABLE, Engine, Outcome, begun, changed_fields, shown_setting
 from app.errors import (
+    Conflict,
     Delayed,
     Diverged,
     LogRewritten,
@@ -173,6 +174,7 @@ class Ingest:
             await self._catch_up()
             await self._agree_on_settings()
         except LogRewritten:
+            self._unwritten_quarantine.clear()
             await self.store.join_epoch()
             return None
         except LogTrimmed as error:
@@ -266,11 +268,15 @@ class Ingest:
     async def whole(self) -> AsyncIterator[Engine]:
         """Lend the engine between two entries, with what it set aside written.
 
-        Raises LogStopped where the log stopped, perhaps in the middle of an entry.
+        Raises LogStopped where the log stopped, perhaps in the middle of an entry, and Conflict
+        where there is another log, which is read next.
         """
         async with self._whole_entries:
             self._refuse_if_stopped()
-            await self._flush_quarantine()
+            try:
+                await self._flush_quarantine()
+            except LogRewritten as error:
+                raise Conflict(f"{error.message}: try again in a second") from None
             yield self.engine
 
     async def hashes(self) -> dict[str, str]:

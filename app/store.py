@@ -237,6 +237,18 @@ if redis.call('EXISTS', KEYS[1]) == 0 then return end
 for i = 1, #KEYS do redis.call('UNLINK', KEYS[i]) end
 """
 
+# All or none, as for every script, where the server is out of memory. What is taken or passed was
+# written by another replica, or by us before a replay.
+_QUARANTINE = """
+if (redis.call('GET', KEYS[2]) or '0') ~= ARGV[1] then return 0 end
+for i = 3, #ARGV, 2 do
+  local done = redis.pcall(
+    'XADD', KEYS[1], 'MAXLEN', '~', ARGV[2], ARGV[i], 'e', ARGV[i + 1])
+  if done.err and not string.find(done.err, 'equal or smaller', 1, true) then return done end
+end
+return 1
+"""
+
 _SWAP_QUARANTINE = """
 local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)
 if #last == 0 or last[1][1] ~= ARGV[1] then return 0 end
@@ -780,16 +792,16 @@ class Store:
         """Keep records (log cursor, index in the entry, payload), each once whoever else does it.
 
         They must come in log order, and again after a StoreUnavailable: a later one that has been
-        written shuts out all before it.
+        written shuts out all before it. Raises LogRewritten when the log is another one now.
         """
-        most = self._settings.quarantine_keep
-        xadd = ("XADD", self._quarantine, "MAXLEN", "~", most)
-        commands = [(*xadd, quarantine_id(cursor, i), "e", data) for cursor, i, data in records]
-        async with self._asking():
-            # A transaction, so that a server out of memory refuses all of them.
-            replies = await self._replies(commands, transaction=True)
-            # Its id is taken or passed: another replica, or we before a replay, wrote it.
-            raise_first([reply for reply in replies if not _is_passed(reply)])
+        if not records:
+            return
+        ids = [quarantine_id(cursor, index) for cursor, index, _ in records]
+        fields = [field for id_, record in zip(ids, records) for field in (id_, record[2])]
+        values = (self.epoch, self._settings.quarantine_keep, *fields)
+        keys = (self._quarantine, self._epoch_key)
+        if not await self._ask("EVAL", _QUARANTINE, len(keys), *keys, *values):
+            raise LogRewritten("the log has been rewritten, without somebody who was forgotten")
 
     async def rewrite_quarantine(self, is_kept: Callable[[bytes], bool]) -> None:
         """Leave out the records whose payload is not to be kept.
@@ -850,17 +862,13 @@ class Store:
         async with self._asking():
             return await self._redis.execute_command(*command)
 
-    async def _ask_all(
-        self, commands: Sequence[tuple[Any, ...]], *, transaction: bool = False
-    ) -> list[Any]:
+    async def _ask_all(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
         async with self._asking():
-            return raise_first(await self._replies(commands, transaction=transaction))
+            return raise_first(await self._replies(commands))
 
-    async def _replies(
-        self, commands: Sequence[tuple[Any, ...]], *, transaction: bool = False
-    ) -> list[Any]:
+    async def _replies(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
         """Return the reply to each command, in one round trip; a refusal is a reply, too."""
-        pipe = self._redis.pipeline(transaction=transaction)
+        pipe = self._redis.pipeline(transaction=False)
         for command in commands:
             pipe.execute_command(*command)
         # redis-py's own raise_on_error puts the command, payload and all, into its message.
@@ -1107,8 +1115,3 @@ def _read_record(snapshot_id: str, record: bytes) -> tuple[dict[str, Any], list[
     if is_ours and manifest.get("id") == snapshot_id and all(isinstance(k, str) for k in keys):
         return manifest, keys
     return None
-
-
-def _is_passed(reply: Any) -> bool:
-    """Tell whether an append was refused because its cursor is not after the last one."""
-    return isinstance(reply, RedisError) and "equal or smaller" in str(reply)

@@ -10,15 +10,17 @@ from typing import Any
 import pytest
 import redis
 
-from app import archive, forgetting
+from app import archive, events, forgetting
 from app.engine import Engine
 from app.errors import StoreUnavailable
+from app.events import Entry, Malformed
 from app.forgetting import Forgetting
+from app.identity import is_named
 from app.ingest import Ingest
 from app.settings import Settings
 from app.store import Cursor, Rewrite, Store
 from tests.factories import SMALL, mixed
-from tests.integration.conftest import OpenStore
+from tests.integration.conftest import Eventually, OpenStore
 from tests.integration.service import batches
 
 pytestmark = pytest.mark.anyio
@@ -155,3 +157,21 @@ async def test_the_old_ones_are_deleted_while_the_log_is_replaced(
         go_on.set()
         await writing[0]
         assert [manifest["id"] for manifest in await other.list_snapshots()] == [done.cursor]
+
+
+async def test_what_was_set_aside_of_the_old_log_is_not_written_any_more(
+    open_store: OpenStore, url: str, eventually: Eventually
+) -> None:
+    """Not even by a service that has been at one entry, or out of reach, for all of that time."""
+    given = settings(url)
+    store, other = await open_store(url), await open_store(url)
+    async with running(store, given) as ingest:
+        odd = Malformed("schema", "no item", "e", f"{{'user_id': '{WHO}'}}")
+        async with ingest.whole():
+            await other.append([(events.encode(Entry([odd], 10**13)), "")])
+            await asyncio.sleep(0.5)  # by now it is read, and waits to be applied
+            await Forgetting(other, given, WHO).run()
+        await eventually(lambda: store.epoch == b"1")
+        await ingest.submit(mixed(220)[200:], arrival_ms=10**13)
+        for _, payload in await other.list_quarantine(1_000):
+            assert not is_named(WHO, payload.decode())
