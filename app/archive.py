@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 
 from app import events
-from app.errors import ArchiveRefused, LogTrimmed
+from app.errors import ArchiveRefused, LogRewritten, LogTrimmed
 from app.settings import Settings
 from app.store import BEGINNING, END, Cursor, Store, StoredEntry, following, parse_cursor
 
@@ -125,6 +125,8 @@ async def keep(
     try:
         await _Keeping(store, folder, settings.namespace, file_rows).run(before)
         return True
+    except LogRewritten as error:
+        logger.info("nothing is archived, and the log is not trimmed: %s", error)
     except LogTrimmed as error:
         logger.info("another replica has archived and trimmed the log meanwhile: %s", error)
     except (OSError, ArchiveRefused) as error:  # Arrow's own errors in writing are the first, too
@@ -144,6 +146,7 @@ class _Keeping:
         self._store = store
         self._folder = folder
         self._namespace = namespace
+        self._epoch = store.epoch
 
     async def run(self, before: Cursor) -> None:
         """Write what is in no file yet, file by file."""
@@ -205,7 +208,11 @@ class _Keeping:
                 first = following(last)
             about = {"next": await self._after(last) or before, "begins": str(begins).lower()}
             name = f"{self._namespace}.{file.first}.{last}.parquet"
-            await asyncio.to_thread(file.finish, name, about)
+            await asyncio.to_thread(file.finish, about)
+            # Whoever forgets somebody looks at the files some time after that.
+            if await self._store.find_epoch() != self._epoch:
+                raise LogRewritten("the log has been rewritten, without somebody who was forgotten")
+            await asyncio.to_thread(file.place, name)
         finally:
             await asyncio.to_thread(file.abandon)
         logger.info("archived %d records of the log as %s", file.n_rows, name)
@@ -267,14 +274,17 @@ class _File:
         self._writer.write_table(table, row_group_size=max(1, len(self._rows)))
         self._rows, self._n_bytes = [], 0
 
-    def finish(self, name: str, about: dict[str, str]) -> None:
-        """Put the file in its place, on disk, with what it says of itself."""
+    def finish(self, about: dict[str, str]) -> None:
+        """End the file, with what it says of itself, and have it on disk."""
         if self._rows:
             self._write_group()
         metadata = {"format": str(FORMAT)} | about
         self._writer.add_key_value_metadata({_PREFIX + k: v for k, v in metadata.items()})
         self._writer.close()
         _sync(self._path)
+
+    def place(self, name: str) -> None:
+        """Put the file in its place, for good."""
         self._path.replace(self._folder / name)
         _sync(self._folder)
 
@@ -327,7 +337,8 @@ def rewrite(folder: Path, namespace: str, change: Callable[[StoredEntry], Stored
         try:
             while page := [change(stored) for stored in islice(entries, MAX_PAGE_ENTRIES)]:
                 file.take(page)
-            file.finish(found.path.name, found.about())
+            file.finish(found.about())
+            file.place(found.path.name)
         finally:
             file.abandon()
 

@@ -256,13 +256,13 @@ class Forgetting:
     async def _clear(self) -> None:
         """Delete what quarantine, archive and the store's own files have of the user."""
         await insist(self._clear_quarantine)
+        await asyncio.sleep(SETTLED_S)
         settings = self._settings
         if settings.archive_dir:
             folder = Path(settings.archive_dir)
             await asyncio.to_thread(
                 archive.rewrite, folder, settings.namespace, self._without_archived
             )
-        await asyncio.sleep(SETTLED_S)
         await insist(self._clear_quarantine)
         await insist(self._store.compact)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -175,3 +176,39 @@ async def test_what_was_set_aside_of_the_old_log_is_not_written_any_more(
         await ingest.submit(mixed(220)[200:], arrival_ms=10**13)
         for _, payload in await other.list_quarantine(1_000):
             assert not is_named(WHO, payload.decode())
+
+
+@pytest.mark.parametrize("step", ["_after", "_first"])
+async def test_a_file_of_the_archive_that_is_written_meanwhile(
+    open_store: OpenStore,
+    url: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    eventually: Eventually,
+    step: str,
+) -> None:
+    """It is given up if it is of the old log, and written of the new one the next time."""
+    given = settings(url, archive_dir=str(tmp_path))
+    store, other = await open_store(url), await open_store(url)
+    is_on, go_on = asyncio.Event(), asyncio.Event()
+    usual = getattr(archive._Keeping, step)
+
+    async def held_up(*args: Any) -> Any:
+        found = await usual(*args)
+        is_on.set()
+        await go_on.wait()
+        return found
+
+    async with running(store, given) as ingest:
+        monkeypatch.setattr(archive._Keeping, step, held_up)
+        keeping = asyncio.create_task(archive.keep(store, given, ingest.engine.cursor))
+        await is_on.wait()
+        await Forgetting(other, given, WHO).run()
+        go_on.set()
+        assert not await keeping
+        assert not archive.files(tmp_path)
+        await eventually(lambda: store.epoch == b"1")
+        assert await archive.keep(store, given, ingest.engine.cursor)
+        kept = [entry for file in archive.files(tmp_path) for entry in file.entries()]
+        assert kept
+        assert not any(is_named(WHO, entry.payload.decode()) for entry in kept)
