@@ -118,7 +118,6 @@ class Forgetting:
 
     async def _identify(self) -> None:
         """Find out which ids were the user's, before they were merged."""
-        await asyncio.to_thread(self._identify_archived)
         end = await self._store.last_cursor()
         first = await self._store.first_cursor() or BEGINNING
         while page := await self._store.read_between(first, END, count=PAGE):
@@ -126,6 +125,8 @@ class Forgetting:
                 self._identity.note(stored.payload, parse_cursor(stored.cursor))
             first = following(page[-1].cursor)
             self._on_progress("looking for ids", page[-1].cursor, end)
+        # Only then: what is trimmed from the log is in the archive before.
+        await asyncio.to_thread(self._identify_archived)
 
     def _identify_archived(self) -> None:
         settings = self._settings

@@ -14,13 +14,13 @@ import redis
 from app import archive, events, forgetting
 from app.engine import Engine
 from app.errors import StoreUnavailable
-from app.events import Entry, Malformed
+from app.events import Entry, Malformed, UserMerge
 from app.forgetting import Forgetting
 from app.identity import is_named
 from app.ingest import Ingest
 from app.settings import Settings
 from app.store import Cursor, Rewrite, Store
-from tests.factories import SMALL, mixed
+from tests.factories import SMALL, click, mixed
 from tests.integration.conftest import Eventually, OpenStore
 from tests.integration.service import batches
 
@@ -212,3 +212,27 @@ async def test_a_file_of_the_archive_that_is_written_meanwhile(
         kept = [entry for file in archive.files(tmp_path) for entry in file.entries()]
         assert kept
         assert not any(is_named(WHO, entry.payload.decode()) for entry in kept)
+
+
+async def test_what_is_archived_while_the_ids_are_looked_for(
+    open_store: OpenStore, url: str, tmp_path: Path
+) -> None:
+    """All ids that were merged into the user are found, though the log is trimmed meanwhile."""
+    given = settings(url, archive_dir=str(tmp_path), snapshots_keep=1)
+    store, other = await open_store(url), await open_store(url)
+    async with running(store, given) as ingest:
+        merge = [click("before-login", "i1"), UserMerge(WHO, "before-login")]
+        await ingest.submit(merge, arrival_ms=10**13)
+        await ingest.submit(mixed(220)[200:], arrival_ms=10**13)
+        doing, loop = Forgetting(other, given, WHO), asyncio.get_running_loop()
+        usual = doing._identify_archived
+
+        def identify() -> None:
+            usual()
+            asyncio.run_coroutine_threadsafe(ingest.keeper.write(), loop).result(20)
+
+        doing._identify_archived = identify  # type: ignore[method-assign]
+        await doing.run()
+        kept = [entry for file in archive.files(tmp_path) for entry in file.entries()]
+        assert kept
+        assert not any(is_named("before-login", entry.payload.decode()) for entry in kept)
