@@ -19,7 +19,7 @@ import orjson
 from app import archive, events, snapshot
 from app.archive import Archive
 from app.engine import Engine, begun
-from app.errors import Conflict, LogTrimmed, NotFound, StoreUnavailable
+from app.errors import Conflict, LogTrimmed, NotFound, SluiceError, StoreUnavailable
 from app.events import Command, Entry, Record, UserDelete
 from app.identity import Identity, is_named
 from app.keeper import read_engine, read_snapshot
@@ -107,11 +107,21 @@ class Forgetting:
             raise
         try:
             await self._clear()
-        except (StoreUnavailable, OSError) as error:
+            epoch = await insist(self._store.find_epoch)
+        except (SluiceError, OSError) as error:
+            # The log, without the user, tells nobody any more which ids were theirs.
+            others = [repr(id_) for id_ in self._identity.ids if id_ != self._user_id]
+            also = f", and for {', '.join(others)}, merged into the user" if others else ""
             raise StoreUnavailable(
                 f"the log is without {self._user_id!r} by now, and all snapshots are; quarantine,"
-                f" archive or the store's files may still have the user, as {error}: do it again"
+                f" archive or the store's files may still have the user, as {error}: do it"
+                f" again{also}"
             ) from None
+        if int(epoch) < int(self._store.epoch):
+            raise Conflict(
+                f"the store has lost the log without {self._user_id!r}, and has the one from before"
+                " again, as another server has taken its place: do it again"
+            )
         return Forgotten(start.is_exact, self._n_records, cursor, hashes)
 
     # -- the log ------------------------------------------------------------------------------

@@ -1080,14 +1080,24 @@ class Rewrite:
         except StoreUnavailable:
             if not await self._has_replaced():
                 raise
-        await store.join_epoch()
+        # Not asked for: whatever came in between, an answer that is lost must not look like none.
+        store.epoch = self._next_epoch
         return True
+
+    @property
+    def _next_epoch(self) -> bytes:
+        return b"%d" % (int(self._epoch) + 1)
 
     async def _has_replaced(self) -> bool:
         """Tell whether this is the log by now: where the answer to that was lost."""
         commands = [("EXISTS", self._log), ("GET", self._store._epoch_key)]
-        is_there, epoch = await insist(lambda: self._store._ask_all(commands))
-        return not is_there and int(epoch or 0) == int(self._epoch) + 1
+        try:
+            is_there, epoch = await insist(lambda: self._store._ask_all(commands))
+        except StoreUnavailable as error:
+            raise StoreUnavailable(
+                f"nobody can tell whether the log was replaced, as {error}: do it again"
+            ) from None
+        return not is_there and epoch == self._next_epoch
 
     async def abandon(self) -> None:
         """Leave the log as it is; where nobody could tell whether it was replaced, leave it so."""

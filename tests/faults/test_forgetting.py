@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from app.errors import StoreUnavailable
+from app import archive, events, forgetting
+from app.errors import ArchiveRefused, Conflict, StoreUnavailable
+from app.events import Entry, UserMerge
 from app.forgetting import Forgetting
 from app.ingest import Ingest
 from app.settings import Settings
@@ -29,15 +32,28 @@ def anyio_backend() -> str:
 
 
 @pytest.fixture
-def proxy() -> Iterator[Proxy]:
+def server() -> Iterator[Server]:
+    """A store with files of its own."""
+    made = Server().start()
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture
+def proxy(server: Server) -> Iterator[Proxy]:
     """A store behind something that loses answers."""
-    server = Server().start()
     made = Proxy(server.socket)
     try:
         yield made
     finally:
         made.close()
-        server.close()
+
+
+@pytest.fixture(autouse=True)
+def _settles_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forgetting, "SETTLED_S", 0.3)
 
 
 def settings(proxy: Proxy, folder: Path) -> Settings:
@@ -63,6 +79,7 @@ async def learn(url: str, settings: Settings) -> None:
     [
         ("EVAL log", "before"),
         ("EVAL log", "done"),
+        ("GET epoch", "done"),
         ("EVAL quarantine", "done"),
         ("BGREWRITEAOF", "done"),
         ("INFO", "before"),
@@ -93,4 +110,51 @@ async def test_an_answer_that_is_lost(
     chunks = await raw.keys("sluice:{test}:snapshot:*")
     assert all(chunk.decode() in records[0].decode() for chunk in chunks)
     assert not [key for key in await raw.keys() if b":next:" in key]
+    await store.close()
+
+
+async def test_a_server_that_has_lost_the_new_log_comes_in_between(
+    server: Server, proxy: Proxy, tmp_path: Path
+) -> None:
+    """Nobody is told that the user is gone, and another time they are."""
+    given = settings(proxy, tmp_path)
+    await learn(proxy.url, given)
+    before = tmp_path / "before"
+    files = server.folder / "appendonlydir"
+    shutil.copytree(files, before)
+
+    def fall_back() -> None:
+        server.kill()
+        shutil.rmtree(files)
+        shutil.copytree(before, files)
+        server.start()
+
+    proxy.trap = Trap("EVAL quarantine", "before", fall_back)
+    store = Store(proxy.url, given)
+    await store.open()
+    with pytest.raises(Conflict, match="lost the log without 'u1'"):
+        await Forgetting(store, given, WHO).run()
+    await store.join_epoch()
+    assert (await Forgetting(store, given, WHO).run()).is_exact
+    await store.close()
+
+
+async def test_what_is_left_is_told(
+    proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where a file of the archive cannot be read; with all ids that were the user's."""
+    given = settings(proxy, tmp_path)
+    await learn(proxy.url, given)
+    store = Store(proxy.url, given)
+    await store.open()
+    merge = Entry([UserMerge(WHO, "before-login")], 10**13)
+    await store.append([(events.encode(merge), "")])
+
+    def refuse(*_: Any) -> None:
+        raise ArchiveRefused("it cannot be read")
+
+    monkeypatch.setattr(archive, "rewrite", refuse)
+    with pytest.raises(StoreUnavailable, match="do it again, and for 'before-login'"):
+        await Forgetting(store, given, WHO).run()
+    assert await store.find_epoch() == b"1"
     await store.close()
