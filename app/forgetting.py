@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,6 +85,7 @@ class Forgetting:
         self._identity = Identity(user_id)
         self._on_progress = on_progress
         self._n_records = 0
+        self._swapped_at = 0.0  # or later
         self._restored: set[str] = set()
         self._states: dict[str, tuple[Manifest, Chunks]] = {}
 
@@ -100,8 +102,10 @@ class Forgetting:
             engine = await self._rebuild(rewrite, start)
             await self._write_snapshot(rewrite, engine)
             hashes, cursor = engine.hashes(), engine.cursor
+            self._swapped_at = time.monotonic()
             while not await rewrite.replace(last):
                 last = await self._copy(rewrite, last)
+                self._swapped_at = time.monotonic()
         except BaseException:
             await rewrite.abandon()
             raise
@@ -275,6 +279,7 @@ class Forgetting:
                 archive.rewrite, folder, settings.namespace, self._without_archived
             )
         await insist(self._clear_quarantine)
+        await insist(lambda: self._store.sweep(lambda: time.monotonic() - self._swapped_at))
         await insist(self._store.compact)
 
     async def _clear_quarantine(self) -> None:

@@ -8,7 +8,8 @@ after every failure.
     sluice:{<namespace>}:log              stream   entries: e = payload, t = tag; no TTL, trimmed
     sluice:{<namespace>}:log:floor        string   cursor below which the log has been trimmed
     sluice:{<namespace>}:epoch            string   how often the log has been rewritten
-    sluice:{<namespace>}:log:next:<token>, sluice:{<namespace>}:snapshots:next:<token>
+    sluice:{<namespace>}:log:next:<epoch>:<token>,
+    sluice:{<namespace>}:snapshots:next:<epoch>:<token>
                                           as log and snapshots, which they may replace; expire
     sluice:{<namespace>}:snapshots        hash     id -> manifest; a snapshot exists once it is here
     sluice:{<namespace>}:snapshot:<id>:<writer>:<i>
@@ -157,13 +158,19 @@ CURSORS_AT_ONCE = 1_000
 # A snapshot exists from here on, unless the log is another by now or has not got its entry (-1), or
 # there is one (0). Not even if that was trimmed: no start goes on from there, and in a store that
 # forgets it may never have been. A log still to begin is one into which everything is restored.
+# That of a log in the making expires as that does.
 _FINISH = """
 if (redis.call('GET', KEYS[1]) or '0') ~= ARGV[1] then return -1 end
 local id = ARGV[2]
 if redis.call('EXISTS', KEYS[3]) == 1
     and #redis.call('XRANGE', KEYS[3], id, id, 'COUNT', 1) == 0 then return -1 end
-for i = 4, #KEYS do redis.call('PERSIST', KEYS[i]) end
-return redis.call('HSETNX', KEYS[2], ARGV[2], ARGV[3])
+if redis.call('HSETNX', KEYS[2], id, ARGV[3]) == 0 then return 0 end
+local is_for_good = ARGV[4] == '0'
+if not is_for_good then redis.call('EXPIRE', KEYS[2], ARGV[4]) end
+for i = 4, #KEYS do
+  if is_for_good then redis.call('PERSIST', KEYS[i]) else redis.call('EXPIRE', KEYS[i], ARGV[4]) end
+end
+return 1
 """
 
 # In one step: whoever pins a snapshot and then finds it there can rely on it, and whoever dies
@@ -205,12 +212,16 @@ if (redis.call('GET', KEYS[5]) or '0') ~= ARGV[1] then
 end
 local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)
 if #last == 0 or last[1][1] ~= ARGV[2] then return 0 end
-if redis.call('XLEN', KEYS[2]) < redis.call('XLEN', KEYS[1]) then
+local n_mine = 6 + ARGV[3]
+local is_whole = redis.call('XLEN', KEYS[2]) >= redis.call('XLEN', KEYS[1])
+  and redis.call('EXISTS', KEYS[4]) == 1
+for i = 7, n_mine do is_whole = is_whole and redis.call('EXISTS', KEYS[i]) == 1 end
+if not is_whole then
   return redis.error_reply('the copy of the log is not whole any more: a server that is short of'
     .. ' memory may evict it')
 end
 local is_known = {}
-for i = 3, #ARGV do is_known[ARGV[i]] = true end
+for i = 4, #ARGV do is_known[ARGV[i]] = true end
 for _, id in ipairs(redis.call('HKEYS', KEYS[3])) do
   if not is_known[id] then return 0 end
 end
@@ -228,7 +239,8 @@ for _, id in ipairs(redis.call('HKEYS', KEYS[3])) do
   local floor_ms, floor_seq = parts(redis.call('GET', KEYS[6]) or '0-0')
   if ms < floor_ms or (ms == floor_ms and seq < floor_seq) then redis.call('SET', KEYS[6], id) end
 end
-for i = 7, #KEYS do redis.call('UNLINK', KEYS[i]) end
+for i = 7, n_mine do redis.call('PERSIST', KEYS[i]) end
+for i = n_mine + 1, #KEYS do redis.call('UNLINK', KEYS[i]) end
 return 1
 """
 
@@ -308,6 +320,7 @@ class Store:
         self._settings = settings
         self._waits_for_fsync = False
         prefix = f"sluice:{{{settings.namespace}}}"
+        self._prefix = prefix
         self._log = f"{prefix}:log"
         self._floor = f"{prefix}:log:floor"
         self._epoch_key = f"{prefix}:epoch"
@@ -764,6 +777,36 @@ class Store:
             if done >= 0:
                 return bool(done)
 
+    async def sweep(self, age_s: Callable[[], float]) -> None:
+        """Delete what was left of the logs before this one by processes that died.
+
+        That is what was to take their place, and chunks: those that no manifest names, though they
+        stay, and those written before this log was there, which is `age_s` old by now at most.
+        """
+        found, cursor = set[bytes](), 0
+        while True:
+            cursor, keys = await self._ask("SCAN", cursor, "MATCH", f"{self._prefix}:*")
+            chunks = [key for key in keys if key.startswith(self._chunks.encode() + b":")]
+            ttls_ms = await self._ask_all([("PTTL", key) for key in chunks]) if chunks else []
+            age_ms = age_s() * 1_000
+            found |= {key for key, ttl in zip(chunks, ttls_ms) if _is_older(ttl, age_ms)}
+            found |= {key for key in keys if self._is_of_older(key)}
+            if not cursor:
+                break
+        records = await self._ask("HGETALL", self._manifests)
+        named = [_read_record(name.decode(), record) for name, record in records.items()]
+        found -= {key.encode() for one in named if one is not None for key in one[1]}
+        for key in found:
+            await self._ask("UNLINK", key)
+
+    def _is_of_older(self, key: bytes) -> bool:
+        """Tell whether a key is what was to replace a log before ours, or its snapshots."""
+        for name in (self._log, self._manifests):
+            epoch = key.removeprefix(f"{name}:next:".encode()).partition(b":")[0]
+            if key.startswith(f"{name}:next:".encode()) and epoch.isdigit():
+                return int(epoch) < int(self.epoch)
+        return False
+
     async def pin_snapshot(self, snapshot_id: str) -> None:
         """Keep a snapshot from being deleted until a command that restores it is applied.
 
@@ -979,9 +1022,10 @@ def _as_sent(cursor: bytes, fields: list[bytes]) -> StoredEntry:
 class SnapshotWriter:
     """Writes one snapshot: chunks in order, and then the manifest, with which it exists."""
 
-    def __init__(self, store: Store, snapshot_id: str, manifests: str) -> None:
+    def __init__(self, store: Store, snapshot_id: str, manifests: str, *, ttl_s: int = 0) -> None:
         self._store = store
         self._manifests = manifests
+        self._ttl_s = ttl_s
         self._epoch = store.epoch
         # Several may write one snapshot at the same time: each has chunks of its own.
         self._prefix = f"{store._chunks}:{snapshot_id}:{secrets.token_hex(4)}"
@@ -1001,7 +1045,7 @@ class SnapshotWriter:
         record = orjson.dumps({"manifest": manifest, "chunks": self.keys})
         store = self._store
         keys = (store._epoch_key, self._manifests, store._log, *self.keys)
-        values = (self._epoch, manifest["id"], record)
+        values = (self._epoch, manifest["id"], record, self._ttl_s)
         done = await self._store._ask("EVAL", _FINISH, len(keys), *keys, *values)
         if done != 1:
             await self.abandon()
@@ -1039,7 +1083,7 @@ class Rewrite:
     """
 
     def __init__(self, store: Store) -> None:
-        token = secrets.token_hex(8)
+        token = f"{int(store.epoch)}:{secrets.token_hex(8)}"
         self._store = store
         self._epoch = store.epoch
         self._log = f"{store._log}:next:{token}"
@@ -1059,7 +1103,9 @@ class Rewrite:
 
     def snapshot_writer(self, snapshot_id: str) -> SnapshotWriter:
         """Return what takes the one snapshot that comes with it."""
-        self._writer = SnapshotWriter(self._store, snapshot_id, self._manifests)
+        self._writer = SnapshotWriter(
+            self._store, snapshot_id, self._manifests, ttl_s=UNFINISHED_REWRITE_TTL_S
+        )
         return self._writer
 
     async def replace(self, last: Cursor) -> bool:
@@ -1071,11 +1117,13 @@ class Rewrite:
         store = self._store
         records = await store._ask("HGETALL", store._manifests)
         found = [_read_record(name.decode(), record) for name, record in records.items()]
-        chunks = [key for one in found if one is not None for key in one[1]]
-        mine = (self._log, store._manifests, self._manifests, store._epoch_key, store._floor)
-        keys = (store._log, *mine, *chunks)
+        old = [key for one in found if one is not None for key in one[1]]
+        own = self._writer.keys if self._writer else []
+        names = (self._log, store._manifests, self._manifests, store._epoch_key, store._floor)
+        keys = (store._log, *names, *own, *old)
+        values = (self._epoch, last, len(own), *records)
         try:
-            if not await store._ask("EVAL", _SWAP, len(keys), *keys, self._epoch, last, *records):
+            if not await store._ask("EVAL", _SWAP, len(keys), *keys, *values):
                 return False
         except StoreUnavailable:
             if not await self._has_replaced():
@@ -1125,3 +1173,15 @@ def _read_record(snapshot_id: str, record: bytes) -> tuple[dict[str, Any], list[
     if is_ours and manifest.get("id") == snapshot_id and all(isinstance(k, str) for k in keys):
         return manifest, keys
     return None
+
+
+def _is_older(ttl_ms: int, age_ms: float) -> bool:
+    """Tell by how long it will be there whether a chunk is older; that stays counts as such."""
+    if ttl_ms < 0:
+        return ttl_ms == -1
+    whole_s = (
+        UNFINISHED_CHUNK_TTL_S
+        if ttl_ms <= UNFINISHED_CHUNK_TTL_S * 1_000
+        else UNFINISHED_REWRITE_TTL_S
+    )
+    return whole_s * 1_000 - ttl_ms > age_ms

@@ -19,7 +19,7 @@ from app.forgetting import Forgetting
 from app.identity import is_named
 from app.ingest import Ingest
 from app.settings import Settings
-from app.store import Cursor, Rewrite, Store
+from app.store import BEGINNING, Cursor, Rewrite, Store
 from tests.factories import SMALL, click, mixed
 from tests.integration.conftest import Eventually, OpenStore
 from tests.integration.service import batches
@@ -236,3 +236,40 @@ async def test_what_is_archived_while_the_ids_are_looked_for(
         kept = [entry for file in archive.files(tmp_path) for entry in file.entries()]
         assert kept
         assert not any(is_named("before-login", entry.payload.decode()) for entry in kept)
+
+
+async def test_what_others_left_who_were_killed(open_store: OpenStore, url: str) -> None:
+    """Nothing is there of the old log: of another forgetting, of snapshots half written or deleted.
+
+    What is written of the new one meanwhile stays.
+    """
+    given = settings(url)
+    store, other, third = await open_store(url), await open_store(url), await open_store(url)
+    async with running(store, given):
+        killed = Interrupted(other, given, "u2")
+        left = other.rewrite()
+        await killed._identify()
+        await killed._copy(left, BEGINNING)
+        engine = await killed._rebuild(left, await killed._start())
+        await killed._write_snapshot(left, engine)
+        await other.snapshot_writer("1-1").add(b"half")
+        with redis.Redis.from_url(url) as raw:
+            raw.set("sluice:{test}:snapshot:1-1:unnamed:0", b"left")
+            assert all(raw.ttl(key) > 0 for key in raw.keys("*:next:*"))
+            await asyncio.sleep(0.1)
+            doing = Forgetting(third, given, WHO)
+            usual = third.compact
+
+            async def clear() -> None:
+                await third.snapshot_writer("1-2").add(b"new")
+                await third.rewrite().add(await third.read(BEGINNING, block_ms=0, count=1))
+                await third.sweep(lambda: 0.3)
+                await usual()
+
+            third.compact = clear  # type: ignore[method-assign]
+            await doing.run()
+            [record] = raw.hvals(SNAPSHOTS)
+            chunks = [key for key in raw.keys("sluice:{test}:snapshot:*") if key not in record]
+            assert [raw.get(key) for key in chunks] == [b"new"]
+            assert [key.split(b":")[4] for key in raw.keys("*:next:*")] == [b"1"]
+            assert all(raw.ttl(key) == -1 for key in raw.keys("*:snapshot:*") if key in record)
