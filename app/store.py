@@ -263,7 +263,14 @@ return 1
 
 _SWAP_QUARANTINE = """
 local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)
-if #last == 0 or last[1][1] ~= ARGV[1] then return 0 end
+if #last == 0 then
+  redis.call('UNLINK', KEYS[2])
+  return 1
+end
+if last[1][1] ~= ARGV[1] then return 0 end
+if redis.call('XLEN', KEYS[2]) ~= tonumber(ARGV[2]) then
+  return redis.error_reply('the copy of quarantine is not whole any more')
+end
 if redis.call('EXISTS', KEYS[2]) == 0 then
   redis.call('XTRIM', KEYS[1], 'MAXLEN', 0)
   return 1
@@ -852,19 +859,19 @@ class Store:
         The stream is written anew: of an entry that is deleted, a server keeps the bytes.
         """
         copy = f"{self._quarantine}:next:{secrets.token_hex(8)}"
-        last, is_first = BEGINNING, True
+        last, n_kept, is_first = BEGINNING, 0, True
         while True:
             entries = await self._ask("XRANGE", self._quarantine, f"({last}", "+", "COUNT", 1_000)
             kept = [(record_id, f[b"e"]) for record_id, f in entries if is_kept(f[b"e"])]
             commands = [("XADD", copy, record_id, "e", data) for record_id, data in kept]
             await self._ask_all([*commands, ("EXPIRE", copy, UNFINISHED_CHUNK_TTL_S)])
-            last = entries[-1][0].decode() if entries else last
-            if not entries and (is_first or await self._replace_quarantine(copy, last)):
+            last, n_kept = entries[-1][0].decode() if entries else last, n_kept + len(kept)
+            if not entries and (is_first or await self._replace_quarantine(copy, last, n_kept)):
                 return
             is_first = False
 
-    async def _replace_quarantine(self, copy: str, last: str) -> bool:
-        swap = ("EVAL", _SWAP_QUARANTINE, 2, self._quarantine, copy, last)
+    async def _replace_quarantine(self, copy: str, last: str, n_kept: int) -> bool:
+        swap = ("EVAL", _SWAP_QUARANTINE, 2, self._quarantine, copy, last, n_kept)
         return bool(await self._ask(*swap))
 
     async def compact(self) -> None:

@@ -273,3 +273,25 @@ async def test_what_others_left_who_were_killed(open_store: OpenStore, url: str)
             assert [raw.get(key) for key in chunks] == [b"new"]
             assert [key.split(b":")[4] for key in raw.keys("*:next:*")] == [b"1"]
             assert all(raw.ttl(key) == -1 for key in raw.keys("*:snapshot:*") if key in record)
+
+
+async def test_quarantine_is_emptied_while_it_is_written_anew(
+    open_store: OpenStore, url: str
+) -> None:
+    """That ends, though what was there has become too old meanwhile."""
+    store, other = await open_store(url), await open_store(url)
+    await store.append_quarantine([("1-0", i, b"%d" % i) for i in range(3)])
+    looked: list[bytes] = []
+
+    def is_kept(payload: bytes) -> bool:
+        if not looked:
+            with redis.Redis.from_url(url) as raw:
+                raw.xtrim("sluice:{test}:quarantine", maxlen=0, approximate=False)
+        looked.append(payload)
+        return True
+
+    async with asyncio.timeout(5):
+        await other.rewrite_quarantine(is_kept)
+    assert await other.list_quarantine(10) == []
+    await store.append_quarantine([("2-0", 0, b"3")])
+    assert [payload for _, payload in await other.list_quarantine(10)] == [b"3"]
