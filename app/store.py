@@ -875,16 +875,34 @@ class Store:
         return bool(await self._ask(*swap))
 
     async def compact(self) -> None:
-        """Let the server write its files anew, without what was deleted, and wait for it."""
-        info = await self._ask("INFO", "persistence")
-        has_aof = bool(info.get("aof_enabled"))
-        with contextlib.suppress(StoreUnavailable):  # one is on its way, or it is forbidden
-            await self._ask(*(("BGREWRITEAOF",) if has_aof else ("BGSAVE",)))
+        """Let the server write its files anew, without what was deleted, and wait for it.
+
+        One that forbids it does so by itself some time.
+        """
+        info = await self._writing_done()
+        name, status = (
+            ("BGREWRITEAOF", "aof_last_bgrewrite_status")
+            if info.get("aof_enabled")
+            else ("BGSAVE", "rdb_last_bgsave_status")
+        )
+        while True:
+            async with self._asking():
+                [reply] = await self._replies([(name,)])
+            info = await self._writing_done()
+            if not isinstance(reply, RedisError):
+                break
+            if "progress" not in str(reply) and "active" not in str(reply):
+                return
+        if info.get(status) != "ok":
+            raise StoreUnavailable(f"the store at {self._where} could not write its files anew")
+
+    async def _writing_done(self) -> dict[str, Any]:
+        """Return what the server says of its files, once it is not writing them anew."""
         going_on = ("aof_rewrite_in_progress", "aof_rewrite_scheduled", "rdb_bgsave_in_progress")
         while True:
-            info = await self._ask("INFO", "persistence")
+            info: dict[str, Any] = await self._ask("INFO", "persistence")
             if not any(info.get(name) for name in going_on):
-                return
+                return info
             await asyncio.sleep(RETRY_S)
 
     async def list_quarantine(self, n: int, before: str | None = None) -> list[tuple[str, bytes]]:

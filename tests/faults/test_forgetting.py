@@ -81,12 +81,13 @@ async def learn(url: str, settings: Settings) -> None:
         ("EVAL log", "done"),
         ("GET epoch", "done"),
         ("EVAL quarantine", "done"),
+        ("BGREWRITEAOF", "before"),
         ("BGREWRITEAOF", "done"),
         ("INFO", "before"),
     ],
 )
 async def test_an_answer_that_is_lost(
-    proxy: Proxy, tmp_path: Path, step: str, moment: Moment
+    server: Server, proxy: Proxy, tmp_path: Path, step: str, moment: Moment
 ) -> None:
     """Where the logs were swapped, it goes on from there; where not, nothing has changed."""
     given = settings(proxy, tmp_path)
@@ -110,6 +111,7 @@ async def test_an_answer_that_is_lost(
     chunks = await raw.keys("sluice:{test}:snapshot:*")
     assert all(chunk.decode() in records[0].decode() for chunk in chunks)
     assert not [key for key in await raw.keys() if b":next:" in key]
+    assert n_written(server) > 1
     await store.close()
 
 
@@ -158,3 +160,23 @@ async def test_what_is_left_is_told(
         await Forgetting(store, given, WHO).run()
     assert await store.find_epoch() == b"1"
     await store.close()
+
+
+async def test_files_that_are_being_written_anew_already(server: Server, proxy: Proxy) -> None:
+    """They may have what has been deleted since: they are written once more."""
+    store = Store(proxy.url, settings(proxy, server.folder))
+    await store.open()
+    with server.client() as raw:
+        for i in range(20):
+            raw.set(f"k{i}", "")
+        raw.config_set("rdb-key-save-delay", 20_000)
+        raw.bgrewriteaof()
+        await store.compact()
+    assert n_written(server) == 3
+    await store.close()
+
+
+def n_written(server: Server) -> int:
+    """Return how often a server has written its file: anew, but for once."""
+    [base] = server.folder.rglob("appendonly*.base.*")
+    return int(base.name.split(".")[2])
