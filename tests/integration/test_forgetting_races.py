@@ -14,7 +14,7 @@ import redis
 from app import archive, events, forgetting
 from app.engine import Engine
 from app.errors import StoreUnavailable
-from app.events import Entry, Malformed, UserMerge
+from app.events import Entry, Malformed, Record, UserMerge
 from app.forgetting import Forgetting
 from app.identity import is_named
 from app.ingest import Ingest
@@ -221,7 +221,7 @@ async def test_what_is_archived_while_the_ids_are_looked_for(
     given = settings(url, archive_dir=str(tmp_path), snapshots_keep=1)
     store, other = await open_store(url), await open_store(url)
     async with running(store, given) as ingest:
-        merge = [click("before-login", "i1"), UserMerge(WHO, "before-login")]
+        merge: list[Record] = [click("before-login", "i1"), UserMerge(WHO, "before-login")]
         await ingest.submit(merge, arrival_ms=10**13)
         await ingest.submit(mixed(220)[200:], arrival_ms=10**13)
         doing, loop = Forgetting(other, given, WHO), asyncio.get_running_loop()
