@@ -509,6 +509,11 @@ class Ingest:
         if isinstance(error, LogRewritten):  # what is held of the old one must not come back
             logger.warning("%s; restoring its snapshot", error.message)
             self._unwritten_quarantine.clear()
+            try:
+                await self._count_lost()
+            except StoreUnavailable:
+                self.is_store_up = False
+                return
             await self._reload()
             return
         try:

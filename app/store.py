@@ -113,13 +113,16 @@ end
 return cursors
 """
 
+# Into a log without somebody goes nothing of the one before; into that again, where a store has
+# forgotten the new one, it does.
 _APPEND_AGAIN = """
+if tonumber(redis.call('GET', KEYS[2]) or '0') > tonumber(ARGV[2]) then return -1 end
 local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)
 if (last[1] and last[1][1] or '0-0') ~= ARGV[1] then
   return redis.error_reply('the log does not end at ' .. ARGV[1] .. ' any more')
 end
 local taken = 0
-for i = 2, #ARGV, 3 do
+for i = 3, #ARGV, 3 do
   local done = redis.pcall('XADD', KEYS[1], ARGV[i], 'e', ARGV[i + 1], 't', ARGV[i + 2])
   if not done.err then
     taken = taken + 1
@@ -552,14 +555,17 @@ class Store:
 
         It takes none that it has gone past once, as a log that was cut by hand has. Raises
         StoreUnavailable, with nothing written, where `after` is not its last entry any more:
-        another replica was faster, or it has lost more.
+        another replica was faster, or it has lost more; LogRewritten where the log is a later one.
         """
         fields = [field for e in entries for field in (e.cursor, e.payload, e.tag)]
-        again = ("EVAL", _APPEND_AGAIN, 1, self._log, after, *fields)
+        keys = (self._log, self._epoch_key)
+        again = ("EVAL", _APPEND_AGAIN, len(keys), *keys, after, self.epoch, *fields)
         async with self._asking():
             # Without waiting for replicas: after a failover there may be none for a while, and the
             # next append waits until they have these entries, too.
             [n_taken] = await self._durably([again], 0)
+        if n_taken < 0:
+            raise LogRewritten("the log has been rewritten, without somebody who was forgotten")
         return int(n_taken)
 
     async def _durably(self, commands: list[tuple[Any, ...]], n_replicas: int) -> list[Any]:

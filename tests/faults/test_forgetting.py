@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,13 +14,14 @@ from app import archive, events, forgetting
 from app.errors import ArchiveRefused, Conflict, StoreUnavailable
 from app.events import Entry, UserMerge
 from app.forgetting import Forgetting
+from app.identity import is_named
 from app.ingest import Ingest
 from app.settings import Settings
 from app.store import Store
-from tests.factories import SMALL, mixed
+from tests.factories import SMALL, click, mixed
 from tests.faults.proxy import Moment, Proxy, Trap
 from tests.faults.servers import Server
-from tests.integration.service import batches
+from tests.integration.service import batches, until
 
 pytestmark = pytest.mark.anyio
 WHO = "u1"
@@ -180,3 +182,37 @@ def n_written(server: Server) -> int:
     """Return how often a server has written its file: anew, but for once."""
     [base] = server.folder.rglob("appendonly*.base.*")
     return int(base.name.split(".")[2])
+
+
+async def test_what_a_service_holds_of_the_old_log_does_not_come_back(
+    server: Server, proxy: Proxy, tmp_path: Path
+) -> None:
+    """The server has lost its last entry, and somebody was forgotten before a service returns.
+
+    That says what is lost, and goes on with the new log.
+    """
+    await learn(server.url, settings(proxy, tmp_path))
+    given = settings(proxy, tmp_path)
+    store, other = Store(proxy.url, given), Store(server.url, given)
+    await store.open()
+    ingest = Ingest(store, given)
+    await ingest.start()
+    try:
+        await ingest.submit([click(WHO, "i1")], arrival_ms=10**13)
+        with proxy.broken("refuse"):
+            server.kill()
+            server.forget("XADD")
+            server.start()
+            await other.open()
+            await Forgetting(other, given, WHO).run()
+        await asyncio.to_thread(until, lambda: store.epoch == b"1" and ingest.is_store_up)
+        assert ingest.n_restored == 0
+        assert ingest.n_lost == 1
+        with server.client() as raw:
+            log = raw.xrange("sluice:{test}:log")
+        assert not any(is_named(WHO, fields[b"e"].decode()) for _, fields in log)
+        await ingest.submit(mixed(220)[200:], arrival_ms=10**13)
+    finally:
+        await ingest.stop()
+        await store.close()
+        await other.close()
