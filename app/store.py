@@ -247,6 +247,12 @@ for i = n_mine + 1, #KEYS do redis.call('UNLINK', KEYS[i]) end
 return 1
 """
 
+# The chunks of a snapshot, unless its manifest is there: the answer to that may have been lost.
+_TAKE_BACK = """
+if redis.call('HGET', KEYS[1], ARGV[1]) == ARGV[2] then return end
+for i = 2, #KEYS do redis.call('UNLINK', KEYS[i]) end
+"""
+
 _ABANDON = """
 if redis.call('EXISTS', KEYS[1]) == 0 then return end
 for i = 1, #KEYS do redis.call('UNLINK', KEYS[i]) end
@@ -1057,6 +1063,8 @@ class SnapshotWriter:
         self._store = store
         self._manifests = manifests
         self._ttl_s = ttl_s
+        self._id = snapshot_id
+        self._record = b""
         self._epoch = store.epoch
         # Several may write one snapshot at the same time: each has chunks of its own.
         self._prefix = f"{store._chunks}:{snapshot_id}:{secrets.token_hex(4)}"
@@ -1073,7 +1081,7 @@ class SnapshotWriter:
 
         Raises Conflict where the log that it is of has been replaced.
         """
-        record = orjson.dumps({"manifest": manifest, "chunks": self.keys})
+        record = self._record = orjson.dumps({"manifest": manifest, "chunks": self.keys})
         store = self._store
         keys = (store._epoch_key, self._manifests, store._log, *self.keys)
         values = (self._epoch, manifest["id"], record, self._ttl_s)
@@ -1088,10 +1096,11 @@ class SnapshotWriter:
         return bool(done)
 
     async def abandon(self) -> None:
-        """Take back what was written; what cannot be reached expires."""
+        """Take back what was written, unless it is a snapshot; what cannot be reached expires."""
         if self.keys:
+            keys = (self._manifests, *self.keys)
             with contextlib.suppress(StoreUnavailable):
-                await self._store._ask("UNLINK", *self.keys)
+                await self._store._ask("EVAL", _TAKE_BACK, len(keys), *keys, self._id, self._record)
 
 
 async def insist(step: Callable[[], Awaitable[T]]) -> T:
