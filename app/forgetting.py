@@ -8,6 +8,7 @@ there was, while the service goes on. Then quarantine, archive and the store's f
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -102,24 +103,24 @@ class Forgetting:
             engine = await self._rebuild(rewrite, start)
             await self._write_snapshot(rewrite, engine)
             hashes, cursor = engine.hashes(), engine.cursor
+            # The log, without the user, tells nobody any more which ids were theirs.
+            await self._store.note_forgetting(self._user_id, self._identity.merges())
             self._swapped_at = time.monotonic()
             while not await rewrite.replace(last):
                 last = await self._copy(rewrite, last)
                 self._swapped_at = time.monotonic()
         except BaseException:
-            await rewrite.abandon()
+            if await rewrite.abandon():
+                with contextlib.suppress(StoreUnavailable):
+                    await self._store.end_forgetting(self._user_id)
             raise
         try:
             await self._clear()
             epoch = await insist(self._store.find_epoch)
         except (SluiceError, OSError) as error:
-            # The log, without the user, tells nobody any more which ids were theirs.
-            others = [repr(id_) for id_ in self._identity.ids if id_ != self._user_id]
-            also = f", and for {', '.join(others)}, merged into the user" if others else ""
             raise StoreUnavailable(
                 f"the log is without {self._user_id!r} by now, and all snapshots are; quarantine,"
-                f" archive or the store's files may still have the user, as {error}: do it"
-                f" again{also}"
+                f" archive or the store's files may still have the user, as {error}: do it again"
             ) from None
         if int(epoch) < int(self._store.epoch):
             raise Conflict(
@@ -132,6 +133,8 @@ class Forgetting:
 
     async def _identify(self) -> None:
         """Find out which ids were the user's, before they were merged."""
+        if (noted := await self._store.find_forgetting(self._user_id)) is not None:
+            self._identity.recall(noted)
         end = await self._store.last_cursor()
         first = await self._store.first_cursor() or BEGINNING
         while page := await self._store.read_between(first, END, count=PAGE):
@@ -280,6 +283,7 @@ class Forgetting:
             )
         await insist(self._clear_quarantine)
         await insist(lambda: self._store.sweep(lambda: time.monotonic() - self._swapped_at))
+        await insist(lambda: self._store.end_forgetting(self._user_id))
         await insist(self._store.compact)
 
     async def _clear_quarantine(self) -> None:

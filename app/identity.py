@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 
+import orjson
+
 from app import events
 from app.events import Entry, Record, UserMerge
 
@@ -46,6 +48,22 @@ class Identity:
         self._merges |= merges
         self._spans = self._find()
         return self._spans != before
+
+    def merges(self) -> bytes:
+        """Return the merges that `ids` follow from, as JSON for `recall`."""
+        ids = set(self.ids)
+        known = [
+            (*place, merge.from_id, merge.user_id)
+            for place, merge in sorted(self._merges.items())
+            if not ids.isdisjoint((merge.from_id, merge.user_id))
+        ]
+        return orjson.dumps(known)
+
+    def recall(self, merges: bytes) -> None:
+        """Take note of merges that were known before the log had them no more."""
+        for ms, seq, index, from_id, user_id in orjson.loads(merges):
+            self._merges[ms, seq, index] = UserMerge(user_id, from_id)
+        self._spans = self._find()
 
     def _find(self) -> dict[str, list[tuple[Place, Place]]]:
         """Go back through the merges: before one, an id was whose it was merged into."""

@@ -16,6 +16,7 @@ after every failure.
                                           string   chunk; expires unless its manifest was written
     sluice:{<namespace>}:claim:<id>       string   somebody is writing this snapshot; expires
     sluice:{<namespace>}:pin:<id>         string   a command may restore this snapshot; expires
+    sluice:{<namespace>}:forgetting:<id>  string   who else that was, until all is gone; expires
     sluice:{<namespace>}:quarantine       stream   records: e = payload; a number of them
     sluice:{<namespace>}:replicas         hash     name -> seconds (the server's), what it says
     sluice:{<namespace>}:probe            string   written at open to test the fsync promise
@@ -36,6 +37,7 @@ import orjson
 from redis.exceptions import ConnectionError as NotConnected
 from redis.exceptions import RedisError, WatchError
 
+from app import store_scripts as lua
 from app.errors import (
     Conflict,
     InvalidRequest,
@@ -62,6 +64,8 @@ CLAIM_TTL_S = 5
 PROBE_TTL_S = 60
 # A replica that has not been heard of for so long is no longer listed anywhere.
 FORGOTTEN_S = 60
+# By then whoever was killed while forgetting somebody has been told to do it again.
+FORGETTING_TTL_S = 30 * 86_400
 # Longer than any replica may lag behind a command that it has not seen yet.
 PIN_TTL_S = 86_400
 # A quarantined record's place in its entry takes the last five digits of its id's sequence.
@@ -86,209 +90,8 @@ END: Cursor = f"{MAX_SEQ}-{MAX_SEQ}"
 
 logger = logging.getLogger(__name__)
 
-# What was trimmed is not lost: whoever is that far behind goes on from a snapshot.
-_APPEND = """
-if (redis.call('GET', KEYS[2]) or '0') ~= ARGV[2] then
-  return redis.error_reply('the log has been rewritten; nothing was written')
-end
-local after = ARGV[1]
-local function has(cursor)
-  return #redis.call('XRANGE', KEYS[1], cursor, cursor, 'COUNT', 1) > 0
-end
-local function is_trimmed()
-  local floor = redis.call('GET', KEYS[3])
-  if not floor or not has(floor) then return false end
-  local ms, seq = string.match(after, '^(%d+)-(%d+)$')
-  local floor_ms, floor_seq = string.match(floor, '^(%d+)-(%d+)$')
-  ms, floor_ms = tonumber(ms), tonumber(floor_ms)
-  return ms < floor_ms or (ms == floor_ms and tonumber(seq) < tonumber(floor_seq))
-end
-if after ~= '0-0' and not has(after) and not is_trimmed() then
-  return redis.error_reply('the log has lost the entry ' .. after .. '; nothing was written')
-end
-local cursors = {}
-for i = 3, #ARGV, 2 do
-  cursors[#cursors + 1] = redis.call('XADD', KEYS[1], '*', 'e', ARGV[i], 't', ARGV[i + 1])
-end
-return cursors
-"""
-
-# Into a log without somebody goes nothing of the one before; into that again, where a store has
-# forgotten the new one, it does.
-_APPEND_AGAIN = """
-if tonumber(redis.call('GET', KEYS[2]) or '0') > tonumber(ARGV[2]) then return -1 end
-local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)
-if (last[1] and last[1][1] or '0-0') ~= ARGV[1] then
-  return redis.error_reply('the log does not end at ' .. ARGV[1] .. ' any more')
-end
-local taken = 0
-for i = 3, #ARGV, 3 do
-  local done = redis.pcall('XADD', KEYS[1], ARGV[i], 'e', ARGV[i + 1], 't', ARGV[i + 2])
-  if not done.err then
-    taken = taken + 1
-  elseif not string.find(done.err, 'equal or smaller', 1, true) then
-    return done
-  end
-end
-return taken
-"""
-
-# By the server's clock, as those of replicas differ.
-_ANNOUNCE = """
-local now = redis.call('TIME')
-for _, name in ipairs(redis.call('HKEYS', KEYS[1])) do
-  local told = redis.call('HGET', KEYS[1], name)
-  if tonumber(now[1]) - tonumber(string.match(told, '^%d+')) > tonumber(ARGV[3]) then
-    redis.call('HDEL', KEYS[1], name)
-  end
-end
-local at = now[1] .. '.' .. string.format('%06d', now[2])
-redis.call('HSET', KEYS[1], ARGV[1], at .. ' ' .. ARGV[2])
-"""
-
-# Which of these cursors are not in the log: without the entries, which may be large.
-_MISSING = """
-local missing = {}
-for _, cursor in ipairs(ARGV) do
-  if #redis.call('XRANGE', KEYS[1], cursor, cursor, 'COUNT', 1) == 0 then
-    missing[#missing + 1] = cursor
-  end
-end
-return missing
-"""
+# For which a script looks in one go: others wait meanwhile.
 CURSORS_AT_ONCE = 1_000
-
-# A snapshot exists from here on, unless the log is another by now or has not got its entry (-1), or
-# there is one (0). Not even if that was trimmed: no start goes on from there, and in a store that
-# forgets it may never have been. A log still to begin is one into which everything is restored.
-# That of a log in the making expires as that does.
-_FINISH = """
-if (redis.call('GET', KEYS[1]) or '0') ~= ARGV[1] then return -1 end
-local id = ARGV[2]
-if redis.call('EXISTS', KEYS[3]) == 1
-    and #redis.call('XRANGE', KEYS[3], id, id, 'COUNT', 1) == 0 then return -1 end
-if redis.call('HSETNX', KEYS[2], id, ARGV[3]) == 0 then return 0 end
-local is_for_good = ARGV[4] == '0'
-if not is_for_good then redis.call('EXPIRE', KEYS[2], ARGV[4]) end
-for i = 4, #KEYS do
-  if is_for_good then redis.call('PERSIST', KEYS[i]) else redis.call('EXPIRE', KEYS[i], ARGV[4]) end
-end
-return 1
-"""
-
-# In one step: whoever pins a snapshot and then finds it there can rely on it, and whoever dies
-# leaves no chunk that nothing tells of. None of another log, which may have one of that name (0),
-# nor another one than was looked at (-1).
-_DELETE = """
-if (redis.call('GET', KEYS[3]) or '0') ~= ARGV[3] then return 0 end
-if ARGV[2] ~= '1' and redis.call('EXISTS', KEYS[2]) == 1 then return 0 end
-if (redis.call('HGET', KEYS[1], ARGV[1]) or '') ~= ARGV[4] then return -1 end
-redis.call('HDEL', KEYS[1], ARGV[1])
-for i = 4, #KEYS do redis.call('UNLINK', KEYS[i]) end
-return 1
-"""
-
-# The floor first: a reader may then be refused too early, but never misses an entry. And never
-# down, for whoever comes late: what was trimmed would count as lost.
-_TRIM = """
-if ARGV[2] ~= '' and redis.call('HEXISTS', KEYS[3], ARGV[2]) == 0 then return 0 end
-local function parts(cursor)
-  local ms, seq = string.match(cursor, '^(%d+)-(%d+)$')
-  return tonumber(ms), tonumber(seq)
-end
-local ms, seq = parts(ARGV[1])
-local floor_ms, floor_seq = parts(redis.call('GET', KEYS[1]) or '0-0')
-if ms < floor_ms or (ms == floor_ms and seq < floor_seq) then return 0 end
-redis.call('SET', KEYS[1], ARGV[1])
-redis.call('XTRIM', KEYS[2], 'MINID', '=', ARGV[1])
-return 1
-"""
-
-# A rewritten log takes the place of the log, if nothing has been added to that meanwhile (0), nor a
-# snapshot of it; with all chunks of the old ones deleted, as nothing tells of them from here on.
-# It has every entry that the log has, if with fewer records: else it was lost on the way, wholly,
-# and begun anew by what was added last. The log may have been trimmed meanwhile, behind snapshots
-# that are gone now: the new one has what comes after its own.
-_SWAP = """
-if (redis.call('GET', KEYS[5]) or '0') ~= ARGV[1] then
-  return redis.error_reply('the log has been rewritten by another')
-end
-local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)
-if #last == 0 or last[1][1] ~= ARGV[2] then return 0 end
-local n_mine = 6 + ARGV[3]
-local is_whole = redis.call('XLEN', KEYS[2]) >= redis.call('XLEN', KEYS[1])
-  and redis.call('EXISTS', KEYS[4]) == 1
-for i = 7, n_mine do is_whole = is_whole and redis.call('EXISTS', KEYS[i]) == 1 end
-if not is_whole then
-  return redis.error_reply('the copy of the log is not whole any more: a server that is short of'
-    .. ' memory may evict it')
-end
-local is_known = {}
-for i = 4, #ARGV do is_known[ARGV[i]] = true end
-for _, id in ipairs(redis.call('HKEYS', KEYS[3])) do
-  if not is_known[id] then return 0 end
-end
-redis.call('PERSIST', KEYS[2])
-redis.call('RENAME', KEYS[2], KEYS[1])
-redis.call('PERSIST', KEYS[4])
-redis.call('RENAME', KEYS[4], KEYS[3])
-redis.call('SET', KEYS[5], ARGV[1] + 1)
-local function parts(cursor)
-  local ms, seq = string.match(cursor, '^(%d+)-(%d+)$')
-  return tonumber(ms), tonumber(seq)
-end
-for _, id in ipairs(redis.call('HKEYS', KEYS[3])) do
-  local ms, seq = parts(id)
-  local floor_ms, floor_seq = parts(redis.call('GET', KEYS[6]) or '0-0')
-  if ms < floor_ms or (ms == floor_ms and seq < floor_seq) then redis.call('SET', KEYS[6], id) end
-end
-for i = 7, n_mine do redis.call('PERSIST', KEYS[i]) end
-for i = n_mine + 1, #KEYS do redis.call('UNLINK', KEYS[i]) end
-return 1
-"""
-
-# The chunks of a snapshot, unless its manifest is there: the answer to that may have been lost.
-_TAKE_BACK = """
-if redis.call('HGET', KEYS[1], ARGV[1]) == ARGV[2] then return end
-for i = 2, #KEYS do redis.call('UNLINK', KEYS[i]) end
-"""
-
-_ABANDON = """
-if redis.call('EXISTS', KEYS[1]) == 0 then return end
-for i = 1, #KEYS do redis.call('UNLINK', KEYS[i]) end
-"""
-
-# All or none, as for every script, where the server is out of memory. What is taken or passed was
-# written by another replica, or by us before a replay.
-_QUARANTINE = """
-if (redis.call('GET', KEYS[2]) or '0') ~= ARGV[1] then return 0 end
-for i = 3, #ARGV, 2 do
-  local done = redis.pcall(
-    'XADD', KEYS[1], 'MAXLEN', '~', ARGV[2], ARGV[i], 'e', ARGV[i + 1])
-  if done.err and not string.find(done.err, 'equal or smaller', 1, true) then return done end
-end
-return 1
-"""
-
-_SWAP_QUARANTINE = """
-local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)
-if #last == 0 then
-  redis.call('UNLINK', KEYS[2])
-  return 1
-end
-if last[1][1] ~= ARGV[1] then return 0 end
-if redis.call('XLEN', KEYS[2]) ~= tonumber(ARGV[2]) then
-  return redis.error_reply('the copy of quarantine is not whole any more')
-end
-if redis.call('EXISTS', KEYS[2]) == 0 then
-  redis.call('XTRIM', KEYS[1], 'MAXLEN', 0)
-  return 1
-end
-redis.call('PERSIST', KEYS[2])
-redis.call('XSETID', KEYS[2], ARGV[1])
-redis.call('RENAME', KEYS[2], KEYS[1])
-return 1
-"""
 # Not \d, which knows digits that are not ASCII.
 _CURSOR = re.compile("([0-9]{1,20})-([0-9]{1,20})")
 _IS_CLOSED = "the handler is closed"
@@ -340,6 +143,7 @@ class Store:
         self._log = f"{prefix}:log"
         self._floor = f"{prefix}:log:floor"
         self._epoch_key = f"{prefix}:epoch"
+        self._forgetting = f"{prefix}:forgetting"
         # Which log is read and appended to: another one has another epoch.
         self.epoch = b"0"
         self._manifests = f"{prefix}:snapshots"
@@ -543,7 +347,7 @@ class Store:
         # Check and append are one step of the server. Nothing less will do: a connection is opened
         # again without a word, perhaps to a server that has just come back with less.
         keys = (self._log, self._epoch_key, self._floor)
-        append = ("EVAL", _APPEND, len(keys), *keys, after, self.epoch, *fields)
+        append = ("EVAL", lua.APPEND, len(keys), *keys, after, self.epoch, *fields)
         async with self._asking():
             if self.is_new:
                 raise NothingWritten(
@@ -565,7 +369,7 @@ class Store:
         """
         fields = [field for e in entries for field in (e.cursor, e.payload, e.tag)]
         keys = (self._log, self._epoch_key)
-        again = ("EVAL", _APPEND_AGAIN, len(keys), *keys, after, self.epoch, *fields)
+        again = ("EVAL", lua.APPEND_AGAIN, len(keys), *keys, after, self.epoch, *fields)
         async with self._asking():
             # Without waiting for replicas: after a failover there may be none for a while, and the
             # next append waits until they have these entries, too.
@@ -654,7 +458,7 @@ class Store:
         found: list[Cursor] = []
         for start in range(0, len(asked), CURSORS_AT_ONCE):
             part = asked[start : start + CURSORS_AT_ONCE]
-            found += [c.decode() for c in await self._ask("EVAL", _MISSING, 1, self._log, *part)]
+            found += [c.decode() for c in await self._ask("EVAL", lua.MISSING, 1, self._log, *part)]
         return found
 
     async def continues(self, cursor: Cursor) -> bool:
@@ -680,7 +484,7 @@ class Store:
         """
         parse_cursor(before)
         keys = (self._floor, self._log, self._manifests)
-        return bool(await self._ask("EVAL", _TRIM, len(keys), *keys, before, snapshot_id or ""))
+        return bool(await self._ask("EVAL", lua.TRIM, len(keys), *keys, before, snapshot_id or ""))
 
     async def seed(self, cursor: Cursor, payload: bytes) -> None:
         """Begin an empty log with an entry at this very cursor, which becomes its floor.
@@ -792,9 +596,22 @@ class Store:
             record = await self._ask("HGET", self._manifests, snapshot_id)
             found = _read_record(snapshot_id, record) if record else None
             keys = (*names, *(found[1] if found is not None else ()))
-            done = await self._ask("EVAL", _DELETE, len(keys), *keys, *values, record or b"")
+            done = await self._ask("EVAL", lua.DELETE, len(keys), *keys, *values, record or b"")
             if done >= 0:
                 return bool(done)
+
+    async def note_forgetting(self, user_id: str, note: bytes) -> None:
+        """Keep what is known of somebody who is being forgotten, for whoever has to do it again."""
+        await self._ask("SET", f"{self._forgetting}:{user_id}", note, "EX", FORGETTING_TTL_S)
+
+    async def find_forgetting(self, user_id: str) -> bytes | None:
+        """Return what was known of somebody whose forgetting did not come to its end."""
+        found: bytes | None = await self._ask("GET", f"{self._forgetting}:{user_id}")
+        return found
+
+    async def end_forgetting(self, user_id: str) -> None:
+        """Keep nothing of somebody any more."""
+        await self._ask("UNLINK", f"{self._forgetting}:{user_id}")
 
     async def sweep(self, age_s: Callable[[], float]) -> None:
         """Delete what was left of the logs before this one by processes that died.
@@ -837,7 +654,7 @@ class Store:
 
     async def announce(self, name: str, about: bytes) -> None:
         """Say that a replica is there; those that have not said so for long are dropped."""
-        await self._ask("EVAL", _ANNOUNCE, 1, self._replicas, name, about, FORGOTTEN_S)
+        await self._ask("EVAL", lua.ANNOUNCE, 1, self._replicas, name, about, FORGOTTEN_S)
 
     async def withdraw(self, name: str) -> None:
         """Say that a replica has gone."""
@@ -862,7 +679,7 @@ class Store:
         fields = [field for id_, record in zip(ids, records) for field in (id_, record[2])]
         values = (self.epoch, self._settings.quarantine_keep, *fields)
         keys = (self._quarantine, self._epoch_key)
-        if not await self._ask("EVAL", _QUARANTINE, len(keys), *keys, *values):
+        if not await self._ask("EVAL", lua.QUARANTINE, len(keys), *keys, *values):
             raise LogRewritten("the log has been rewritten, without somebody who was forgotten")
 
     async def rewrite_quarantine(self, is_kept: Callable[[bytes], bool]) -> None:
@@ -883,7 +700,7 @@ class Store:
             is_first = False
 
     async def _replace_quarantine(self, copy: str, last: str, n_kept: int) -> bool:
-        swap = ("EVAL", _SWAP_QUARANTINE, 2, self._quarantine, copy, last, n_kept)
+        swap = ("EVAL", lua.SWAP_QUARANTINE, 2, self._quarantine, copy, last, n_kept)
         return bool(await self._ask(*swap))
 
     async def compact(self) -> None:
@@ -1085,7 +902,7 @@ class SnapshotWriter:
         store = self._store
         keys = (store._epoch_key, self._manifests, store._log, *self.keys)
         values = (self._epoch, manifest["id"], record, self._ttl_s)
-        done = await self._store._ask("EVAL", _FINISH, len(keys), *keys, *values)
+        done = await self._store._ask("EVAL", lua.FINISH, len(keys), *keys, *values)
         if done != 1:
             await self.abandon()
         if done == -1:
@@ -1100,7 +917,9 @@ class SnapshotWriter:
         if self.keys:
             keys = (self._manifests, *self.keys)
             with contextlib.suppress(StoreUnavailable):
-                await self._store._ask("EVAL", _TAKE_BACK, len(keys), *keys, self._id, self._record)
+                await self._store._ask(
+                    "EVAL", lua.TAKE_BACK, len(keys), *keys, self._id, self._record
+                )
 
 
 async def insist(step: Callable[[], Awaitable[T]]) -> T:
@@ -1163,7 +982,7 @@ class Rewrite:
         keys = (store._log, *names, *own, *old)
         values = (self._epoch, last, len(own), *records)
         try:
-            if not await store._ask("EVAL", _SWAP, len(keys), *keys, *values):
+            if not await store._ask("EVAL", lua.SWAP, len(keys), *keys, *values):
                 return False
         except StoreUnavailable:
             if not await self._has_replaced():
@@ -1187,11 +1006,15 @@ class Rewrite:
             ) from None
         return not is_there and epoch == self._next_epoch
 
-    async def abandon(self) -> None:
-        """Leave the log as it is; where nobody could tell whether it was replaced, leave it so."""
+    async def abandon(self) -> bool:
+        """Leave the log as it is, and tell whether it is what it was.
+
+        Where nobody could tell whether it was replaced, it stays so.
+        """
         keys = [self._log, self._manifests, *(self._writer.keys if self._writer else ())]
         with contextlib.suppress(StoreUnavailable):
-            await self._store._ask("EVAL", _ABANDON, len(keys), *keys)
+            return bool(await self._store._ask("EVAL", lua.ABANDON, len(keys), *keys))
+        return False
 
 
 def quarantine_id(cursor: Cursor, index: int) -> str:

@@ -51,6 +51,17 @@ def test_a_user_who_was_merged_is_theirs_by_name() -> None:
     assert theirs(found, "x") == list(range(10))
 
 
+def test_what_was_known_is_known_again() -> None:
+    """Once the log has the merges no more, what was kept of them says the same; no others' ids."""
+    merges = (5, "y", "x"), (7, "ben", "z"), (10, "ana", "y"), (15, "ben", "y")
+    before, after = identity("ana", *merges), identity("ana", (18, "ana", "w"))
+    after.recall(before.merges())
+    assert b"z" not in before.merges()
+    assert theirs(after, "w") == list(range(19))
+    for id_ in ("x", "y", "z"):
+        assert theirs(after, id_) == theirs(before, id_)
+
+
 def test_records_about_them_are_left_out() -> None:
     """Events, merges and unreadable events under any of their ids go; others' stay."""
     found = identity("ana", (5, "ana", "x"))
