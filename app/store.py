@@ -830,7 +830,7 @@ class Store:
 
     async def _check_fsync(self) -> None:
         async with self._asking():
-            [reply] = await self._replies([("CONFIG GET", "append*")])
+            [reply] = await self._replies([("CONFIG GET", "*append*")])
         # A managed server may forbid CONFIG.
         known = {} if isinstance(reply, RedisError) else reply
         is_off = known.get("appendonly") == "no"
@@ -842,26 +842,32 @@ class Store:
                     self._where,
                 )
             return
-        if not is_off and known.get("appendfsync") == "always":
-            # WAIT would say that a replica has it in memory; WAITAOF, that it is on its disk.
-            if self._settings.wait_replicas:
-                self._waits_for_fsync = await self._can_wait_for_fsync()
-            return
-        if is_off or known.get("appendfsync") == "no" or not await self._can_wait_for_fsync():
+        # Or it answers without an fsync for as long as it writes its files anew.
+        is_always = known.get("no-appendfsync-on-rewrite") != "yes"
+        is_always &= known.get("appendfsync") == "always"
+        is_never = is_off or known.get("appendfsync") == "no"
+        # Also asked of one that always does: until its first file is whole, it keeps nothing.
+        can_wait = None if is_never else await self._can_wait_for_fsync()
+        if is_never or not (is_always if can_wait is None else can_wait):
             raise SettingsError(
                 f"SLUICE_FSYNC=always: the store at {self._where} does not keep that promise:"
-                " run it with appendonly yes and appendfsync always, or set SLUICE_FSYNC=everysec"
+                " run it with appendonly yes, appendfsync always and no-appendfsync-on-rewrite no,"
+                " wait until it has written its files, or set SLUICE_FSYNC=everysec"
             )
-        self._waits_for_fsync = True
-        logger.info("the store at %s has no appendfsync always: WAITAOF it is", self._where)
+        # WAIT would say that a replica has it in memory; WAITAOF, that it is on its disk.
+        is_asked = not is_always or self._settings.wait_replicas > 0
+        self._waits_for_fsync = bool(can_wait) and is_asked
+        if not is_always:
+            logger.info("the store at %s does not always fsync: WAITAOF it is", self._where)
 
-    async def _can_wait_for_fsync(self) -> bool:
+    async def _can_wait_for_fsync(self) -> bool | None:
+        """Tell whether the server confirms that a write is on disk; None if it never does."""
         timeout_ms = int(self._timeout_s * FSYNC_WAIT_SHARE * 1_000)
         async with self._asking():
             probe = ("SET", self._probe, "", "EX", PROBE_TTL_S)
             written, waited = await self._replies([probe, ("WAITAOF", 1, 0, timeout_ms)])
             raise_first([written])
-        return not isinstance(waited, RedisError) and waited[0] >= 1
+        return None if isinstance(waited, RedisError) else waited[0] >= 1
 
 
 def _stored(cursor: bytes, fields: dict[bytes, bytes]) -> StoredEntry:

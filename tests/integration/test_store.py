@@ -551,6 +551,34 @@ async def test_an_append_that_is_not_on_disk_is_not_acknowledged(
         await store.append([(b"a", "")])
 
 
+async def test_a_server_that_does_not_sync_while_it_writes_its_files_is_waited_for(
+    valkey_server: Path, start_external: StartServer, open_store: OpenStore
+) -> None:
+    """With no-appendfsync-on-rewrite, appendfsync always is no promise: the disk has to confirm."""
+    aof = ("--appendonly", "yes", "--appendfsync", "always", "--no-appendfsync-on-rewrite", "yes")
+    url = start_external(valkey_server, *aof)
+    store = await open_store(url, redis_url=url, fsync="always", store_timeout_s=2)
+    assert await store.append([(b"a", "")])
+    with redis.Redis.from_url(url) as client:
+        client.config_set("rdb-key-save-delay", 60_000_000)
+        client.bgsave()
+        with pytest.raises(StoreUnavailable, match="on disk"):
+            await store.append([(b"b", "")])
+
+
+async def test_a_server_whose_first_file_is_not_whole_keeps_no_promise(
+    valkey_server: Path, start_external: StartServer, open_store: OpenStore
+) -> None:
+    """Until then it would lose all, whatever its settings say, as after a full synchronisation."""
+    url = start_external(valkey_server, "--appendonly", "no", "--appendfsync", "always")
+    with redis.Redis.from_url(url) as client:
+        client.set("one that takes a while", "to write")
+        client.config_set("rdb-key-save-delay", 60_000_000)
+        client.config_set("appendonly", "yes")
+        with pytest.raises(SettingsError, match="wait until it has written its files"):
+            await open_store(url, redis_url=url, fsync="always", store_timeout_s=1)
+
+
 async def test_an_external_store_that_forbids_config(
     valkey_server: Path, start_external: StartServer, open_store: OpenStore
 ) -> None:
@@ -569,6 +597,7 @@ async def test_an_external_store_that_forbids_config(
     [
         ("--appendonly", "no"),
         ("--appendonly", "yes", "--appendfsync", "no"),
+        ("--appendfsync", "always", "--no-appendfsync-on-rewrite", "yes", "--appendonly", "yes"),
         ("--appendonly", "yes", "--appendfsync", "everysec"),
         ("--appendonly", "yes", "--rename-command", "CONFIG", ""),
     ],
@@ -582,7 +611,7 @@ async def test_an_external_store_without_the_promise(
     """fsync=always refuses a server that cannot promise it, and says what to change."""
     url = start_external(redis_server, *options)
 
-    if options[-1] == "everysec" and await _has_waitaof(await open_store(url)):
+    if options[-1] in ("everysec", "yes") and await _has_waitaof(await open_store(url)):
         pytest.skip("this redis-server has WAITAOF, so it can promise it")
     with pytest.raises(SettingsError, match="appendfsync always"):
         await open_store(url, redis_url=url, fsync="always")
@@ -611,7 +640,7 @@ async def _error(call: Awaitable[Any]) -> BaseException | None:
 
 
 async def _has_waitaof(store: Store) -> bool:
-    return await store._can_wait_for_fsync()
+    return bool(await store._can_wait_for_fsync())
 
 
 async def test_what_was_trimmed_is_never_trimmed_less(store: Store) -> None:
