@@ -325,8 +325,8 @@ class Keeper:
     async def _finish_quietly(self, job: _Job) -> None:
         try:
             await self._finish(job)
-        except Diverged as error:
-            self._on_diverged(error)
+        except Diverged:  # which has been said
+            pass
         except SluiceError as error:
             logger.warning("no snapshot now: %s", error.message)
         except Exception:  # a snapshot that fails must not end the service
@@ -338,7 +338,11 @@ class Keeper:
                 digest, manifest, prints = await self._take(job)
             if manifest is None:
                 manifest = await self._others(job)
-                _compare(manifest, digest)
+                try:
+                    _compare(manifest, digest)
+                except Diverged as error:
+                    self._on_diverged(error)
+                    raise
         self._base = Base(manifest, prints)
         self._cursor = job.cursor
         if job.is_ours:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from app.errors import LogStopped
+from app.errors import Diverged, LogStopped
 from app.ingest import Ingest
 from app.settings import Settings
 from app.snapshot import FORMAT, Dump
@@ -98,3 +98,18 @@ async def test_another_state_takes_itself_out(
         assert "differs from that of snapshot" in str(stopped.stopped)
         assert other.stopped is None
         await learn(other, n, n + 50)
+
+
+async def test_another_state_takes_itself_out_also_when_a_snapshot_is_asked_for(
+    open_store: OpenStore, url: str, eventually: Eventually
+) -> None:
+    """Whoever asked is told, and it is what the replica does: it stops."""
+    first, second = await open_store(url), await open_store(url)
+    async with running(first, url) as one, running(second, url) as two:
+        await learn(one, 0, 50)
+        await eventually(lambda: two.engine.cursor == one.engine.cursor)
+        two.engine.history.kind_reward += 0.25
+        await one.keeper.write()
+        with pytest.raises(Diverged, match="stops learning"):
+            await two.keeper.write()
+        assert "differs from that of snapshot" in str(two.stopped)
