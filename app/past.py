@@ -249,17 +249,22 @@ class Past:
                 if parse_cursor(stored.cursor) > parse_cursor(after):
                     after = stored.cursor
                     yield stored
-        if self._store is None or parse_cursor(upcoming) > parse_cursor(until):
+        if parse_cursor(upcoming) > parse_cursor(until):
             return
+        going_on: list[StoredEntry] = []
         try:
-            going_on = await self._store.read_between(upcoming, following(upcoming), count=1)
+            if self._store is not None:
+                end = following(upcoming)
+                going_on = await self._store.read_between(upcoming, end, count=1)
         except LogTrimmed as error:
             if files:
                 return  # perhaps it has been trimmed just now, and is archived
+            why = error.message
+        if not going_on:
             raise NotFound(
-                f"what came after {_shown(after)} is not kept: {error.message}, and the archive"
-                " has a gap there"
-            ) from None
+                f"what came after {_shown(after)} is not kept: {why}, and the archive has a gap"
+                " there"
+            )
         for stored in going_on:
             yield stored
 

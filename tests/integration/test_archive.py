@@ -13,8 +13,9 @@ from pyarrow import parquet
 
 from app import archive, events
 from app.archive import Archive, ArchiveFile
-from app.errors import ArchiveRefused, LogTrimmed
+from app.errors import ArchiveRefused, LogTrimmed, NotFound
 from app.events import Command, Entry, Feedback, Impression, ItemUpsert, Malformed, Record
+from app.past import Past
 from app.settings import Settings
 from app.store import BEGINNING, END, Store, StoredEntry
 from tests.factories import click, configure, make_settings
@@ -171,6 +172,21 @@ async def test_a_chain_has_no_gap(
     entries += await append(store, [click("u", "i")])
     assert await archive.keep(store, settings(tmp_path), entries[10].cursor)
     assert f"has a gap from {entries[8].cursor} to {entries[9].cursor}" in caplog.text
+
+
+async def test_what_follows_on_a_gap_is_refused(store: Store, tmp_path: Path) -> None:
+    """With nothing but files of which one is missing, no state is given for another."""
+    clicks: list[list[Record]] = [[click("u", f"i{n}")] for n in range(9)]
+    entries = await append(store, [configure(make_settings())], *clicks)
+    for end in (2, 5, 9):
+        assert await archive.keep(store, settings(tmp_path), entries[end].cursor)
+        await store.trim(entries[end].cursor)
+    archive.files(tmp_path)[1].path.unlink()
+    past = Past(None, Archive(tmp_path, "test"))
+    assert (await past.engine_at(entries[1].cursor)).cursor == entries[1].cursor
+    for at in (2, 4, 5, 8):
+        with pytest.raises(NotFound, match="the archive has a gap there"):
+            await past.engine_at(entries[at].cursor)
 
 
 def test_a_damaged_file_is_refused_by_name(tmp_path: Path) -> None:
