@@ -153,11 +153,14 @@ class _Keeping:
         known = await asyncio.to_thread(self._prepare)
         begins, first = await self._first()
         while first is not None and parse_cursor(first) < parse_cursor(before):
-            last = _end_of(known, first)
-            if last is None:
+            file = _file_with(known, first)
+            if file is None:
                 await asyncio.to_thread(self._tell_gap, known, first)
                 last = await self._write_file(first, before, begins=begins)
-            begins, first = False, await self._after(last)
+                begins, first = False, await self._after(last)
+            else:
+                begins, first = False, await self._after(file.last)
+                await asyncio.to_thread(_check_next, file, first or before)
 
     def _prepare(self) -> list[ArchiveFile]:
         """Make the folder, and return what is in it already."""
@@ -450,11 +453,23 @@ def files(folder: Path, namespace: str | None = None) -> list[ArchiveFile]:
     return sorted(wanted, key=lambda file: (parse_cursor(file.first), parse_cursor(file.last)))
 
 
-def _end_of(known: Sequence[ArchiveFile], cursor: Cursor) -> Cursor | None:
-    """Return the last cursor that is archived together with one, if that is archived."""
+def _file_with(known: Sequence[ArchiveFile], cursor: Cursor) -> ArchiveFile | None:
+    """Return the file that goes on furthest of those that have a cursor, if it is archived."""
     here = parse_cursor(cursor)
-    lasts = [f.last for f in known if parse_cursor(f.first) <= here <= parse_cursor(f.last)]
-    return max(lasts, key=parse_cursor, default=None)
+    found = [f for f in known if parse_cursor(f.first) <= here <= parse_cursor(f.last)]
+    return max(found, key=lambda file: parse_cursor(file.last), default=None)
+
+
+def _check_next(file: ArchiveFile, upcoming: Cursor) -> None:
+    """Raise ArchiveRefused unless a log goes on behind a file as the file says: it is of that log.
+
+    One of another service's that has the same namespace, or a damaged one, keeps nothing of it.
+    """
+    told = file.about()["next"]
+    if told != upcoming:
+        raise ArchiveRefused(
+            f"{file.path} is of another log: behind it comes {told}, and here {upcoming}"
+        )
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from pathlib import Path
@@ -172,6 +173,26 @@ async def test_a_chain_has_no_gap(
     entries += await append(store, [click("u", "i")])
     assert await archive.keep(store, settings(tmp_path), entries[10].cursor)
     assert f"has a gap from {entries[8].cursor} to {entries[9].cursor}" in caplog.text
+
+
+async def test_what_another_file_is_named_for_is_not_taken_for_archived(
+    server: Any, open_store: OpenStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither a damaged file nor one of another log with that namespace lets the log be trimmed."""
+    store, other = await open_store(server.url), await open_store(server.url, namespace="other")
+    entries = await append(store, *RECORDS)
+    path = tmp_path / f"test.{entries[0].cursor}.{entries[3].cursor}.parquet"
+    path.write_bytes(b"")
+    assert not await archive.keep(store, settings(tmp_path), entries[2].cursor)
+    assert f"{path} cannot be read" in caplog.text
+    path.unlink()
+    await asyncio.sleep(0.002)
+    others = await append(other, *RECORDS)
+    await asyncio.sleep(0.002)
+    entries += await append(store, *RECORDS)
+    assert await archive.keep(store, settings(tmp_path), entries[-1].cursor)
+    assert not await archive.keep(other, settings(tmp_path), others[-1].cursor)
+    assert "is of another log: behind it comes" in caplog.text
 
 
 async def test_what_follows_on_a_gap_is_refused(store: Store, tmp_path: Path) -> None:
