@@ -902,19 +902,19 @@ class SnapshotWriter:
     async def finish(self, manifest: dict[str, Any]) -> bool:
         """Make it exist, and tell whether it does: the first manifest under an id wins.
 
-        Raises Conflict where the log that it is of has been replaced.
+        Raises Conflict where the log that it is of has been replaced, or what it builds on is gone.
         """
         record = self._record = orjson.dumps({"manifest": manifest, "chunks": self.keys})
         store = self._store
         keys = (store._epoch_key, self._manifests, store._log, *self.keys)
-        values = (self._epoch, manifest["id"], record, self._ttl_s)
+        values = (self._epoch, manifest["id"], record, self._ttl_s, manifest.get("base") or "")
         done = await self._store._ask("EVAL", lua.FINISH, len(keys), *keys, *values)
         if done != 1:
             await self.abandon()
         if done == -1:
             raise Conflict(
-                f"the log has been replaced, or has no entry {manifest['id']} any more, since the"
-                " snapshot was begun"
+                f"the log has been replaced, or has no entry {manifest['id']} any more, or what the"
+                " snapshot builds on is gone, since it was begun"
             )
         return bool(done)
 

@@ -73,15 +73,16 @@ end
 return missing
 """
 
-# A snapshot exists from here on, unless the log is another by now or has not got its entry (-1), or
-# there is one (0). Not even if that was trimmed: no start goes on from there, and in a store that
-# forgets it may never have been. A log still to begin is one into which everything is restored.
-# That of a log in the making expires as that does.
+# A snapshot exists from here on, unless the log is another by now or has not got its entry, or what
+# it builds on is gone (-1), or there is one (0). Not even if that entry was trimmed: no start goes
+# on from there, and in a store that forgets it may never have been. A log still to begin is one
+# into which everything is restored. That of a log in the making expires as that does.
 FINISH = """
 if (redis.call('GET', KEYS[1]) or '0') ~= ARGV[1] then return -1 end
 local id = ARGV[2]
 if redis.call('EXISTS', KEYS[3]) == 1
     and #redis.call('XRANGE', KEYS[3], id, id, 'COUNT', 1) == 0 then return -1 end
+if ARGV[5] ~= '' and redis.call('HEXISTS', KEYS[2], ARGV[5]) == 0 then return -1 end
 if redis.call('HSETNX', KEYS[2], id, ARGV[3]) == 0 then return 0 end
 local is_for_good = ARGV[4] == '0'
 if not is_for_good then redis.call('EXPIRE', KEYS[2], ARGV[4]) end

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from app.errors import Diverged, LogStopped
+from app.errors import Conflict, Diverged, LogStopped
 from app.ingest import Ingest
+from app.keeper import read_engine
 from app.settings import Settings
 from app.snapshot import FORMAT, Dump
 from app.store import Store
@@ -78,6 +79,25 @@ async def test_nothing_builds_on_what_an_older_program_wrote(
         assert (await ingest.keeper.write())["base"] is None
         await learn(ingest, 75, 90)
         assert (await ingest.keeper.write())["base"] is not None
+
+
+async def test_nothing_builds_on_what_has_been_deleted_meanwhile(
+    open_store: OpenStore, url: str
+) -> None:
+    """A snapshot whose base others drop while it is made does not come about: the next is whole."""
+    store = await open_store(url)
+    async with running(store, url) as ingest:
+        await learn(ingest, 0, 50)
+        base = await ingest.keeper.write()
+        await learn(ingest, 50, 75)
+        job = await ingest.keeper._copy()
+        assert await store.delete_snapshot(base["id"])
+        with pytest.raises(Conflict, match="builds on is gone"):
+            await ingest.keeper._finish(job)
+        assert await store.list_snapshots() == []
+        made = await ingest.keeper.write()
+        assert made["base"] is None
+        assert (await read_engine(store, made["id"])).cursor == ingest.engine.cursor
 
 
 async def test_another_state_takes_itself_out(
