@@ -229,7 +229,8 @@ class Keeper:
             n_events - last.n_events >= settings.snapshot_events
             or age_ms >= settings.snapshot_s * 1_000
         )
-        if not is_due or age_ms < settings.snapshot_min_s * 1_000:
+        # Log time stands still where the store's clock was ahead: then events alone tell.
+        if not is_due or 0 < age_ms < settings.snapshot_min_s * 1_000:
             return False
         self._point = Point(n_events, ms)
         return True

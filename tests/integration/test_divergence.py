@@ -81,6 +81,18 @@ async def test_nothing_builds_on_what_an_older_program_wrote(
         assert (await ingest.keeper.write())["base"] is not None
 
 
+async def test_snapshots_go_on_while_log_time_stands_still(open_store: OpenStore, url: str) -> None:
+    """A store whose clock was an hour ahead gives one time to all of the next hour's entries."""
+    asked = {**SMALL, "snapshot_events": 100, "snapshot_min_s": 60, "redis_url": url}
+    is_due = Ingest(await open_store(url), Settings(**asked)).keeper.is_due
+    assert not is_due(0, "1000-0")
+    assert is_due(100, "3600000-0")
+    assert not is_due(199, "3600000-99")
+    assert is_due(200, "3600000-100")
+    assert not is_due(300, "3601000-0")
+    assert is_due(301, "3660000-0")
+
+
 async def test_nothing_builds_on_what_has_been_deleted_meanwhile(
     open_store: OpenStore, url: str
 ) -> None:
