@@ -434,7 +434,7 @@ class Keeper:
         if await archive.keep(self._store, self._settings, newest[0]):
             await self._store.trim(newest[0], snapshot_id=newest[0])
         kept_ms = round(self._settings.quarantine_days * DAY_MS)
-        await self._store.trim_quarantine(time.time_ns() // 1_000_000 - kept_ms)
+        await self._store.trim_quarantine(parse_cursor(job.cursor)[0] - kept_ms)
         # The newest first: whoever dies in between leaves none without what it builds on.
         for snapshot_id in reversed(manifests):
             if snapshot_id in kept:

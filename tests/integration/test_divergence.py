@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 from app.errors import Conflict, Diverged, LogStopped
+from app.events import DAY_MS, Malformed
 from app.ingest import Ingest
 from app.keeper import read_engine
 from app.settings import Settings
@@ -91,6 +93,19 @@ async def test_snapshots_go_on_while_log_time_stands_still(open_store: OpenStore
     assert is_due(200, "3600000-100")
     assert not is_due(300, "3601000-0")
     assert is_due(301, "3660000-0")
+
+
+async def test_a_clock_of_ours_that_is_ahead_empties_no_quarantine(
+    open_store: OpenStore, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """How long a record has been there is told by the clock that numbered it: the store's."""
+    store = await open_store(url)
+    async with running(store, url) as ingest:
+        await ingest.submit([Malformed("schema", "no item", "e", "{}")], arrival_ms=10**13)
+        ahead = time.time_ns() + 400 * DAY_MS * 10**6
+        monkeypatch.setattr("time.time_ns", lambda: ahead)
+        await ingest.keeper.write()
+        assert len(await store.list_quarantine(10)) == 1
 
 
 async def test_nothing_builds_on_what_has_been_deleted_meanwhile(
