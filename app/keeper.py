@@ -286,7 +286,7 @@ class Keeper:
             is_ours = await self._store.claim_snapshot(cursor)
             base = await self._usable_base() if is_ours else None
             more = {"machine": MACHINE, "point": self._point and list(self._point)}
-            restored, n_events = dict(engine.restored), engine.n_events
+            restored, n_events = _named_by_commands(engine), engine.n_events
             began = time.perf_counter()
             frames = await self._begin_copy(
                 engine, partial(serialised, engine, cursor, base, is_ours=is_ours, more=more)
@@ -446,6 +446,20 @@ class Keeper:
             )
             if not is_gone:
                 kept |= _with_bases({snapshot_id}, manifests)
+
+
+def _named_by_commands(engine: Engine) -> dict[str, Cursor]:
+    """Return the snapshots that commands restored, or were refused, and where the last one did.
+
+    Whoever replays a command reads its snapshot, whatever comes of it.
+    """
+    found = dict(engine.restored)
+    for decision in engine.gate.decisions:
+        if decision.kind == "restore_refused":
+            snapshot_id = decision.evidence["snapshot"]
+            before = found.get(snapshot_id, BEGINNING)
+            found[snapshot_id] = max(before, decision.cursor, key=parse_cursor)
+    return found
 
 
 def helper_of(engine: Engine) -> forked.Helper:

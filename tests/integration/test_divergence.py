@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from app.errors import Conflict, Diverged, LogStopped
-from app.events import DAY_MS, Malformed
+from app.events import DAY_MS, Command, Malformed
 from app.ingest import Ingest
 from app.keeper import read_engine
 from app.settings import Settings
@@ -32,9 +32,10 @@ def url(start_external: Callable[..., str], valkey_server: Any) -> str:
 
 
 @asynccontextmanager
-async def running(store: Store, url: str) -> AsyncIterator[Ingest]:
+async def running(store: Store, url: str, **others: Any) -> AsyncIterator[Ingest]:
     """Follow the log, as a service does."""
-    ingest = Ingest(store, Settings(**{**SMALL, **OFTEN, "redis_url": url, "namespace": "test"}))
+    asked = {**SMALL, **OFTEN, "redis_url": url, "namespace": "test", **others}
+    ingest = Ingest(store, Settings(**asked))
     await ingest.start()
     try:
         yield ingest
@@ -160,3 +161,29 @@ async def test_another_state_takes_itself_out_also_when_a_snapshot_is_asked_for(
         with pytest.raises(Diverged, match="stops learning"):
             await two.keeper.write()
         assert "differs from that of snapshot" in str(two.stopped)
+
+
+async def test_a_restore_that_was_refused_can_be_replayed_too(
+    open_store: OpenStore, url: str
+) -> None:
+    """Whoever replays the command needs its snapshot, whatever came of it: that is kept so long."""
+    store = await open_store(url)
+    async with running(store, url, snapshots_keep=2, snapshot_events=10_000) as ingest:
+
+        async def command(name: str, **others: Any) -> None:
+            asked = Command(name, "a test", "operator", **others)  # type: ignore[arg-type]
+            await ingest.submit([asked], arrival_ms=10**13)
+
+        await learn(ingest, 0, 600)
+        named = (await ingest.keeper.write())["id"]
+        await command("start_challenger", changes={"max_neighbours": 9})
+        await command("adopt", force=True)
+        older = (await ingest.keeper.write())["id"]
+        await command("restore", snapshot_id=named)
+        assert ingest.engine.gate.decisions[-1].kind == "restore_refused"
+        newest = (await ingest.keeper.write())["id"]
+        assert [m["id"] for m in await store.list_snapshots()] == [named, older, newest]
+        await store.delete_snapshot(newest)
+    async with running(store, url, snapshots_keep=2, snapshot_events=10_000) as again:
+        assert again.engine.hashes() == ingest.engine.hashes()
+        await learn(again, 600, 625)
