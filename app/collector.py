@@ -10,8 +10,8 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# Of objects that stay: a young collection looks at 3,000, some 2 ms, and every third at 9,000. Past
-# these next to nothing stays in a cycle, and to look at all would take a second.
+# A collection has to be short more than rare: of objects that stay it looks at 3,000, every third
+# time at 9,000. To look at all, in the way for as long as there are many, is left to `settle`.
 _THRESHOLDS = (3_000, 2, 1_000_000)
 
 
