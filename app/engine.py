@@ -705,7 +705,8 @@ class Engine(Serving):
         self.catalogue.follow(semantics)
         self.learner.use_users(is_on=semantics >= 9)
         self.challenges.use_users(is_on=semantics >= 9)
-        self.gate.asks_answers = semantics < 9
+        self.gate.follow(semantics)
+        self.admission.shares.follow(semantics)
 
     @property
     def judge_share(self) -> float:
@@ -1055,7 +1056,8 @@ class Engine(Serving):
         engine.window.load_state(state["window"])
         engine.growth.load_state(state["growth"])
         engine.gate.load_state(state["gate"])
-        engine.gate.asks_answers = engine.semantics < 9
+        engine.gate.follow(engine.semantics)
+        engine.admission.shares.follow(engine.semantics)
         engine.challenges.load_state(state.pop("challenges"), engine.settings)
         for name, prequential in engine.prequential.items():
             prequential.load_state(state["prequential"][name])

@@ -28,7 +28,7 @@ from app.gate_data import (
     remaining,
 )
 from app.hold import Arbiter, Verdict
-from app.settings import EngineSettings
+from app.settings import SEMANTICS, EngineSettings
 from app.watch import CLICKS, ITEM, LOSS, Alarm, Watch, is_bad_news, mean_surplus
 from learners.base import ANCHOR, CANDIDATE, CHAMPION, SHADOW
 from learners.clicks import ClickModel
@@ -77,9 +77,7 @@ class Gate:
         self.watch = Watch(settings)
         self.arbiter = Arbiter()
         self.ask_harm = EDetector()
-        # Whether answers to slates count in ASK, as before semantics version 9: whoever clicks what
-        # the champion shows proves its order better than any other.
-        self.asks_answers = False
+        self.semantics = SEMANTICS
         # Carried out before the next event, so never in a snapshot.
         self._relearn: Relearn | None = None
 
@@ -88,6 +86,19 @@ class Gate:
         self.settings = settings
         self.freshness = freshness_of(settings)
         self.watch.use(settings)
+
+    def follow(self, semantics: int) -> None:
+        """Compute as a semantics version says, from here on."""
+        self.semantics = semantics
+
+    @property
+    def _asks_answers(self) -> bool:
+        """Tell whether answers to slates count in ASK.
+
+        They do not since it is known that whoever clicks what the champion shows proves its order
+        better than any other.
+        """
+        return self.semantics < 9
 
     def _assign(self, target: int, source: int) -> int:
         self._clicks.assign(target, source)
@@ -190,7 +201,7 @@ class Gate:
             self._ask_about(alarm)
         if self.data.candidate_trial is not None:
             self._try_candidate(self.data.candidate_trial, difference)
-        is_evidence = self.asks_answers or not losses.answers
+        is_evidence = self._asks_answers or not losses.answers
         if self.data.ask_trial is not None and is_evidence:
             self.data.ask_trial.n += 1
             self.data.ask_trial.total += losses.shadow - losses.champion
@@ -238,7 +249,8 @@ class Gate:
     def credit(self, draft: str) -> None:
         """Take note of a trusted user's first click on a slate that two versions filled."""
         name, _, team = draft.rpartition(":")
-        self.arbiter.credit(name, "b" if team == "b" else "a")
+        margin = self.settings.arbiter_margin if self.semantics >= 10 else 0.0
+        self.arbiter.credit(name, "b" if team == "b" else "a", margin)
 
     # -- promotion ----------------------------------------------------------------------------
 
@@ -394,7 +406,7 @@ class Gate:
         takes_longer = trial.reason in ("overlap", PROBATION)
         may_be_short = not takes_longer and elapsed_ms >= settings.ask_s * 1_000
         # Where all are answers to slates, nothing would ever be shown.
-        is_long = not self.asks_answers and self.now.event - trial.event >= settings.hold_events
+        is_long = not self._asks_answers and self.now.event - trial.event >= settings.hold_events
         if is_long or trial.n >= (settings.ask_min_judged if may_be_short else wanted):
             self.reopen("ask_resolved", "the shadow is not shown worse", evidence)
             if trial.reason == "overlap" and self.data.mode == "normal":
@@ -474,8 +486,7 @@ class Gate:
         data.version += 1
         data.champion = data.anchor = self._here()
         data.promoted = data.put_aside = self.now
-        self.start_anew()
-        self._clicks.learn_anew()
+        self._expect_anew()
         self.reopen("adopt", _ADOPTED[verdict.name], verdict.evidence)
         self.decisions[-1].evidence["rows"] = rows
 
@@ -508,6 +519,16 @@ class Gate:
         self.roll_back(verdict.name, "gate", verdict.evidence, aside=aside, keep_clicks=is_drift)
         if not is_drift:
             self._probation(is_past=verdict.name == "quiet")
+
+    def _expect_anew(self) -> None:
+        """Learn anew what is to be expected, of slates and of single items: the world has changed.
+
+        Until semantics version 10 what items had got before went on to count for them.
+        """
+        self.start_anew()
+        self._clicks.learn_anew()
+        if self.semantics >= 10:
+            self.watch.items.learn_anew()
 
     def start_anew(self) -> None:
         """Compare from here on: the versions are others, and so is what items are expected."""
@@ -582,8 +603,7 @@ class Gate:
         }
         self.record("relearn", "the shadow learned again what was set aside", evidence)
         if job.then_promote and self.data.mode == "normal":
-            self.start_anew()
-            self._clicks.learn_anew()
+            self._expect_anew()
             self.promote("nothing was proven in time: taken for drift", "gate", None)
 
     # -- the record --------------------------------------------------------------------------

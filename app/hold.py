@@ -67,11 +67,14 @@ class Arbiter:
         """Forget the HOLD."""
         self.hold = None
 
-    def credit(self, name: str, team: Team) -> None:
-        """Count a trusted click on a slate that both filled; those of another HOLD do not count."""
+    def credit(self, name: str, team: Team, margin: float = 0.0) -> None:
+        """Count a trusted click on a slate that both filled; those of another HOLD do not count.
+
+        The branch has to win by more than the margin, the anchor at all.
+        """
         if self.hold is not None and name == f"hold:{self.hold.number}":
             win = 1.0 if team == "b" else -1.0
-            self.branch.update(win, 0.0)
+            self.branch.update(win, margin)
             self.anchor.update(-win, 0.0)
 
     def slate(

@@ -45,6 +45,15 @@ class IdShare:
         self._in_block: dict[bytes, int] = {}
         self._n_in_block = 0
         self._refused: set[bytes] = set()
+        # The block before this one: it teaches what one user may have once it is known who of it is
+        # refused now. Until semantics version 10 a block taught at its own end, and where an id
+        # began to swallow others just before, their number was what one may have.
+        self._before: dict[bytes, int] = {}
+        self._waits = True
+
+    def follow(self, semantics: int) -> None:
+        """Compute as a semantics version says, from here on."""
+        self._waits = semantics >= 10
 
     def refuse(self, user_id: str, floor: float) -> str | None:
         """Return why an event of a user may not teach, or None; shares up to `floor` never are."""
@@ -90,6 +99,7 @@ class IdShare:
         key = user_digest(user_id)
         self._n_long -= self._long.pop(key, 0)
         self._in_block.pop(key, None)
+        self._before.pop(key, None)
         self._refused.discard(key)
 
     def _take_out(self, key: bytes) -> None:
@@ -107,23 +117,33 @@ class IdShare:
             self._n_long //= 2
 
     def _end_block(self) -> None:
-        """Learn what one user may have; who was refused in the block does not count."""
-        honest = [n for key, n in self._in_block.items() if key not in self._refused]
-        if len(self._window) == WINDOW:
-            self._largest = max(self._largest, max(honest, default=0) / WINDOW)
+        """Learn what one user may have; who was refused in a block, or the next, does not count."""
+        block = {key: n for key, n in self._in_block.items() if key not in self._refused}
+        if len(self._window) < WINDOW:
+            block = {}
+        taught = block
+        if self._waits:
+            taught, self._before = self._before, block
+        honest = [n for key, n in taught.items() if key not in self._refused]
+        self._largest = max(self._largest, max(honest, default=0) / WINDOW)
         self._in_block, self._refused, self._n_in_block = {}, set(), 0
 
     # -- state --------------------------------------------------------------------------------
 
     def canonical(self) -> bytes:
         """Return the content in an order that does not depend on how it came about."""
-        counts = [sorted((k.hex(), n) for k, n in c.items()) for c in (self._long, self._in_block)]
+        kept = [self._long, self._in_block, *([self._before] if self._waits else [])]
+        counts = [sorted((k.hex(), n) for k, n in counted.items()) for counted in kept]
         refused = sorted(key.hex() for key in self._refused)
         plain = [self._n_long, self._largest, self._n_in_block, *counts, refused]
         return b"".join(self._window) + orjson.dumps(plain)
 
     def state(self) -> State:
         """Return what `load_state` continues from."""
+        before = {
+            "before": _packed(self._before),
+            "before_n": np.array(list(self._before.values()), np.int64),
+        }
         return {
             "window": _packed(self._window),
             "long": _packed(self._long),
@@ -132,6 +152,7 @@ class IdShare:
             "in_block_n": np.array(list(self._in_block.values()), np.int64),
             "refused": _packed(sorted(self._refused)),
             "plain": [self._n_long, self._largest, self._n_in_block],
+            **(before if self._waits else {}),
         }
 
     def load_state(self, state: State) -> None:
@@ -144,6 +165,10 @@ class IdShare:
         block = zip(_unpacked(state["in_block"]), state["in_block_n"].tolist(), strict=True)
         self._in_block = dict(block)
         self._refused = set(_unpacked(state["refused"]))
+        self._before = {}
+        if "before" in state:
+            kept = zip(_unpacked(state["before"]), state["before_n"].tolist(), strict=True)
+            self._before = dict(kept)
         n_long, largest, n_in_block = state["plain"]
         self._n_long, self._largest, self._n_in_block = int(n_long), float(largest), int(n_in_block)
 

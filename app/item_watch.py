@@ -82,7 +82,7 @@ class ItemWatch:
         self._clear(row)
         return row
 
-    def _clear(self, row: int) -> None:
+    def _clear(self, row: int | slice) -> None:
         for array in (self.n_shown, self.surplus, self.baseline, self.m):
             array[row] = 0
 
@@ -101,6 +101,10 @@ class ItemWatch:
         row = self._rows.get(item)
         if row is not None:
             self._clear(row)
+
+    def learn_anew(self) -> None:
+        """Begin anew with every item: what each was clicked so far says nothing any more."""
+        self._clear(slice(None))
 
     def quiet(self) -> None:
         """Let every detector start anew; what is known of the items stays."""

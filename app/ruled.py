@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from msgspec.structs import replace
 
-from app.drafts import Team
+from app.drafts import Drafter
 from app.recommend import Lowered, Recommender, Request, Scored, as_scored
 from app.rule_kernels import rank
 from app.rulebook import PREFIX, Arranged, Mask, Rulebook, Ruling
@@ -189,8 +189,8 @@ class Ruled:
 
 
 def arranged(
-    slate: list[Scored], teams: list[Team], ruling: Ruling, items: Ids, k: int
-) -> tuple[list[Scored], list[Team]] | None:
+    slate: list[Scored], teams: list[Drafter], ruling: Ruling, items: Ids, k: int
+) -> tuple[list[Scored], list[Drafter]] | None:
     """Return the k of a long slate, best first, that rules let stand, in their order; with teams.
 
     None if there are too few.

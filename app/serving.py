@@ -16,7 +16,7 @@ from app.admission import Admission
 from app.catalogue import Catalogue
 from app.challenges import Challenges
 from app.conditions import Condition
-from app.drafts import Team, team_draft
+from app.drafts import Drafter, team_draft
 from app.explain import Explaining
 from app.exploration import Exploration
 from app.feature_state import FeatureState
@@ -38,11 +38,16 @@ EXPLORES = 8
 class Draft(NamedTuple):
     """Who filled a slate of two versions: `name` says what for, `teams` who drafted each place.
 
-    Feedback on an item brings `<name>:<team>` back (`Feedback.draft`).
+    Feedback on an item brings `<name>:<team>` back (`Feedback.draft`), but for what both wanted.
     """
 
     name: str
-    teams: list[Team]
+    teams: list[Drafter]
+
+    def mark(self, place: int) -> str | None:
+        """Return what feedback on the item at a place (from 0) brings back."""
+        team = self.teams[place]
+        return None if team == "both" else f"{self.name}:{team}"
 
 
 class Slate(NamedTuple):
@@ -239,7 +244,7 @@ class Serving:
         slate = [
             replace(ranked[pick.team][pick.place], propensity=pick.propensity) for pick in picks
         ]
-        teams = [pick.team for pick in picks]
+        teams = [pick.drafter for pick in picks]
         if ruling is not None:
             found = arranged(slate, teams, ruling, self.history.items, request.k)
             if found is None:  # more is to be looked for than the two have named

@@ -34,15 +34,17 @@ from app.features import Features, check_feature_store_url, check_inputs, inputs
 from learners import river_adapter
 from learners.combiner import feature_names
 
-SEMANTICS = 9
+SEMANTICS = 10
 """Version of what the engine computes from a log; hashes compare only within one.
 
 A new log begins with it. 7: a user who is forgotten leaves the shares of traffic, too. 8: the
 catalogue has typed columns; slots explore, and what was ignored counts for less; slates are
-calibrated. 9: users have factors of their own.
+calibrated. 9: users have factors of their own. 10: a branch has to be better by a margin; what
+single items are clicked is learned anew where the world has changed; an id that begins to swallow
+others teaches nothing about what one may have.
 """
 
-KNOWN_SEMANTICS = (6, 7, 8, 9)
+KNOWN_SEMANTICS = (6, 7, 8, 9, 10)
 """The versions that this program can compute: a log goes from one to the next by an Upgrade."""
 
 PREFIX = "SLUICE_"
@@ -73,6 +75,9 @@ SINCE_8 = (
     *("freshness", "freshness_personal_s", "freshness_shared_s"),
 )
 """What came with semantics version 8: programs of before do not know these settings."""
+
+SINCE_10 = ("arbiter_margin",)
+"""The same of version 10."""
 
 IF_SET = ("features", "halve_counts_at")
 """What is in a log only where it is set: logs of before go on as they are, bytes and hashes."""
@@ -268,6 +273,13 @@ class EngineSettings(BaseModel):
     arbiter_alpha: float = Field(
         1e-3, gt=0, lt=1, description="chance that a branch that is no better is adopted"
     )
+    arbiter_margin: float = Field(
+        0.05,
+        ge=0,
+        le=0.5,
+        description="part of these clicks that a branch must be proven to get more than the anchor;"
+        " one that learned a fault may get a little more, being newer",
+    )
     arbiter_credits: Positive = Field(100, description="clicks on these that a verdict needs")
     trusted: Literal["history", "marked"] = Field(
         "history",
@@ -359,11 +371,13 @@ class EngineSettings(BaseModel):
     def logged(self, semantics: int) -> dict[str, Any]:
         """Return the settings as a log of a semantics version has them, for all that follow it."""
         values = self.model_dump()
+        unknown = set(IF_SET)
+        for since, names in ((8, SINCE_8), (10, SINCE_10)):
+            unknown.update(names if semantics < since else ())
         return {
             name: value
             for name, value in values.items()
-            if (semantics >= 8 and name not in IF_SET)
-            or name not in (*SINCE_8, *IF_SET)
+            if name not in unknown
             or value != type(self).model_fields[name].get_default(call_default_factory=True)
         }
 

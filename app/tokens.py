@@ -77,7 +77,7 @@ class Tokens:
         head = (key_id, slate, _user(user_id), now_ms, width, len(items), len(name.encode()))
         parts = [_HEAD.pack(_LAYOUT, *head), *(item.to_bytes(width, "little") for item in items)]
         if name:
-            parts += [name.encode(), _team_bits(teams)]
+            parts += [name.encode(), _bits(teams, "b"), _bits(teams, "both")]
         body = b"".join(parts)
         return _written(body + self._mac(key, body))
 
@@ -121,9 +121,8 @@ class Tokens:
         last = places[-1] if places else None
         if last is None or None in places:
             return Reading("item", slate_id), nowhere
-        return Reading(
-            VALID, slate_id, None, _draft(body[end:], n_name, last) if n_name else None
-        ), places
+        draft = _draft(body[end:], n_name, n_items, last) if n_name else None
+        return Reading(VALID, slate_id, None, draft), places
 
     def _mac(self, key: bytes, body: bytes) -> bytes:
         return hmac.digest(key, self._prefix + body, "sha256")[:_MAC_BYTES]
@@ -138,14 +137,20 @@ def _user(user_id: str | None) -> bytes:
     return _NO_USER if user_id is None else digest((user_id,))[: len(_NO_USER)]
 
 
-def _team_bits(teams: Sequence[str]) -> bytes:
-    bits = sum(1 << place for place, team in enumerate(teams) if team == "b")
+def _bits(teams: Sequence[str], wanted: str) -> bytes:
+    bits = sum(1 << place for place, team in enumerate(teams) if team == wanted)
     return bits.to_bytes((len(teams) + 7) // 8, "little")
 
 
-def _draft(tail: bytes, n_name: int, place: int) -> str:
+def _draft(tail: bytes, n_name: int, n_items: int, place: int) -> str | None:
+    """Return who drafted a place; None if both wanted it, which tokens of before do not say."""
     name, bits = tail[:n_name].decode(errors="replace"), tail[n_name:]
-    return f"{name}:{'ab'[bits[place // 8] >> place % 8 & 1]}"
+    is_b, is_shared = (_bit(bits, place + 8 * at) for at in (0, (n_items + 7) // 8))
+    return None if is_shared else f"{name}:{'ab'[is_b]}"
+
+
+def _bit(bits: bytes, at: int) -> bool:
+    return at // 8 < len(bits) and bool(bits[at // 8] >> at % 8 & 1)
 
 
 def _place(items: bytes, width: int, wanted: int) -> int | None:
@@ -173,6 +178,6 @@ def _raw(token: str) -> bytes | None:
         return None
     layout, _, _, _, _, width, n_items, n_name = _HEAD.unpack_from(raw)
     n_bits = (n_items + 7) // 8 if n_name else 0
-    n_bytes = _HEAD.size + width * n_items + n_name + n_bits + _MAC_BYTES
-    is_ours = layout == _LAYOUT and width > 0 and len(raw) == n_bytes
+    n_bytes = _HEAD.size + width * n_items + n_name + 2 * n_bits + _MAC_BYTES
+    is_ours = layout == _LAYOUT and width > 0 and len(raw) in (n_bytes, n_bytes - n_bits)
     return raw if is_ours else None

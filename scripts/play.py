@@ -290,7 +290,7 @@ class ShopPlay(Play):
         for place in np.flatnonzero(truly):
             self._count(shopper, items[place])
         for place in np.flatnonzero(heard):
-            draft = slate.draft and f"{slate.draft.name}:{slate.draft.teams[place]}"
+            draft = slate.draft and slate.draft.mark(place)
             event = Feedback(
                 f"{slate_id}-{place}",
                 f"u{shopper}",

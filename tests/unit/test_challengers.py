@@ -476,7 +476,7 @@ def test_a_share_of_trusted_slates_is_interleaved() -> None:
     shares = [slate for slate in drafted if slate.draft is not None]
     assert 70 < len(shares) < 130
     assert {slate.draft.name for slate in shares if slate.draft} == {"challenger:1"}
-    assert {team for slate in shares if slate.draft for team in slate.draft.teams} == {"a", "b"}
+    assert {team for slate in shares if slate.draft for team in slate.draft.teams} >= {"a", "b"}
     plain = engine.recommend(Request("s0-1"))
     assert plain.draft is None
     for n in range(20):

@@ -100,6 +100,30 @@ def test_equal_lists_are_shown_as_they_are() -> None:
         assert Counter(pick.team for pick in slate) == {"a": 5, "b": 5}
 
 
+def test_what_both_want_next_speaks_for_neither() -> None:
+    """A click on it is credited to nobody; on what one of them wanted, to whoever drafted it."""
+    equal = team_draft(A, A, 10, 0b0110)
+    assert {pick.drafter for pick in equal} == {"both"}
+    assert all(pick.drafter == pick.team for pick in team_draft(A, B, 10, 0b0110))
+    one_wish = team_draft(["x", "y"], ["x", "z"], 4, 0b1)
+    drafted = [(pick.item_id, pick.drafter) for pick in one_wish]
+    assert drafted == [("x", "both"), ("y", "a"), ("z", "b")]
+
+
+@given(RANKING, RANKING, st.integers(1, 6))
+def test_the_coin_alone_decides_who_gets_what_both_want(a: list[str], b: list[str], k: int) -> None:
+    """Of all coins that show a slate, half give a shared place to each team: it is but noise."""
+    by_team: Counter[tuple[tuple[str, ...], int, str]] = Counter()
+    for coins in range(2**k):
+        slate = team_draft(a, b, k, coins)
+        shown = tuple(pick.item_id for pick in slate)
+        for place, pick in enumerate(slate):
+            if pick.is_shared:
+                by_team[shown[: place + 1], place, pick.team] += 1
+    for (shown, place, team), n in by_team.items():
+        assert by_team[shown, place, "b" if team == "a" else "a"] == n
+
+
 def test_coins_are_read_from_the_lowest_bit() -> None:
     """A bit for each round: 1 lets b begin it."""
     slate = team_draft(A, B, 6, 0b101)

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any
 
+import numpy as np
 import pytest
 
 from app.commands import after_restore, command
+from app.detectors import Superiority
 from app.gate import Gate
 from app.gate_data import Clock, Decision, Losses, Refusal
 from learners.base import ANCHOR, CANDIDATE, CHAMPION, N_VERSIONS, SHADOW
@@ -558,3 +561,31 @@ def test_a_restore_that_serves_something_else_asks() -> None:
     shop.gate.load_state(copy.deepcopy(shop.gate.state()), keep_record=True)
     after_restore(shop.gate, "s-1", "why", "tester", 0.2)
     assert (shop.gate.data.state, shop.gate.reason) == ("ask", "overlap")
+
+
+@pytest.mark.parametrize("semantics", [9, 10])
+def test_single_items_are_learned_anew_where_the_world_has_changed(semantics: int) -> None:
+    """What they were clicked before a change that was adopted is no longer held against them.
+
+    Until semantics version 10 it was: what came to be liked was under suspicion long after. And a
+    branch had to be better than the anchor, by however little.
+    """
+    shop = Shop(arbiter_credits=10, item_armed=5)
+    shop.gate.follow(semantics)
+    items = shop.gate.watch.items
+    for _ in range(50):
+        items.update(
+            ["x"], np.array([0.1]), np.array([0.0]), armed=5, margin=0.1, threshold=math.inf
+        )
+    shop.gate.data.state = "hold"
+    shop.gate.arbiter.begin(3, shop.gate.now, "clicks_under", 0)
+    for _ in range(30):
+        shop.gate.credit("hold:3:b")
+    sure = shop.gate.arbiter.branch.statistic
+    assert "adopt" in kinds(shop.run(1))
+    assert int(items.n_shown.sum()) == (50 if semantics < 10 else 0)
+    assert shop.gate.decisions[-1].evidence["branch_statistic"] == sure
+    even = Superiority()
+    for _ in range(30):
+        even.update(1.0, 0.0 if semantics < 10 else shop.gate.settings.arbiter_margin)
+    assert sure == even.statistic

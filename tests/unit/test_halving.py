@@ -10,7 +10,7 @@ import pytest
 
 from app.engine import Engine
 from app.events import Command
-from app.settings import EngineSettings
+from app.settings import KNOWN_SEMANTICS, EngineSettings
 from learners import Blend, Covisit, Sequence
 from learners.base import SHADOW
 from learners.ids import State
@@ -82,7 +82,7 @@ def test_a_limit_that_is_never_reached_changes_nothing() -> None:
 
 def test_it_is_in_a_log_only_where_it_is_set() -> None:
     """A log of before goes on as it is, and a snapshot knows what its counts were halved at."""
-    for semantics in (6, 9):
+    for semantics in KNOWN_SEMANTICS:
         assert "halve_counts_at" not in EngineSettings().logged(semantics)
         assert make_settings(halve_counts_at=40).logged(semantics)["halve_counts_at"] == 40
     engine = feed(make_engine(halve_counts_at=40), sessions(100))

@@ -264,3 +264,15 @@ def test_engine_settings_survive_the_log() -> None:
     """What Configure carries makes equal settings again."""
     settings = EngineSettings(seed=7, rating_scale=(0.0, 10.0), rewards={"click": 0.1})
     assert EngineSettings(**settings.model_dump(mode="json")) == settings
+
+
+def test_a_log_has_what_its_semantics_version_knows() -> None:
+    """What came later is in the log of an older version only where it is set."""
+    margins = [
+        EngineSettings(arbiter_margin=margin).logged(semantics).get("arbiter_margin")
+        for semantics in (9, 10)
+        for margin in (0.05, 0.1)
+    ]
+    assert margins == [None, 0.1, 0.05, 0.1]
+    assert "explore_share" not in EngineSettings().logged(7)
+    assert "explore_share" in EngineSettings().logged(8)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from app import tokens as tokens_module
 from app.admission import TOKEN_FLAWS
 from app.events import VALID
 from app.tokens import FUTURE_MS, MAX_DRAFT_NAME, MAX_TOKEN_BYTES, Reading, Tokens
@@ -44,6 +45,28 @@ def test_a_token_says_where_the_item_was_and_who_drafted_it() -> None:
         plain = read(ours, mint(ours), handle=handle)
         assert plain == Reading(VALID, SLATE, place, None)
         drafted = read(ours, mint(ours, draft=True), handle=handle)
+        assert drafted == Reading(VALID, SLATE, place, f"hold:17:{DRAFT[1][place]}")
+
+
+def test_a_click_on_what_both_drafted_speaks_for_neither() -> None:
+    """A place that both wanted brings back no team; tokens of before do not know such places."""
+    ours = tokens()
+    teams = ["both" if place % 3 == 0 else team for place, team in enumerate(DRAFT[1])]
+    token = ours.mint(SLATE, "u1", HANDLES, NOW_MS, ("hold:17", teams))
+    for place, (team, handle) in enumerate(zip(teams, HANDLES, strict=True)):
+        expected = None if team == "both" else f"hold:17:{team}"
+        assert read(ours, token, handle=handle) == Reading(VALID, SLATE, place, expected)
+
+
+def test_a_token_of_before_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A drafted slate that was shown before an upgrade is answered after it."""
+    ours, bits = tokens(), tokens_module._bits
+    monkeypatch.setattr(tokens_module, "_bits", lambda t, w: b"" if w == "both" else bits(t, w))
+    old = mint(ours, draft=True)
+    monkeypatch.undo()
+    assert len(old) < len(mint(ours, draft=True))
+    for place, handle in enumerate(HANDLES):
+        drafted = read(ours, old, handle=handle)
         assert drafted == Reading(VALID, SLATE, place, f"hold:17:{DRAFT[1][place]}")
 
 
