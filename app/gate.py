@@ -83,13 +83,16 @@ class Gate:
 
     def use(self, settings: EngineSettings) -> None:
         """Go on under other settings; a drift detector of another significance starts anew."""
+        if self.semantics < 10:  # which knows no margin
+            settings = settings.model_copy(update={"arbiter_margin": 0.0})
         self.settings = settings
         self.freshness = freshness_of(settings)
         self.watch.use(settings)
 
-    def follow(self, semantics: int) -> None:
+    def follow(self, semantics: int, settings: EngineSettings) -> None:
         """Compute as a semantics version says, from here on."""
         self.semantics = semantics
+        self.use(settings)
 
     @property
     def _asks_answers(self) -> bool:
@@ -249,8 +252,7 @@ class Gate:
     def credit(self, draft: str) -> None:
         """Take note of a trusted user's first click on a slate that two versions filled."""
         name, _, team = draft.rpartition(":")
-        margin = self.settings.arbiter_margin if self.semantics >= 10 else 0.0
-        self.arbiter.credit(name, "b" if team == "b" else "a", margin)
+        self.arbiter.credit(name, "b" if team == "b" else "a", self.settings)
 
     # -- promotion ----------------------------------------------------------------------------
 

@@ -67,14 +67,14 @@ class Arbiter:
         """Forget the HOLD."""
         self.hold = None
 
-    def credit(self, name: str, team: Team, margin: float = 0.0) -> None:
+    def credit(self, name: str, team: Team, settings: EngineSettings) -> None:
         """Count a trusted click on a slate that both filled; those of another HOLD do not count.
 
         The branch has to win by more than the margin, the anchor at all.
         """
         if self.hold is not None and name == f"hold:{self.hold.number}":
             win = 1.0 if team == "b" else -1.0
-            self.branch.update(win, margin)
+            self.branch.update(win, settings.arbiter_margin)
             self.anchor.update(-win, 0.0)
 
     def slate(
@@ -148,6 +148,7 @@ class Arbiter:
             "trusted_surplus": self.agreement.mean,
             "trusted_statistic": self.agreement.statistic,
             "threshold": 1.0 / settings.arbiter_alpha,
+            **({"margin": settings.arbiter_margin} if settings.arbiter_margin else {}),
             "events": now.event - hold.event,
             "slates": hold.slates,
             "slates_since_alarm": hold.slates - hold.heard_at,

@@ -571,7 +571,8 @@ def test_single_items_are_learned_anew_where_the_world_has_changed(semantics: in
     branch had to be better than the anchor, by however little.
     """
     shop = Shop(arbiter_credits=10, item_armed=5)
-    shop.gate.follow(semantics)
+    margin = 0.0 if semantics < 10 else shop.gate.settings.arbiter_margin
+    shop.gate.follow(semantics, shop.gate.settings)
     items = shop.gate.watch.items
     for _ in range(50):
         items.update(
@@ -584,8 +585,10 @@ def test_single_items_are_learned_anew_where_the_world_has_changed(semantics: in
     sure = shop.gate.arbiter.branch.statistic
     assert "adopt" in kinds(shop.run(1))
     assert int(items.n_shown.sum()) == (50 if semantics < 10 else 0)
-    assert shop.gate.decisions[-1].evidence["branch_statistic"] == sure
+    evidence = shop.gate.decisions[-1].evidence
+    assert evidence["branch_statistic"] == sure
+    assert evidence.get("margin", 0.0) == margin
     even = Superiority()
     for _ in range(30):
-        even.update(1.0, 0.0 if semantics < 10 else shop.gate.settings.arbiter_margin)
+        even.update(1.0, margin)
     assert sure == even.statistic

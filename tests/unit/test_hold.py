@@ -33,10 +33,21 @@ def held() -> Arbiter:
     return arbiter
 
 
-def credit(arbiter: Arbiter, team: Team, n: int, number: int = NUMBER) -> None:
+def credit(
+    arbiter: Arbiter,
+    team: Team,
+    n: int,
+    number: int = NUMBER,
+    settings: EngineSettings = SETTINGS,
+) -> None:
     """Give n credits to one side of a HOLD."""
     for _ in range(n):
-        arbiter.credit(f"hold:{number}", team)
+        arbiter.credit(f"hold:{number}", team, settings)
+
+
+def with_margin(margin: float) -> EngineSettings:
+    """Return the settings, but for how much better a branch has to be."""
+    return SETTINGS.model_copy(update={"arbiter_margin": margin})
 
 
 def later(events: int = 1, seconds: float = 0.0) -> Clock:
@@ -60,7 +71,7 @@ def test_credits_of_another_hold_do_not_count(name: str) -> None:
     arbiter = held()
     before = canonical(arbiter.state())
     for team in ("a", "b"):
-        arbiter.credit(name, team)
+        arbiter.credit(name, team, SETTINGS)
     assert canonical(arbiter.state()) == before
 
 
@@ -161,7 +172,7 @@ def test_a_branch_that_is_hardly_better_is_not_adopted(margin: float) -> None:
         arbiter = held()
         for _ in range(4_000):
             team: Team = "b" if chance.random() < 0.525 else "a"
-            arbiter.credit(f"hold:{NUMBER}", team, margin)
+            credit(arbiter, team, 1, settings=with_margin(margin))
             if arbiter.branch.is_proven(SETTINGS.arbiter_alpha):
                 n_adopted += 1
                 break
@@ -173,7 +184,7 @@ def test_the_margin_is_the_branchs_alone() -> None:
     without, with_one = held(), held()
     for arbiter, margin in ((without, 0.0), (with_one, 0.5)):
         for n in range(200):
-            arbiter.credit(f"hold:{NUMBER}", "a" if n % 5 == 0 else "b", margin)
+            credit(arbiter, "a" if n % 5 == 0 else "b", 1, settings=with_margin(margin))
     assert without.branch.statistic > 1e3 * with_one.branch.statistic
     assert without.anchor.statistic == with_one.anchor.statistic
 
@@ -255,10 +266,11 @@ def test_a_hold_with_credits_enough_is_not_hopeless() -> None:
 # -- evidence and state ----------------------------------------------------------------------------
 
 
-def e_value(n_won: int, n_lost: int) -> float:
+def e_value(n_won: int, n_lost: int, margin: float = 0.0) -> float:
     """Return the betting e-process of so many wins and losses: the order does not matter."""
+    win = (1 - margin) / (1 + margin)
     bets = [0.5**k for k in range(1, N_PROOF_BETS + 1)]
-    return sum((1 + bet) ** n_won * (1 - bet) ** n_lost for bet in bets) / N_PROOF_BETS
+    return sum((1 + bet * win) ** n_won * (1 - bet) ** n_lost for bet in bets) / N_PROOF_BETS
 
 
 def recomputed(evidence: dict[str, Any], settings: EngineSettings) -> str | None:
@@ -266,7 +278,7 @@ def recomputed(evidence: dict[str, Any], settings: EngineSettings) -> str | None
     branch, anchor = evidence["branch_wins"], evidence["anchor_wins"]
     if branch + anchor < settings.arbiter_credits:
         return None
-    if e_value(branch, anchor) >= evidence["threshold"] and branch > anchor:
+    if e_value(branch, anchor, evidence["margin"]) >= evidence["threshold"] and branch > anchor:
         return "branch_better"
     is_worse = e_value(anchor, branch) >= evidence["threshold"] and anchor > branch
     return "anchor_better" if is_worse else None
@@ -282,7 +294,9 @@ def test_the_evidence_is_enough_to_recompute_the_verdict(p: float) -> None:
         shown = arbiter.evidence(later(), SETTINGS)
         wins, losses = shown["branch_wins"], shown["anchor_wins"]
         assert wins + losses == shown["credits"] == arbiter.branch.n
-        assert shown["branch_statistic"] == pytest.approx(e_value(wins, losses), rel=1e-9)
+        assert shown["branch_statistic"] == pytest.approx(
+            e_value(wins, losses, shown["margin"]), rel=1e-9
+        )
         assert shown["anchor_statistic"] == pytest.approx(e_value(losses, wins), rel=1e-9)
         assert recomputed(shown, SETTINGS) == (found and found.name)
     assert (found is None) == (p == 0.5)
