@@ -274,7 +274,7 @@ class EngineSettings(BaseModel):
         1e-3, gt=0, lt=1, description="chance that a branch that is no better is adopted"
     )
     arbiter_margin: float = Field(
-        0.05,
+        0.10,
         ge=0,
         le=0.5,
         description="part of these clicks that a branch must be proven to get more than the anchor;"

@@ -161,9 +161,9 @@ def test_a_branch_no_better_is_hardly_ever_adopted() -> None:
     assert n_adopted <= 300 * 0.05 + 3 * (300 * 0.05 * 0.95) ** 0.5
 
 
-@pytest.mark.parametrize("margin", [0.0, 0.05])
+@pytest.mark.parametrize("margin", [0.0, 0.1])
 def test_a_branch_that_is_hardly_better_is_not_adopted(margin: float) -> None:
-    """Of 60 that get 52.5 % of 4,000 clicks some are proven better, but none by 0.05.
+    """Of 60 that get 52.5 % of 4,000 clicks some are proven better, but none by 0.1.
 
     So does one that learned a fault of whose events most were honest, and newer than the anchor's.
     """

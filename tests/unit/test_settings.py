@@ -271,8 +271,8 @@ def test_a_log_has_what_its_semantics_version_knows() -> None:
     margins = [
         EngineSettings(arbiter_margin=margin).logged(semantics).get("arbiter_margin")
         for semantics in (9, 10)
-        for margin in (0.05, 0.1)
+        for margin in (0.1, 0.2)
     ]
-    assert margins == [None, 0.1, 0.05, 0.1]
+    assert margins == [None, 0.2, 0.1, 0.2]
     assert "explore_share" not in EngineSettings().logged(7)
     assert "explore_share" in EngineSettings().logged(8)
