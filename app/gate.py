@@ -233,7 +233,9 @@ class Gate:
             surplus = mean_surplus(expected, clicked) if is_marked else None
             margin = self.settings.calibration_margin
             heard_event = None if alarm is None else self.now.event
-            self.arbiter.slate(surplus, margin, heard_event=heard_event)
+            self.arbiter.slate(
+                surplus, margin, heard_event=heard_event, may_disagree=self.semantics >= 10
+            )
             if alarm is not None:
                 self.watch.restart()
         elif alarm is not None:
@@ -467,6 +469,9 @@ class Gate:
         if arbiter.is_hopeless(self.now, settings):
             evidence = arbiter.evidence(self.now, settings)
             self.record("no_proof", "trusted credits come too slowly for a verdict", evidence)
+        if arbiter.finds_fault(settings):
+            evidence = arbiter.evidence(self.now, settings)
+            self.record("fault", "trusted users do not click so: it is a fault", evidence)
         verdict = arbiter.verdict(self.now, settings)
         if verdict is None:
             return

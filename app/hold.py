@@ -2,7 +2,8 @@
 
 The stream itself cannot say: a branch that learned corrupt labels is better at corrupt labels. So
 the two fill a share of trusted users' slates by turns, and the clicks on these are counted. And
-where it was clicks that rang, it is looked at whether trusted users click so, too.
+where it was clicks that rang, it is looked at whether trusted users click so, too: if so, the world
+has changed, and if they are shown not to, it is a fault, however long it goes on.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ from learners.ids import State
 _TOLD_AFTER = 0.1
 
 
-End = Literal["branch_better", "anchor_better", "trusted_agree", "quiet", "hold_max"]
+End = Literal[
+    "branch_better", "anchor_better", "trusted_agree", "quiet", "trusted_disagree", "hold_max"
+]
 
 
 class Verdict(NamedTuple):
@@ -35,6 +38,7 @@ class Hold:
     """One HOLD: by which detector, and what came since.
 
     What is wrong is taken to have begun at event `since`, and to have been there at `heard_event`.
+    `is_fault` once it is proven that trusted users do not click so.
     """
 
     number: int
@@ -47,6 +51,7 @@ class Hold:
     heard_at: int = 0
     n_heard: int = 0
     is_told: bool = False
+    is_fault: bool = False
 
 
 class Arbiter:
@@ -57,6 +62,7 @@ class Arbiter:
         self.branch = Superiority()
         self.anchor = Superiority()
         self.agreement = Superiority()
+        self.disagreement = Superiority()
 
     def begin(self, number: int, now: Clock, detector: str, since: int) -> None:
         """Begin a HOLD with nothing counted."""
@@ -83,17 +89,21 @@ class Arbiter:
         margin: float = 0.0,
         *,
         heard_event: int | None = None,
+        may_disagree: bool = True,
     ) -> None:
         """Count a judged slate; the alarm that led here came again at `heard_event`, if it did.
 
         `surplus` is by how much more it was clicked than expected, if a user whom somebody vouches
-        for was shown it.
+        for was shown it. What is beyond the margin is agreement with the alarm, what is below it
+        is none; until semantics version 10 that was not looked at.
         """
         if self.hold is not None:
             self.hold.slates += 1
             sign = {"clicks_over": 1.0, "clicks_under": -1.0}.get(self.hold.detector, 0.0)
             if surplus is not None:
                 self.agreement.update(sign * surplus, margin)
+                if may_disagree and sign:
+                    self.disagreement.update(-sign * surplus, -margin)
             if heard_event is not None:
                 self.hold.heard_event = heard_event
                 self.hold.heard_at = self.hold.slates
@@ -105,12 +115,15 @@ class Arbiter:
         if hold is None:
             return None
         has_credits = self.branch.n >= settings.arbiter_credits
+        is_over = self.elapsed(now, settings) >= 1.0
         ends: dict[End, bool] = {
-            "branch_better": has_credits and self.branch.is_proven(alpha),
+            # One that learned a fault may be better all the same: it is newer.
+            "branch_better": has_credits and self.branch.is_proven(alpha) and not hold.is_fault,
             "anchor_better": has_credits and self.anchor.is_proven(alpha),
             "trusted_agree": self.agreement.is_proven(alpha),
             "quiet": hold.slates - hold.heard_at >= settings.hold_quiet,
-            "hold_max": self.elapsed(now, settings) >= 1.0,
+            "trusted_disagree": is_over and hold.is_fault,
+            "hold_max": is_over,
         }
         name = next((name for name, is_so in ends.items() if is_so), None)
         return None if name is None else Verdict(name, self.evidence(now, settings))
@@ -123,10 +136,20 @@ class Arbiter:
         by_time = (now.time_ms - self.hold.time_ms) / (settings.hold_s * 1_000)
         return max(by_events, by_time)
 
+    def finds_fault(self, settings: EngineSettings) -> bool:
+        """Tell, once, that trusted users are proven not to click as the alarm says."""
+        if self.hold is None or self.hold.is_fault:
+            return False
+        # Clicks that are as expected are no agreement: a mean of 0 is a proof, too.
+        self.hold.is_fault = self.disagreement.statistic >= 1.0 / settings.arbiter_alpha
+        return self.hold.is_fault
+
     def is_hopeless(self, now: Clock, settings: EngineSettings) -> bool:
         """Tell, once, that credits come too slowly for a proof before HOLD must end."""
         elapsed = self.elapsed(now, settings)
         if self.hold is None or self.hold.is_told or elapsed < _TOLD_AFTER:
+            return False
+        if self.hold.is_fault:  # it needs no credits
             return False
         self.hold.is_told = self.branch.n < elapsed * settings.arbiter_credits
         return self.hold.is_told
@@ -147,6 +170,7 @@ class Arbiter:
             "trusted_slates": self.agreement.n,
             "trusted_surplus": self.agreement.mean,
             "trusted_statistic": self.agreement.statistic,
+            **self._disagreeing("disagreement_statistic", self.disagreement.statistic),
             "threshold": 1.0 / settings.arbiter_alpha,
             **({"margin": settings.arbiter_margin} if settings.arbiter_margin else {}),
             "events": now.event - hold.event,
@@ -155,16 +179,29 @@ class Arbiter:
             "alarms": hold.n_heard + 1,
         }
 
+    def _disagreeing(self, name: str, value: Any) -> dict[str, Any]:
+        """Return what is known of disagreement by a name, if anything is."""
+        return {name: value} if self.disagreement.n else {}
+
     _TESTS = ("branch", "anchor", "agreement")
 
     def state(self) -> State:
         """Return what `load_state` continues from."""
         hold = None if self.hold is None else asdict(self.hold)
+        if hold is not None and not hold["is_fault"]:
+            del hold["is_fault"]
         tests = {name: getattr(self, name).state() for name in self._TESTS}
-        return {"hold": hold, **tests}
+        return {
+            "hold": hold,
+            **tests,
+            **self._disagreeing("disagreement", self.disagreement.state()),
+        }
 
     def load_state(self, state: State) -> None:
         """Become the arbiter that `state` was taken from."""
         self.hold = None if state["hold"] is None else Hold(**state["hold"])
         for name in self._TESTS:
             getattr(self, name).load_state(state[name])
+        self.disagreement = Superiority()
+        if "disagreement" in state:
+            self.disagreement.load_state(state["disagreement"])

@@ -66,6 +66,7 @@ const KINDS = {
   hold: "Hold begins",
   hold_ended: "Hold ends",
   no_proof: "No proof yet",
+  fault: "Fault proven",
   rollback: "Rollback",
   shadow_reset: "Shadow set back",
   relearn: "Learned again",
@@ -89,7 +90,7 @@ export const isRoutine = (kind) => ROUTINE.includes(kind);
 
 export function tone(kind) {
   if (["rollback", "hold", "shadow_reset", "restore_refused"].includes(kind)) return "bad";
-  return ["alarm", "ask", "promotion_refused", "restore", "freeze", "shadow_only", "no_proof"].includes(kind) ? "warn" : "";
+  return ["alarm", "ask", "promotion_refused", "restore", "freeze", "shadow_only", "no_proof", "fault"].includes(kind) ? "warn" : "";
 }
 
 /** Which mark a decision has in the picture, if any. */

@@ -8,8 +8,9 @@ import random
 from typing import Any
 
 from app.engine import Engine
-from app.events import VALID, Feedback, Impression
-from tests.factories import START_MS, apply, click, make_engine
+from app.events import VALID, Feedback, Impression, UserUpsert
+from app.settings import SEMANTICS
+from tests.factories import START_MS, apply, click, configure, make_settings
 
 NEVER = 10**9
 # How likely a place is clicked.
@@ -37,18 +38,35 @@ class Shop:
     """Shows slates of five of 60 items to 40 users, a second each; each is answered, then logged.
 
     `flip` is the share of outcomes that are turned round; `spam` how often item i0 is clicked where
-    it is shown (on every fourth slate, then); what is `lost` is not answered at all.
+    it is shown (on every fourth slate, then); what is `lost` is not answered at all. The first
+    `n_marked` users are marked as trusted, and no `flip` touches them unless it is `real`.
     """
 
-    def __init__(self, seed: int = 1, **changes: Any) -> None:
-        self.engine: Engine = make_engine(**(CALM | changes))
+    def __init__(
+        self, seed: int = 1, *, n_marked: int = 0, semantics: int = SEMANTICS, **changes: Any
+    ) -> None:
+        settings = make_settings(**(CALM | changes))
+        self.engine = Engine(settings)
+        apply(self.engine, configure(settings, semantics=semantics))
+        self.n_marked = n_marked
+        for number in range(n_marked):
+            apply(self.engine, UserUpsert(f"u{number}", {"trusted": True}))
         self.chance = random.Random(seed)
         self.n = 0
 
-    def slate(self, *, flip: float = 0.0, spam: float | None = None, lost: bool = False) -> None:
+    def slate(
+        self,
+        *,
+        flip: float = 0.0,
+        spam: float | None = None,
+        lost: bool = False,
+        real: bool = False,
+    ) -> None:
         """Show one slate, with its clicks in an entry before it."""
         chance, self.n = self.chance, self.n + 1
-        user, slate = f"u{chance.randrange(40)}", f"s{self.n}"
+        number = chance.randrange(40)
+        user, slate = f"u{number}", f"s{self.n}"
+        flip = 0.0 if number < self.n_marked and not real else flip
         items = [f"i{n}" for n in chance.sample(range(1, 60), 5)]
         if spam is not None and self.n % 4 == 0:
             items[2] = "i0"

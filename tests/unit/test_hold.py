@@ -242,6 +242,94 @@ def test_a_proof_goes_before_the_end() -> None:
     assert found.name == "branch_better"
 
 
+# -- trusted users ---------------------------------------------------------------------------------
+
+
+def shown(arbiter: Arbiter, surplus: float, n: int, **given: Any) -> list[bool]:
+    """Let trusted users click by so much more than is expected; return when a fault is found."""
+    found = []
+    for _ in range(n):
+        arbiter.slate(surplus, 0.03, **given)
+        found.append(arbiter.finds_fault(SETTINGS))
+    return found
+
+
+def test_trusted_users_who_click_so_too_end_hold() -> None:
+    """What is heard of everybody, and of them, too, has changed; it is no fault."""
+    arbiter = held()
+    assert not any(shown(arbiter, 0.2, 200))
+    found = verdict(arbiter)
+    assert found is not None
+    assert found.name == "trusted_agree"
+    assert found.evidence["trusted_statistic"] >= found.evidence["threshold"]
+
+
+def test_trusted_users_who_do_not_click_so_prove_a_fault() -> None:
+    """It is said once; the branch is not adopted any more, and is set aside at HOLD's end."""
+    arbiter = held()
+    found = shown(arbiter, -0.05, 300)
+    assert sum(found) == 1
+    assert 200 < found.index(True) < 250
+    assert verdict(arbiter) is None, "while it goes on, the anchor is served"
+    credit(arbiter, "b", 60)
+    assert arbiter.branch.is_proven(SETTINGS.arbiter_alpha)
+    assert verdict(arbiter) is None
+    ends = verdict(arbiter, later(10_000))
+    assert ends is not None
+    assert ends.name == "trusted_disagree"
+    assert ends.evidence["disagreement_statistic"] >= ends.evidence["threshold"]
+    assert not arbiter.is_hopeless(later(9_000), SETTINGS)
+
+
+def test_a_fault_that_is_past_is_set_aside_by_itself() -> None:
+    """Once the alarm is silent it is known when the fault was; the rest is learned again."""
+    arbiter = held()
+    shown(arbiter, -0.05, 300)
+    for _ in range(SETTINGS.hold_quiet):
+        arbiter.slate()
+    found = verdict(arbiter, later(10_000))
+    assert found is not None
+    assert found.name == "quiet"
+
+
+def test_what_is_within_the_margin_proves_no_change() -> None:
+    """Trusted users whose clicks are as expected, or hardly more, never speak for a change.
+
+    As expected is a proof against it; just at the margin they prove neither.
+    """
+    for surplus, is_fault in ((0.0, True), (0.03, False)):
+        arbiter = held()
+        assert any(shown(arbiter, surplus, 3_000)) == is_fault
+        assert not arbiter.agreement.is_proven(SETTINGS.arbiter_alpha)
+
+
+def test_who_only_clicks_as_they_did_is_no_evidence_of_a_fault_of_items() -> None:
+    """Where single items led to HOLD there is no direction to agree with."""
+    arbiter = Arbiter()
+    arbiter.begin(NUMBER, START, "item", 0)
+    assert not any(shown(arbiter, -0.2, 300))
+    assert arbiter.disagreement.n == 0
+
+
+def test_a_fault_that_was_found_survives() -> None:
+    """The arbiter goes on from its state; in older logs it has the state that it had."""
+    arbiter = held()
+    shown(arbiter, -0.05, 300)
+    twin = Arbiter()
+    twin.load_state(orjson.loads(orjson.dumps(arbiter.state())))
+    assert canonical(twin.state()) == canonical(arbiter.state())
+    assert twin.hold is not None
+    assert twin.hold.is_fault
+    older = held()
+    shown(older, -0.05, 300, may_disagree=False)
+    assert set(older.state()) == {"hold", "branch", "anchor", "agreement"}
+    assert "is_fault" not in older.state()["hold"]
+    ends = verdict(older, later(10_000))
+    assert ends is not None
+    assert ends.name == "hold_max"
+    assert "disagreement_statistic" not in ends.evidence
+
+
 # -- no proof to be had ----------------------------------------------------------------------------
 
 

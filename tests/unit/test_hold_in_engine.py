@@ -217,6 +217,46 @@ def test_an_anchor_proven_better_rolls_back() -> None:
     assert len(shop.engine.gate.data.set_aside) == 1
 
 
+MARKED: dict[str, Any] = {"trusted": "marked", "n_marked": 20, "hold_events": 6_000}
+
+
+def test_a_fault_that_outlasts_hold_is_not_served() -> None:
+    """Marked users, whom it does not touch, prove it: HOLD ends without it, and begins again."""
+    shop = held(**MARKED)
+    engine = shop.engine
+    shop.until("fault", flip=1.0)
+    evidence = shop.evidence("fault")
+    assert evidence["disagreement_statistic"] >= evidence["threshold"]
+    anchor = engine.gate.data.anchor
+    shop.until("rollback", flip=1.0)
+    kinds = shop.kinds()
+    assert kinds[kinds.index("fault") :] == ["fault", "rollback", "ask", "relearn"]
+    assert [d.reason for d in engine.gate.decisions if d.kind == "rollback"] == ["trusted_disagree"]
+    [[first, last]] = engine.gate.data.set_aside
+    assert first <= engine.gate.decisions[-4].event <= last
+    assert shop.evidence("relearn")["windows"][-1][1] < first
+    shop.until("hold", flip=1.0)
+    assert engine.gate.data.champion == engine.gate.data.anchor == anchor
+
+
+def test_until_version_10_a_fault_that_outlasts_hold_is_taken_for_drift() -> None:
+    """What marked users did not click was no evidence; the window was learned again, and served."""
+    shop = held(semantics=9, **MARKED)
+    shop.until("rollback", flip=1.0)
+    assert "fault" not in shop.kinds()
+    assert shop.kinds()[-3:] == ["rollback", "relearn", "promote"]
+    assert shop.engine.gate.decisions[-3].reason == "hold_max"
+
+
+def test_a_change_that_marked_users_go_along_with_is_adopted() -> None:
+    """Where they click so, too, the branch is champion and anchor: the world has changed."""
+    shop = twin_of(Shop(**MARKED).run(1_200))
+    shop.until("hold", flip=1.0, real=True)
+    shop.until("adopt", flip=1.0, real=True)
+    assert "fault" not in shop.kinds()
+    assert shop.engine.gate.decisions[-1].reason.startswith("trusted users click so, too")
+
+
 def test_promotion_in_hold_must_be_forced() -> None:
     """An operator who knows better serves the branch at once, and HOLD is over, on record."""
     shop = held()
