@@ -14,7 +14,9 @@ from learners import kernels
 from learners.ids import State
 
 N_DETECTOR_BETS = 10
-N_PROOF_BETS = 12
+BETS = tuple(0.5**k for k in range(1, 13))
+BOLD_BETS = (0.95, 0.9, 0.8, 0.65, *BETS)
+"""For differences that are mostly far smaller than 1, such as the mean of a slate's clicks."""
 
 ADWIN_LIFE = 20_000
 """Updates after which ADWIN is replaced, so that a snapshot can keep all values it has seen."""
@@ -62,15 +64,16 @@ class Superiority:
     r"""Betting e-process for a mean above a margin; it may be looked at after every event.
 
     $E = \frac1K \sum_k \prod (1 + \lambda_k x)$, with $x$ as in `EDetector` and
-    $\lambda_k = 2^{-k}$ for $k = 1 \dots K$ (a bet of everything would not survive a loss). Where
-    each mean, given the past, is at most $m$, E ever reaches $1/\alpha$ with a chance of at most
-    $\alpha$ (Ville's inequality; Waudby-Smith and Ramdas 2024).
+    the bets $\lambda_k$: $2^{-k}$ for $k = 1 \dots 12$ (a bet of everything would not survive a
+    loss), or bolder ones. Where each mean, given the past, is at most $m$, E ever reaches
+    $1/\alpha$ with a chance of at most $\alpha$ (Ville's inequality; Waudby-Smith and Ramdas 2024).
     """
 
-    def __init__(self) -> None:
+    def __init__(self, bets: tuple[float, ...] = BETS) -> None:
         self.n = 0
         self.total = 0.0
-        self._products = [1.0] * N_PROOF_BETS
+        self._bets = bets
+        self._products = [1.0] * len(bets)
 
     @property
     def statistic(self) -> float:
@@ -78,7 +81,7 @@ class Superiority:
         total = 0.0
         for product in self._products:
             total += product
-        return total / N_PROOF_BETS
+        return total / len(self._bets)
 
     @property
     def mean(self) -> float:
@@ -86,14 +89,12 @@ class Superiority:
         return self.total / self.n if self.n else 0.0
 
     def update(self, difference: float, margin: float) -> None:
-        """Take one difference, in [-1, 1]."""
+        """Take one difference, in [-1, 1]; the margin may be negative."""
         self.n += 1
         self.total += difference
         x = scaled(difference, margin)
-        weight = 1.0
-        for k, product in enumerate(self._products):
-            weight *= 0.5
-            self._products[k] = min(product * (1.0 + weight * x), _MOST)
+        for k, bet in enumerate(self._bets):
+            self._products[k] = min(self._products[k] * (1.0 + bet * x), _MOST)
 
     def is_proven(self, alpha: float) -> bool:
         """Tell whether the mean is shown to be above the margin, and is above 0 so far."""
@@ -111,9 +112,11 @@ class Superiority:
     def load_state(self, state: State) -> None:
         """Become the process that `state` was taken from; raise ValueError if it is damaged."""
         n, total = int(state["n"]), float(state["total"])
-        if n < 0 or not abs(total) <= n:
+        bets = next((b for b in (BETS, BOLD_BETS) if len(b) == len(state["products"])), None)
+        if n < 0 or not abs(total) <= n or bets is None:
             raise ValueError("an e-process's state is damaged")
-        self._products = _checked(state["products"], N_PROOF_BETS, "an e-process")
+        self._bets = bets
+        self._products = _checked(state["products"], len(bets), "an e-process")
         self.n, self.total = n, total
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-from app.detectors import EDetector
+from app.detectors import BETS, BOLD_BETS, EDetector
 from app.events import DAY_MS
 from app.freshness import freshness_of, is_over
 from app.gate_data import (
@@ -462,7 +462,8 @@ class Gate:
         calm_at = alarm.evidence.get("calm_at", self.now.event)
         since = max(0, 2 * calm_at - self.now.event)
         self.record("hold", alarm.detector, evidence | {"since": since})
-        self.arbiter.begin(data.n_decisions, self.now, alarm.detector, since)
+        bets = BOLD_BETS if self.semantics >= 10 else BETS
+        self.arbiter.begin(data.n_decisions, self.now, alarm.detector, since, bets)
 
     def _try_to_leave_hold(self) -> None:
         arbiter, settings = self.arbiter, self.settings

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple
 
-from app.detectors import Superiority
+from app.detectors import BOLD_BETS, Superiority
 from app.drafts import Team
 from app.gate_data import Clock
 from app.settings import EngineSettings
@@ -64,9 +64,17 @@ class Arbiter:
         self.agreement = Superiority()
         self.disagreement = Superiority()
 
-    def begin(self, number: int, now: Clock, detector: str, since: int) -> None:
-        """Begin a HOLD with nothing counted."""
+    def begin(
+        self,
+        number: int,
+        now: Clock,
+        detector: str,
+        since: int,
+        bets: tuple[float, ...] = BOLD_BETS,
+    ) -> None:
+        """Begin a HOLD with nothing counted; `bets` are on whether trusted users click so, too."""
         self.__init__()  # type: ignore[misc]
+        self.agreement, self.disagreement = Superiority(bets), Superiority(bets)
         self.hold = Hold(number, now.event, now.time_ms, detector, since, now.event)
 
     def end(self) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from app import snapshot
 from app.challenger import alpha_of
-from app.detectors import N_PROOF_BETS, Superiority
+from app.detectors import BETS, Superiority
 from app.engine import Engine
 from app.events import VALID, Command, Feedback, Record
 from app.recommend import Request
@@ -134,9 +134,9 @@ def statistics(differences: np.ndarray[Any, Any], margin: float) -> np.ndarray[A
     """Return E after each difference, for many streams at once: [streams, events]."""
     x = (differences - margin) / (1.0 + margin)
     total = np.zeros_like(x)
-    for k in range(1, N_PROOF_BETS + 1):
+    for k in range(1, len(BETS) + 1):
         total += np.cumprod(1.0 + x * 0.5**k, axis=1)
-    return total / N_PROOF_BETS
+    return total / len(BETS)
 
 
 def losses(chance: np.random.Generator, shape: tuple[int, int]) -> np.ndarray[Any, Any]:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from app.detectors import N_DETECTOR_BETS, N_PROOF_BETS, EDetector, Superiority
+from app.detectors import BETS, BOLD_BETS, N_DETECTOR_BETS, EDetector, Superiority
 from learners.kernels import F64
 
 HARM_MARGIN, PROOF_MARGIN = 0.005, 0.002
@@ -39,17 +39,25 @@ class Detectors:
 class Proofs:
     """A `Superiority` for each of many streams."""
 
+    made_of: tuple[float, ...] = BETS
+
     def __init__(self, n_streams: int) -> None:
-        self.bets = 0.5 ** np.arange(1, N_PROOF_BETS + 1)[:, None]
-        self.products = np.ones((N_PROOF_BETS, n_streams))
+        self.bets = np.array(self.made_of)[:, None]
+        self.products = np.ones((len(self.made_of), n_streams))
         self.total = np.zeros(n_streams)
 
     def update(self, difference: F64, margin: float) -> F64:
         """Take a difference for each stream; return the statistics."""
         self.products *= 1.0 + self.bets * ((difference - margin) / (1.0 + margin))
         self.total += difference
-        found: F64 = self.products.sum(axis=0) / N_PROOF_BETS
+        found: F64 = self.products.sum(axis=0) / len(self.made_of)
         return found
+
+
+class BoldProofs(Proofs):
+    """The same with bolder bets."""
+
+    made_of = BOLD_BETS
 
 
 # -- streams with a mean: in [-1, 1], of independent and of dependent events -----------------------
@@ -82,6 +90,14 @@ def rare_lows(random: Generator, total: F64, last: F64, mean: float) -> F64:
     return np.where(random.random(len(last)) < 0.02, -1.0, (mean + 0.02) / 0.98)
 
 
+def slates(random: Generator, total: F64, last: F64, mean: float) -> F64:
+    """How much less than expected is clicked on a slate: five places, rarely clicked, or all."""
+    is_all = random.random(len(last)) < 0.02
+    clicked = np.where(is_all, 5, random.binomial(5, 0.12, len(last))) / 5
+    found: F64 = mean + (0.02 + 0.98 * 0.12) - clicked
+    return found
+
+
 def bursts(random: Generator, total: F64, last: F64, mean: float) -> F64:
     """Large events follow large ones, of either sign."""
     spread = np.clip(0.1 + np.abs(last) * random.choice([0.5, 1.4], len(last)), 0.05, 1.0)
@@ -102,7 +118,7 @@ def wandering(random: Generator, total: F64, last: F64, mean: float) -> F64:
     return found
 
 
-INDEPENDENT = [coin, losses, uniform, rare_highs, rare_lows]
+INDEPENDENT = [coin, losses, uniform, rare_highs, rare_lows, slates]
 DEPENDENT = [bursts, reverting]
 
 
@@ -125,7 +141,7 @@ def times(
         last = values - mean
         total += last
         reached = many.update(values, margin) >= limit
-        if isinstance(many, Proofs):
+        if isinstance(many, Proofs) and margin >= 0.0:
             reached &= many.total > 0.0
         found[reached & (found == longest)] = n
         if found.max() < longest:
@@ -136,12 +152,13 @@ def times(
 # -- the same steps --------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("kind", [Proofs, BoldProofs])
 @pytest.mark.parametrize("stream", [*INDEPENDENT, *DEPENDENT, wandering])
-def test_many_at_once_are_what_one_is(stream: Stream) -> None:
+def test_many_at_once_are_what_one_is(stream: Stream, kind: type[Proofs]) -> None:
     """Value by value, the vectorised statistics are those of the classes that the gate uses."""
     random, n_streams = np.random.default_rng(3), 3
-    detectors, proofs = Detectors(n_streams), Proofs(n_streams)
-    each = [(EDetector(), Superiority()) for _ in range(n_streams)]
+    detectors, proofs = Detectors(n_streams), kind(n_streams)
+    each = [(EDetector(), Superiority(kind.made_of)) for _ in range(n_streams)]
     total, last = np.zeros(n_streams), np.zeros(n_streams)
     for _ in range(600):
         values = stream(random, total, last, 0.03)
@@ -213,15 +230,20 @@ def test_a_wandering_level_is_not_promised() -> None:
 # -- false proofs ----------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("kind", "margin"), [(Proofs, PROOF_MARGIN), (BoldProofs, 0.03), (BoldProofs, -0.03)]
+)
 @pytest.mark.parametrize("stream", [*INDEPENDENT, *DEPENDENT])
-def test_false_proofs_are_as_rare_as_alpha(stream: Stream) -> None:
+def test_false_proofs_are_as_rare_as_alpha(
+    stream: Stream, kind: type[Proofs], margin: float
+) -> None:
     """Of 2,000 streams at the very margin, looked at 5,000 times each, 1 % is ever proven."""
     alpha, n_streams, longest = 0.01, 2_000, 5_000
     found = times(
-        Proofs,
+        kind,
         stream,
-        PROOF_MARGIN,
-        margin=PROOF_MARGIN,
+        margin,
+        margin=margin,
         n_streams=n_streams,
         longest=longest,
         limit=1 / alpha,
@@ -252,7 +274,7 @@ def test_proofs_take_as_long_as_the_law_says(
     if variance is None:
         variance = long_run_variance(stream, mean)
     above = (mean - PROOF_MARGIN) / (1 + PROOF_MARGIN)
-    law = 2 * math.log(N_PROOF_BETS / 1e-3) * variance / above**2
+    law = 2 * math.log(len(BETS) / 1e-3) * variance / above**2
     found = times(
         Proofs,
         stream,
@@ -263,6 +285,16 @@ def test_proofs_take_as_long_as_the_law_says(
         limit=1e3,
     )
     assert float(np.median(found)) == pytest.approx(law, rel=0.4)
+
+
+def test_bold_bets_prove_small_differences_sooner() -> None:
+    """Of slates that are clicked 0.06 less than the margin allows, in two thirds of the slates."""
+    found = [
+        times(kind, slates, 0.03, margin=-0.03, n_streams=200, longest=3_000, limit=1e3)
+        for kind in (Proofs, BoldProofs)
+    ]
+    usual, bold = (float(np.median(n)) for n in found)
+    assert 1.4 * bold < usual < 400
 
 
 def long_run_variance(stream: Stream, mean: float) -> float:
