@@ -230,12 +230,11 @@ class Gate:
             return
         alarm = self.watch.slate(items, expected, clicked, self.now.event)
         if self.data.state == "hold":
-            surplus = mean_surplus(expected, clicked) if is_marked else None
-            margin = self.settings.calibration_margin
-            heard_event = None if alarm is None else self.now.event
-            self.arbiter.slate(
-                surplus, margin, heard_event=heard_event, may_disagree=self.semantics >= 10
-            )
+            compares = self.semantics >= 10
+            if is_marked or compares:
+                surplus, margin = mean_surplus(expected, clicked), self.settings.calibration_margin
+                self.arbiter.hear(surplus, margin, is_marked=is_marked, compares=compares)
+            self.arbiter.slate(None if alarm is None else self.now.event)
             if alarm is not None:
                 self.watch.restart()
         elif alarm is not None:

@@ -19,6 +19,8 @@ from learners.ids import State
 
 # Of the longest HOLD, the part after which it is said that credits come too slowly for a proof.
 _TOLD_AFTER = 0.1
+# Slates of all others without which it is not known how far they go.
+_FEW = 100
 
 
 End = Literal[
@@ -63,6 +65,9 @@ class Arbiter:
         self.anchor = Superiority()
         self.agreement = Superiority()
         self.disagreement = Superiority()
+        # Slates of those who are not marked, and the sum of what these were clicked beyond.
+        self.n_others = 0
+        self.others = 0.0
 
     def begin(
         self,
@@ -91,31 +96,36 @@ class Arbiter:
             self.branch.update(win, settings.arbiter_margin)
             self.anchor.update(-win, 0.0)
 
-    def slate(
-        self,
-        surplus: float | None = None,
-        margin: float = 0.0,
-        *,
-        heard_event: int | None = None,
-        may_disagree: bool = True,
-    ) -> None:
-        """Count a judged slate; the alarm that led here came again at `heard_event`, if it did.
-
-        `surplus` is by how much more it was clicked than expected, if a user whom somebody vouches
-        for was shown it. What is beyond the margin is agreement with the alarm, what is below it
-        is none; until semantics version 10 that was not looked at.
-        """
+    def slate(self, heard_event: int | None = None) -> None:
+        """Count a judged slate; the alarm that led here came again at `heard_event`, if it did."""
         if self.hold is not None:
             self.hold.slates += 1
-            sign = {"clicks_over": 1.0, "clicks_under": -1.0}.get(self.hold.detector, 0.0)
-            if surplus is not None:
-                self.agreement.update(sign * surplus, margin)
-                if may_disagree and sign:
-                    self.disagreement.update(-sign * surplus, -margin)
             if heard_event is not None:
                 self.hold.heard_event = heard_event
                 self.hold.heard_at = self.hold.slates
                 self.hold.n_heard += 1
+
+    def hear(
+        self, surplus: float, margin: float, *, is_marked: bool, compares: bool = True
+    ) -> None:
+        """Take by how much more than expected a slate was clicked.
+
+        `is_marked` where somebody vouches for what is heard of its user. These agree with the alarm
+        if they go beyond the margin, and half as far as everybody else does in this HOLD; else they
+        do not. Until semantics version 10 (`compares`) the margin was all, and agreeing.
+        """
+        if self.hold is None:
+            return
+        sign = {"clicks_over": 1.0, "clicks_under": -1.0}.get(self.hold.detector, 0.0)
+        if not is_marked:
+            self.n_others += 1
+            self.others += sign * surplus
+            return
+        if compares and self.n_others >= _FEW:
+            margin = max(margin, min(self.others / self.n_others / 2, 0.5))
+        self.agreement.update(sign * surplus, margin)
+        if compares and sign:
+            self.disagreement.update(-sign * surplus, -margin)
 
     def verdict(self, now: Clock, settings: EngineSettings) -> Verdict | None:
         """Return how HOLD ends, if it does now."""
@@ -178,7 +188,7 @@ class Arbiter:
             "trusted_slates": self.agreement.n,
             "trusted_surplus": self.agreement.mean,
             "trusted_statistic": self.agreement.statistic,
-            **self._disagreeing("disagreement_statistic", self.disagreement.statistic),
+            **self._compared(),
             "threshold": 1.0 / settings.arbiter_alpha,
             **({"margin": settings.arbiter_margin} if settings.arbiter_margin else {}),
             "events": now.event - hold.event,
@@ -187,9 +197,15 @@ class Arbiter:
             "alarms": hold.n_heard + 1,
         }
 
-    def _disagreeing(self, name: str, value: Any) -> dict[str, Any]:
-        """Return what is known of disagreement by a name, if anything is."""
-        return {name: value} if self.disagreement.n else {}
+    def _compared(self) -> dict[str, Any]:
+        """Return the numbers of marked users beside everybody else's, if there are any."""
+        if not self.n_others and not self.disagreement.n:
+            return {}
+        return {
+            "other_slates": self.n_others,
+            "other_surplus": self.others / max(self.n_others, 1),
+            "disagreement_statistic": self.disagreement.statistic,
+        }
 
     _TESTS = ("branch", "anchor", "agreement")
 
@@ -199,17 +215,19 @@ class Arbiter:
         if hold is not None and not hold["is_fault"]:
             del hold["is_fault"]
         tests = {name: getattr(self, name).state() for name in self._TESTS}
-        return {
-            "hold": hold,
-            **tests,
-            **self._disagreeing("disagreement", self.disagreement.state()),
-        }
+        if self.n_others or self.disagreement.n:  # as is not before semantics version 10
+            tests["disagreement"] = self.disagreement.state()
+            tests["others"] = [self.n_others, self.others]
+        return {"hold": hold, **tests}
 
     def load_state(self, state: State) -> None:
         """Become the arbiter that `state` was taken from."""
         self.hold = None if state["hold"] is None else Hold(**state["hold"])
         for name in self._TESTS:
             getattr(self, name).load_state(state[name])
-        self.disagreement = Superiority()
+        self.disagreement, (self.n_others, self.others) = (
+            Superiority(),
+            state.get("others", (0, 0.0)),
+        )
         if "disagreement" in state:
             self.disagreement.load_state(state["disagreement"])

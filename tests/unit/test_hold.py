@@ -249,7 +249,7 @@ def shown(arbiter: Arbiter, surplus: float, n: int, **given: Any) -> list[bool]:
     """Let trusted users click by so much more than is expected; return when a fault is found."""
     found = []
     for _ in range(n):
-        arbiter.slate(surplus, 0.03, **given)
+        arbiter.hear(surplus, 0.03, is_marked=True, **given)
         found.append(arbiter.finds_fault(SETTINGS))
     return found
 
@@ -303,6 +303,18 @@ def test_what_is_within_the_margin_proves_no_change() -> None:
         assert not arbiter.agreement.is_proven(SETTINGS.arbiter_alpha)
 
 
+@pytest.mark.parametrize(("others", "is_fault"), [(0.3, True), (0.1, False)])
+def test_trusted_users_are_compared_with_everybody(others: float, is_fault: bool) -> None:
+    """They agree if they go at least half as far as all others, and beyond the margin."""
+    arbiter = held()
+    for _ in range(200):
+        arbiter.hear(others, 0.03, is_marked=False)
+    assert any(shown(arbiter, 0.1, 1_500)) == is_fault
+    assert arbiter.agreement.is_proven(SETTINGS.arbiter_alpha) != is_fault
+    evidence = arbiter.evidence(later(), SETTINGS)
+    assert (evidence["other_slates"], evidence["other_surplus"]) == (200, pytest.approx(others))
+
+
 def test_who_only_clicks_as_they_did_is_no_evidence_of_a_fault_of_items() -> None:
     """Where single items led to HOLD there is no direction to agree with."""
     arbiter = Arbiter()
@@ -321,7 +333,7 @@ def test_a_fault_that_was_found_survives() -> None:
     assert twin.hold is not None
     assert twin.hold.is_fault
     older = held()
-    shown(older, -0.05, 300, may_disagree=False)
+    shown(older, -0.05, 300, compares=False)
     assert set(older.state()) == {"hold", "branch", "anchor", "agreement"}
     assert "is_fault" not in older.state()["hold"]
     ends = verdict(older, later(10_000))
