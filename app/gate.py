@@ -229,11 +229,12 @@ class Gate:
         if not is_watched or n_learned < ARMED_SLATES:
             return
         alarm = self.watch.slate(items, expected, clicked, self.now.event)
+        margin = self.settings.calibration_margin
+        if self.semantics >= 10:
+            self.arbiter.hear(mean_surplus(expected, clicked), margin, is_marked=is_marked)
+        elif is_marked:
+            self.arbiter.hear_marked(mean_surplus(expected, clicked), margin)
         if self.data.state == "hold":
-            compares = self.semantics >= 10
-            if is_marked or compares:
-                surplus, margin = mean_surplus(expected, clicked), self.settings.calibration_margin
-                self.arbiter.hear(surplus, margin, is_marked=is_marked, compares=compares)
             self.arbiter.slate(None if alarm is None else self.now.event)
             if alarm is not None:
                 self.watch.restart()

@@ -15,12 +15,11 @@ from app.detectors import BOLD_BETS, Superiority
 from app.drafts import Team
 from app.gate_data import Clock
 from app.settings import EngineSettings
+from app.witnesses import Witnesses
 from learners.ids import State
 
 # Of the longest HOLD, the part after which it is said that credits come too slowly for a proof.
 _TOLD_AFTER = 0.1
-# Slates of all others without which it is not known how far they go.
-_FEW = 100
 
 
 End = Literal[
@@ -63,11 +62,7 @@ class Arbiter:
         self.hold: Hold | None = None
         self.branch = Superiority()
         self.anchor = Superiority()
-        self.agreement = Superiority()
-        self.disagreement = Superiority()
-        # Slates of those who are not marked, and the sum of what these were clicked beyond.
-        self.n_others = 0
-        self.others = 0.0
+        self.witnesses = Witnesses()
 
     def begin(
         self,
@@ -78,8 +73,8 @@ class Arbiter:
         bets: tuple[float, ...] = BOLD_BETS,
     ) -> None:
         """Begin a HOLD with nothing counted; `bets` are on whether trusted users click so, too."""
-        self.__init__()  # type: ignore[misc]
-        self.agreement, self.disagreement = Superiority(bets), Superiority(bets)
+        self.branch, self.anchor = Superiority(), Superiority()
+        self.witnesses.begin(bets)
         self.hold = Hold(number, now.event, now.time_ms, detector, since, now.event)
 
     def end(self) -> None:
@@ -105,27 +100,23 @@ class Arbiter:
                 self.hold.heard_at = self.hold.slates
                 self.hold.n_heard += 1
 
-    def hear(
-        self, surplus: float, margin: float, *, is_marked: bool, compares: bool = True
-    ) -> None:
-        """Take by how much more than expected a slate was clicked.
-
-        `is_marked` where somebody vouches for what is heard of its user. These agree with the alarm
-        if they go beyond the margin, and half as far as everybody else does in this HOLD; else they
-        do not. Until semantics version 10 (`compares`) the margin was all, and agreeing.
-        """
+    def hear(self, surplus: float, margin: float, *, is_marked: bool) -> None:
+        """Take by how much more than expected a slate was clicked; see `Witnesses`."""
         if self.hold is None:
-            return
-        sign = {"clicks_over": 1.0, "clicks_under": -1.0}.get(self.hold.detector, 0.0)
-        if not is_marked:
-            self.n_others += 1
-            self.others += sign * surplus
-            return
-        if compares and self.n_others >= _FEW:
-            margin = max(margin, min(self.others / self.n_others / 2, 0.5))
-        self.agreement.update(sign * surplus, margin)
-        if compares and sign:
-            self.disagreement.update(-sign * surplus, -margin)
+            self.witnesses.learn(surplus, is_marked=is_marked)
+        else:
+            self.witnesses.hear(surplus, self._sign, margin, is_marked=is_marked)
+
+    def hear_marked(self, surplus: float, margin: float) -> None:
+        """Do the same as before semantics version 10: whose user is not marked was not heard."""
+        if self.hold is not None:
+            self.witnesses.agreement.update(self._sign * surplus, margin)
+
+    @property
+    def _sign(self) -> float:
+        """Return whether the alarm says more or less."""
+        detector = "" if self.hold is None else self.hold.detector
+        return {"clicks_over": 1.0, "clicks_under": -1.0}.get(detector, 0.0)
 
     def verdict(self, now: Clock, settings: EngineSettings) -> Verdict | None:
         """Return how HOLD ends, if it does now."""
@@ -138,7 +129,7 @@ class Arbiter:
             # One that learned a fault may be better all the same: it is newer.
             "branch_better": has_credits and self.branch.is_proven(alpha) and not hold.is_fault,
             "anchor_better": has_credits and self.anchor.is_proven(alpha),
-            "trusted_agree": self.agreement.is_proven(alpha),
+            "trusted_agree": self.witnesses.agreement.is_proven(alpha),
             "quiet": hold.slates - hold.heard_at >= settings.hold_quiet,
             "trusted_disagree": is_over and hold.is_fault,
             "hold_max": is_over,
@@ -159,7 +150,7 @@ class Arbiter:
         if self.hold is None or self.hold.is_fault:
             return False
         # Clicks that are as expected are no agreement: a mean of 0 is a proof, too.
-        self.hold.is_fault = self.disagreement.statistic >= 1.0 / settings.arbiter_alpha
+        self.hold.is_fault = self.witnesses.disagreement.statistic >= 1.0 / settings.arbiter_alpha
         return self.hold.is_fault
 
     def is_hopeless(self, now: Clock, settings: EngineSettings) -> bool:
@@ -185,10 +176,7 @@ class Arbiter:
             "anchor_wins": n - wins,
             "branch_statistic": self.branch.statistic,
             "anchor_statistic": self.anchor.statistic,
-            "trusted_slates": self.agreement.n,
-            "trusted_surplus": self.agreement.mean,
-            "trusted_statistic": self.agreement.statistic,
-            **self._compared(),
+            **self.witnesses.evidence(),
             "threshold": 1.0 / settings.arbiter_alpha,
             **({"margin": settings.arbiter_margin} if settings.arbiter_margin else {}),
             "events": now.event - hold.event,
@@ -197,37 +185,17 @@ class Arbiter:
             "alarms": hold.n_heard + 1,
         }
 
-    def _compared(self) -> dict[str, Any]:
-        """Return the numbers of marked users beside everybody else's, if there are any."""
-        if not self.n_others and not self.disagreement.n:
-            return {}
-        return {
-            "other_slates": self.n_others,
-            "other_surplus": self.others / max(self.n_others, 1),
-            "disagreement_statistic": self.disagreement.statistic,
-        }
-
-    _TESTS = ("branch", "anchor", "agreement")
-
     def state(self) -> State:
         """Return what `load_state` continues from."""
         hold = None if self.hold is None else asdict(self.hold)
-        if hold is not None and not hold["is_fault"]:
+        if hold is not None and not hold["is_fault"]:  # as it never is before semantics version 10
             del hold["is_fault"]
-        tests = {name: getattr(self, name).state() for name in self._TESTS}
-        if self.n_others or self.disagreement.n:  # as is not before semantics version 10
-            tests["disagreement"] = self.disagreement.state()
-            tests["others"] = [self.n_others, self.others]
-        return {"hold": hold, **tests}
+        tests = {"branch": self.branch.state(), "anchor": self.anchor.state()}
+        return {"hold": hold, **tests, **self.witnesses.state()}
 
     def load_state(self, state: State) -> None:
-        """Become the arbiter that `state` was taken from."""
+        """Become the arbiter that `state` was taken from; raise ValueError if it is damaged."""
         self.hold = None if state["hold"] is None else Hold(**state["hold"])
-        for name in self._TESTS:
-            getattr(self, name).load_state(state[name])
-        self.disagreement, (self.n_others, self.others) = (
-            Superiority(),
-            state.get("others", (0, 0.0)),
-        )
-        if "disagreement" in state:
-            self.disagreement.load_state(state["disagreement"])
+        self.branch.load_state(state["branch"])
+        self.anchor.load_state(state["anchor"])
+        self.witnesses.load_state(state)

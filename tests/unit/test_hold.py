@@ -245,11 +245,11 @@ def test_a_proof_goes_before_the_end() -> None:
 # -- trusted users ---------------------------------------------------------------------------------
 
 
-def shown(arbiter: Arbiter, surplus: float, n: int, **given: Any) -> list[bool]:
+def shown(arbiter: Arbiter, surplus: float, n: int) -> list[bool]:
     """Let trusted users click by so much more than is expected; return when a fault is found."""
     found = []
     for _ in range(n):
-        arbiter.hear(surplus, 0.03, is_marked=True, **given)
+        arbiter.hear(surplus, 0.03, is_marked=True)
         found.append(arbiter.finds_fault(SETTINGS))
     return found
 
@@ -300,7 +300,7 @@ def test_what_is_within_the_margin_proves_no_change() -> None:
     for surplus, is_fault in ((0.0, True), (0.03, False)):
         arbiter = held()
         assert any(shown(arbiter, surplus, 3_000)) == is_fault
-        assert not arbiter.agreement.is_proven(SETTINGS.arbiter_alpha)
+        assert not arbiter.witnesses.agreement.is_proven(SETTINGS.arbiter_alpha)
 
 
 @pytest.mark.parametrize(("others", "is_fault"), [(0.3, True), (0.1, False)])
@@ -310,9 +310,27 @@ def test_trusted_users_are_compared_with_everybody(others: float, is_fault: bool
     for _ in range(200):
         arbiter.hear(others, 0.03, is_marked=False)
     assert any(shown(arbiter, 0.1, 1_500)) == is_fault
-    assert arbiter.agreement.is_proven(SETTINGS.arbiter_alpha) != is_fault
+    assert arbiter.witnesses.agreement.is_proven(SETTINGS.arbiter_alpha) != is_fault
     evidence = arbiter.evidence(later(), SETTINGS)
     assert (evidence["other_slates"], evidence["other_surplus"]) == (200, pytest.approx(others))
+
+
+@pytest.mark.parametrize(("now", "is_fault"), [(0.2, True), (0.35, False)])
+def test_marked_users_are_compared_with_what_is_usual_for_them(now: float, is_fault: bool) -> None:
+    """Who always clicks more than others does not agree with an alarm that says so of all."""
+    arbiter = Arbiter()
+    for _ in range(3_000):
+        arbiter.hear(0.2, 0.03, is_marked=True)
+        arbiter.hear(-0.02, 0.03, is_marked=False)
+    arbiter.begin(NUMBER, START, "clicks_over", 0)
+    for _ in range(200):
+        arbiter.hear(0.15, 0.03, is_marked=False)
+    assert any(shown(arbiter, now, 600)) == is_fault
+    assert arbiter.witnesses.agreement.is_proven(SETTINGS.arbiter_alpha) != is_fault
+    evidence = arbiter.evidence(later(), SETTINGS)
+    assert evidence["usual_marked"] == pytest.approx(0.2, abs=0.02)
+    assert evidence["trusted_surplus"] == pytest.approx(now - evidence["usual_marked"])
+    assert evidence["other_surplus"] == pytest.approx(0.15 - evidence["usual_others"])
 
 
 def test_who_only_clicks_as_they_did_is_no_evidence_of_a_fault_of_items() -> None:
@@ -320,7 +338,7 @@ def test_who_only_clicks_as_they_did_is_no_evidence_of_a_fault_of_items() -> Non
     arbiter = Arbiter()
     arbiter.begin(NUMBER, START, "item", 0)
     assert not any(shown(arbiter, -0.2, 300))
-    assert arbiter.disagreement.n == 0
+    assert arbiter.witnesses.disagreement.n == 0
 
 
 def test_a_fault_that_was_found_survives() -> None:
@@ -333,7 +351,8 @@ def test_a_fault_that_was_found_survives() -> None:
     assert twin.hold is not None
     assert twin.hold.is_fault
     older = held()
-    shown(older, -0.05, 300, compares=False)
+    for _ in range(300):
+        older.hear_marked(-0.05, 0.03)
     assert set(older.state()) == {"hold", "branch", "anchor", "agreement"}
     assert "is_fault" not in older.state()["hold"]
     ends = verdict(older, later(10_000))
