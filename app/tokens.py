@@ -36,13 +36,15 @@ class Reading(NamedTuple):
     """What a token says: the verdict is VALID, malformed, signature, expired, user, or item.
 
     `slate_id` is known where the signature is right; where all is, `place` (from 0) and `draft`
-    (`<name>:<team>`, where two versions filled the slate) are those of the item asked for.
+    (`<name>:<team>`, where one of two versions drafted it) are those of the item asked for, and
+    `is_drafted` says whether two versions filled the slate.
     """
 
     verdict: str
     slate_id: str | None = None
     place: int | None = None
     draft: str | None = None
+    is_drafted: bool = False
 
 
 class Tokens:
@@ -122,7 +124,7 @@ class Tokens:
         if last is None or None in places:
             return Reading("item", slate_id), nowhere
         draft = _draft(body[end:], n_name, n_items, last) if n_name else None
-        return Reading(VALID, slate_id, None, draft), places
+        return Reading(VALID, slate_id, None, draft, is_drafted=n_name > 0), places
 
     def _mac(self, key: bytes, body: bytes) -> bytes:
         return hmac.digest(key, self._prefix + body, "sha256")[:_MAC_BYTES]

@@ -66,7 +66,7 @@ class Signing:
         self._metrics.tokens.labels(reading.verdict).inc()
         if reading.verdict != VALID or reading.slate_id is None:
             raise InvalidRequest(f"recommendation_id: {_WRONG[reading.verdict]}")
-        return reading.slate_id, places == list(range(len(items))) and reading.draft is None
+        return reading.slate_id, places == list(range(len(items))) and not reading.is_drafted
 
     async def verified(
         self, engine: Engine, events: Sequence[Event], arrival_ms: int

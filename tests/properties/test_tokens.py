@@ -6,7 +6,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from app.events import VALID
-from app.tokens import MAX_DRAFT_NAME, MAX_TOKEN_BYTES, Tokens
+from app.tokens import MAX_DRAFT_NAME, MAX_TOKEN_BYTES, Reading, Tokens
 from learners.ids import handle_of
 
 QUICK = settings(max_examples=300, deadline=None, derandomize=True)
@@ -45,11 +45,12 @@ def test_what_is_minted_is_read(
     place = data.draw(st.integers(0, len(slate) - 1))
     late_ms = data.draw(st.integers(0, DAY_MS))
     found = tokens.verify(token, user_id=user_id, handle=slate[place], now_ms=time_ms + late_ms)
-    assert found == (VALID, slate_id, place, None if name is None else f"{name}:{teams[place]}")
+    team = None if name is None else f"{name}:{teams[place]}"
+    assert found == Reading(VALID, slate_id, place, team, is_drafted=name is not None)
     other = data.draw(handles)
     assume(other not in slate)
     found = tokens.verify(token, user_id=user_id, handle=other, now_ms=time_ms)
-    assert found == ("item", slate_id, None, None)
+    assert found == Reading("item", slate_id)
 
 
 TOKENS = Tokens([b"first" * 5, b"second" * 5], "shop", DAY_MS)

@@ -47,6 +47,23 @@ def test_the_team_of_each_place_comes_back() -> None:
     assert impressions.n_buffered == 0
 
 
+def test_what_two_versions_drafted_is_never_compared() -> None:
+    """However much of it was shown: also where both wanted the last place, or all of them."""
+    engine, ours, _ = signing(arbiter_share=1.0, trusted_history=1)
+    engine.gate.data.state = "hold"
+    engine.gate.arbiter.begin(1, engine.gate.now, "clicks_over", 0)
+    wanted_by_both = 0
+    for user in range(10):
+        slate, token = ours.recommend(engine, Request(f"u{user}"), NOW_MS)
+        assert slate.draft is not None
+        wanted_by_both += slate.draft.teams.count("both")
+        shown = [scored.item_id for scored in slate.items]
+        for n in range(1, len(shown) + 1):
+            _, is_compared = ours.verify_shown(engine, token, f"u{user}", shown[:n], NOW_MS)
+            assert not is_compared
+    assert wanted_by_both
+
+
 def test_a_slate_of_one_version_is_noted() -> None:
     """A slate that one version filled is an impression, under the id that feedback brings back."""
     engine, ours, impressions = signing()

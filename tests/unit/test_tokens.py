@@ -45,7 +45,9 @@ def test_a_token_says_where_the_item_was_and_who_drafted_it() -> None:
         plain = read(ours, mint(ours), handle=handle)
         assert plain == Reading(VALID, SLATE, place, None)
         drafted = read(ours, mint(ours, draft=True), handle=handle)
-        assert drafted == Reading(VALID, SLATE, place, f"hold:17:{DRAFT[1][place]}")
+        assert drafted == Reading(
+            VALID, SLATE, place, f"hold:17:{DRAFT[1][place]}", is_drafted=True
+        )
 
 
 def test_a_click_on_what_both_drafted_speaks_for_neither() -> None:
@@ -55,7 +57,9 @@ def test_a_click_on_what_both_drafted_speaks_for_neither() -> None:
     token = ours.mint(SLATE, "u1", HANDLES, NOW_MS, ("hold:17", teams))
     for place, (team, handle) in enumerate(zip(teams, HANDLES, strict=True)):
         expected = None if team == "both" else f"hold:17:{team}"
-        assert read(ours, token, handle=handle) == Reading(VALID, SLATE, place, expected)
+        assert read(ours, token, handle=handle) == Reading(
+            VALID, SLATE, place, expected, is_drafted=True
+        )
 
 
 def test_a_token_of_before_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,7 +71,9 @@ def test_a_token_of_before_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(old) < len(mint(ours, draft=True))
     for place, handle in enumerate(HANDLES):
         drafted = read(ours, old, handle=handle)
-        assert drafted == Reading(VALID, SLATE, place, f"hold:17:{DRAFT[1][place]}")
+        assert drafted == Reading(
+            VALID, SLATE, place, f"hold:17:{DRAFT[1][place]}", is_drafted=True
+        )
 
 
 def test_another_user_is_found_out() -> None:
