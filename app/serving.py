@@ -244,7 +244,8 @@ class Serving:
         slate = [
             replace(ranked[pick.team][pick.place], propensity=pick.propensity) for pick in picks
         ]
-        teams = [pick.drafter for pick in picks]
+        # Programs that do not know of places that both wanted could not read the token.
+        teams = [pick.drafter if self.semantics >= 10 else pick.team for pick in picks]
         if ruling is not None:
             found = arranged(slate, teams, ruling, self.history.items, request.k)
             if found is None:  # more is to be looked for than the two have named

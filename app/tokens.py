@@ -79,7 +79,8 @@ class Tokens:
         head = (key_id, slate, _user(user_id), now_ms, width, len(items), len(name.encode()))
         parts = [_HEAD.pack(_LAYOUT, *head), *(item.to_bytes(width, "little") for item in items)]
         if name:
-            parts += [name.encode(), _bits(teams, "b"), _bits(teams, "both")]
+            parts += [name.encode(), _bits(teams, "b")]
+            parts += [_bits(teams, "both")] if "both" in teams else []
         body = b"".join(parts)
         return _written(body + self._mac(key, body))
 

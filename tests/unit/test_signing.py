@@ -11,7 +11,7 @@ from app.ingest import Ingest
 from app.recommend import Request
 from app.settings import Settings
 from app.store import Store
-from tests.factories import SMALL, START_MS, click, configure, feed, sessions
+from tests.factories import SMALL, START_MS, click, configure, feed, make_settings, sessions
 
 NOW_MS = START_MS + 10_000_000
 
@@ -62,6 +62,19 @@ def test_what_two_versions_drafted_is_never_compared() -> None:
             _, is_compared = ours.verify_shown(engine, token, f"u{user}", shown[:n], NOW_MS)
             assert not is_compared
     assert wanted_by_both
+
+
+def test_replicas_of_before_can_read_the_token_of_a_drafted_slate() -> None:
+    """Until the log is upgraded each place has one team, as all replicas understand it."""
+    settings = make_settings(tokens="check", arbiter_share=1.0, trusted_history=1)
+    engine = Engine(settings)
+    feed(engine, [configure(settings, semantics=9), *sessions(600, n_users=10)], group=700)
+    engine.gate.data.state = "hold"
+    engine.gate.arbiter.begin(1, engine.gate.now, "clicks_over", 0)
+    for number in range(10):
+        slate = engine.recommend(Request("u1"), f"slate-{number}")
+        assert slate.draft is not None
+        assert set(slate.draft.teams) == {"a", "b"}
 
 
 def test_a_slate_of_one_version_is_noted() -> None:

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import pytest
 
-from app import tokens as tokens_module
 from app.admission import TOKEN_FLAWS
 from app.events import VALID
 from app.tokens import FUTURE_MS, MAX_DRAFT_NAME, MAX_TOKEN_BYTES, Reading, Tokens
@@ -62,18 +61,15 @@ def test_a_click_on_what_both_drafted_speaks_for_neither() -> None:
         )
 
 
-def test_a_token_of_before_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A drafted slate that was shown before an upgrade is answered after it."""
-    ours, bits = tokens(), tokens_module._bits
-    monkeypatch.setattr(tokens_module, "_bits", lambda t, w: b"" if w == "both" else bits(t, w))
-    old = mint(ours, draft=True)
-    monkeypatch.undo()
-    assert len(old) < len(mint(ours, draft=True))
-    for place, handle in enumerate(HANDLES):
-        drafted = read(ours, old, handle=handle)
-        assert drafted == Reading(
-            VALID, SLATE, place, f"hold:17:{DRAFT[1][place]}", is_drafted=True
-        )
+def test_places_that_both_wanted_alone_make_a_token_longer() -> None:
+    """Without any a token is as programs of before make and read it."""
+    ours = tokens()
+    plain, drafted = mint(ours), mint(ours, draft=True)
+    shared = ours.mint(SLATE, "u1", HANDLES, NOW_MS, ("hold:17", ["both", *DRAFT[1][1:]]))
+    n_plain, n_drafted, n_shared = (3 * len(token) // 4 for token in (plain, drafted, shared))
+    n_bits = (len(HANDLES) + 7) // 8
+    assert n_drafted == n_plain + len("hold:17") + n_bits
+    assert n_shared == n_drafted + n_bits
 
 
 def test_another_user_is_found_out() -> None:
