@@ -11,10 +11,11 @@ MAX_SLATES = 100_000
 
 
 class Answers:
-    """Clicked items by slate. Past MAX_SLATES the slate first answered goes."""
+    """Clicked items by slate, and which slates were judged. Past MAX_SLATES the first one goes."""
 
     def __init__(self) -> None:
         self._clicked: dict[str, list[str]] = {}
+        self._judged: dict[str, None] = {}
 
     def note(self, recommendation_id: str, item_id: str) -> bool:
         """Remember a click; tell whether it is the slate's first."""
@@ -36,10 +37,22 @@ class Answers:
         """Return what was clicked on a slate, and forget it."""
         return self._clicked.pop(recommendation_id, [])
 
+    def judge(self, recommendation_id: str) -> bool:
+        """Remember that a slate is judged; tell whether it had not been before."""
+        if recommendation_id in self._judged:
+            return False
+        self._judged[recommendation_id] = None
+        if len(self._judged) > MAX_SLATES:
+            del self._judged[next(iter(self._judged))]
+        return True
+
     def state(self) -> State:
         """Return what `load_state` continues from."""
-        return {"slates": [[slate, *items] for slate, items in self._clicked.items()]}
+        slates = [[slate, *items] for slate, items in self._clicked.items()]
+        # Nothing is until semantics version 10: programs of before compare snapshots, too.
+        return {"slates": slates} | ({"judged": list(self._judged)} if self._judged else {})
 
     def load_state(self, state: State) -> None:
         """Become the answers that `state` was taken from."""
         self._clicked = {slate: items for slate, *items in state["slates"]}
+        self._judged = dict.fromkeys(state.get("judged", ()))

@@ -376,7 +376,13 @@ class Engine(Serving):
         self.gate.relearned(job, n, n_known)
 
     def _impression(self, shown: events.Impression) -> None:
-        """Compare what was clicked on a slate with what was expected, then learn from it."""
+        """Compare what was clicked on a slate with what was expected, then learn from it.
+
+        A slate that is declared again is none: nothing is left of what was clicked on it.
+        """
+        counts_once = shown.is_verified and self.semantics >= 10
+        if counts_once and not self.answers.judge(shown.recommendation_id):
+            return
         items = shown.items[:MOST_PLACES]
         answered = self.answers.take(shown.recommendation_id) if shown.is_verified else []
         if self.explores:

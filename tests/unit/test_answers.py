@@ -64,3 +64,18 @@ def test_a_state_is_a_copy() -> None:
         one.note("s", "b")
         one.note("t", "a")
     assert state == {"slates": [["s", "a"]]}
+
+
+def test_a_slate_is_judged_once() -> None:
+    """Whatever became of it since; of the last 100,000 that were, those before are forgotten."""
+    answers = Answers()
+    assert "judged" not in answers.state()
+    assert [answers.judge(f"s{n}") for n in range(MAX_SLATES)] == [True] * MAX_SLATES
+    answers.note("s0", "a")
+    twin = Answers()
+    twin.load_state(orjson.loads(orjson.dumps(answers.state())))
+    for one in (answers, twin):
+        assert not one.judge("s0")
+        assert one.judge("new")
+        assert one.judge("s0")
+        assert not one.judge("s2")

@@ -7,7 +7,7 @@ import pytest
 from msgspec.structs import replace
 
 from app.engine import Engine
-from app.events import Impression, ItemDelete, Record, Upgrade
+from app.events import VALID, Impression, ItemDelete, Record, Upgrade
 from app.exploration import MOST_SHOWN, MOST_TAKEN, explored_places
 from app.recommend import Request
 from app.serving import Slate
@@ -214,6 +214,27 @@ def test_what_nobody_vouches_for_is_not_compared() -> None:
     assert np.array_equal(engine.clicks.weights, before[0])
     assert engine.n_impressions == before[1]
     assert engine.exploration.state()["shown"][engine.history.items.get(NEW[0])] == 1
+
+
+@pytest.mark.parametrize("semantics", [9, 10])
+def test_a_slate_counts_once(semantics: int) -> None:
+    """Declared again, by a client that had no answer, it changes nothing: its clicks are gone.
+
+    Until semantics version 10 it counted each time, as a slate that nobody had clicked on.
+    """
+    engine = with_new()
+    engine._follow(semantics)
+    items = [str(item) for item in list(engine.history.items.index)[:4]]
+    answer = click("u1", items[0], at_s=1_000, recommendation_id="s", token=VALID)
+    apply(engine, answer)
+    apply(engine, impression("u1", items))
+    once = engine.n_impressions, engine.calibration["champion"].rows(), engine.hashes()
+    engine = Engine.from_state(engine.state())
+    apply(engine, impression("u1", items), impression("u1", items))
+    again = engine.n_impressions, engine.calibration["champion"].rows(), engine.hashes()
+    assert (again == once) is (semantics >= 10)
+    apply(engine, impression("u1", items, "another"))
+    assert engine.n_impressions == again[0] + 1
 
 
 # -- versions and state ----------------------------------------------------------------------------

@@ -80,9 +80,9 @@ def test_only_the_last_ones_are_remembered() -> None:
     items = [str(item) for item in engine.history.items.index][: N_IGNORED + 2]
     user = engine.history.touch_user("fresh", engine.tick + 1)
     show(engine, "fresh", *items[: N_IGNORED // 2])
-    show(engine, "fresh", *items[N_IGNORED // 2 : N_IGNORED])
-    show(engine, "fresh", items[0])
-    show(engine, "fresh", *items[N_IGNORED:])
+    show(engine, "fresh", *items[N_IGNORED // 2 : N_IGNORED], slate="t")
+    show(engine, "fresh", items[0], slate="u")
+    show(engine, "fresh", *items[N_IGNORED:], slate="v")
     found = [engine.ignored.times(user, engine.history.items.get(item)) for item in items]
     assert found == [2, 0, 0] + [1] * (N_IGNORED - 1)
 
