@@ -49,14 +49,17 @@ class IdShare:
         # refused now. Until semantics version 10 a block taught at its own end, and where an id
         # began to swallow others just before, their number was what one may have.
         self._before: dict[bytes, int] = {}
-        self._waits = True
+        self._is_10 = True
 
     def follow(self, semantics: int) -> None:
         """Compute as a semantics version says, from here on."""
-        self._waits = semantics >= 10
+        self._is_10 = semantics >= 10
 
     def refuse(self, user_id: str, floor: float) -> str | None:
         """Return why an event of a user may not teach, or None; shares up to `floor` never are."""
+        # Until semantics version 10 placeholders were refused also where everybody may have all.
+        if floor >= 1.0 and self._is_10:
+            return None
         is_armed = self._n_long >= ARMED and len(self._window) == WINDOW
         if not is_armed or len(self._now) < MIN_USERS:
             return None
@@ -122,7 +125,7 @@ class IdShare:
         if len(self._window) < WINDOW:
             block = {}
         taught = block
-        if self._waits:
+        if self._is_10:
             taught, self._before = self._before, block
         honest = [n for key, n in taught.items() if key not in self._refused]
         self._largest = max(self._largest, max(honest, default=0) / WINDOW)
@@ -132,7 +135,7 @@ class IdShare:
 
     def canonical(self) -> bytes:
         """Return the content in an order that does not depend on how it came about."""
-        kept = [self._long, self._in_block, *([self._before] if self._waits else [])]
+        kept = [self._long, self._in_block, *([self._before] if self._is_10 else [])]
         counts = [sorted((k.hex(), n) for k, n in counted.items()) for counted in kept]
         refused = sorted(key.hex() for key in self._refused)
         plain = [self._n_long, self._largest, self._n_in_block, *counts, refused]
@@ -152,7 +155,7 @@ class IdShare:
             "in_block_n": np.array(list(self._in_block.values()), np.int64),
             "refused": _packed(sorted(self._refused)),
             "plain": [self._n_long, self._largest, self._n_in_block],
-            **(before if self._waits else {}),
+            **(before if self._is_10 else {}),
         }
 
     def load_state(self, state: State) -> None:

@@ -56,6 +56,19 @@ def test_an_id_of_many_is_refused_within_500_events(share: float, into: str) -> 
         assert len(refused) >= 0.9 * later.count(into)
 
 
+@pytest.mark.parametrize("semantics", [9, 10])
+@pytest.mark.parametrize("into", ["x", "null"])
+def test_where_all_is_allowed_nothing_is_refused(into: str, semantics: int) -> None:
+    """With `SLUICE_ID_SHARE=1` no id is, whatever its name; until version 10 placeholders were."""
+    shares = trained()
+    shares.follow(semantics)
+    refused = False
+    for user in collapsed(1_000, 0.5, into):
+        refused = refused or shares.refuse(user, 1.0) is not None
+        shares.count(user, is_refused=False)
+    assert refused is (into == "null" and semantics < 10)
+
+
 def test_it_is_heard_again_when_it_is_one_of_many() -> None:
     """When the id has its usual share again, its events are admitted again."""
     shares = trained()
