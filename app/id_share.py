@@ -74,9 +74,16 @@ class IdShare:
     def limit(self, user_id: str, floor: float) -> float:
         """Return the share that a user may have, once anything is refused."""
         own = OVER_OWN * self._long.get(user_digest(user_id), 0) / max(self._n_long, 1)
-        if user_id.lower() in PLACEHOLDERS:
+        if self._stands_for_nobody(user_id):
             return max(own, min(floor, PLACEHOLDER_SHARE))
         return max(own, floor, OVER_LARGEST * self._largest)
+
+    def _stands_for_nobody(self, user_id: str) -> bool:
+        """Tell whether an id is a placeholder; since semantics version 10 with blanks, or blank."""
+        if not self._is_10:
+            return user_id.lower() in PLACEHOLDERS
+        name = user_id.strip().lower()
+        return not name or name in PLACEHOLDERS
 
     def count(self, user_id: str, *, is_refused: bool) -> None:
         """Take note of an event that was admitted, or refused for its share."""
