@@ -26,6 +26,7 @@ from app.settings import EngineSettings, Settings, load_settings
 from scripts.datasets import read
 from scripts.exact import EXACT, ExactResult
 from scripts.faults import FAULTS, Fault
+from scripts.outputs import check_outputs
 from scripts.play import BIN, Play, ShopPlay, StreamPlay
 from scripts.serve import fail
 from scripts.shop import shop_with
@@ -105,6 +106,7 @@ def drill(
             raise InvalidRequest(f"{data} holds {len(stream)} events: 4,000 are the least")
         chosen = _chosen(fault, is_shop=stream is None)
         n_steps = events if stream is None else len(stream)
+        check_outputs(json, pictures)
     except SluiceError as error:
         fail(error)
     parts = [round(n_steps * share) for share in (_BEFORE, _DURING, 1 - _BEFORE - _DURING)]

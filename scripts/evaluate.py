@@ -21,6 +21,7 @@ from app.settings import load_settings
 from scripts.off_policy import LEVEL, Evaluation, Logged
 from scripts.off_policy import evaluate as estimate
 from scripts.open_bandit import OpenBanditLog, policy_of, random_policy, read_log
+from scripts.outputs import check_outputs
 from scripts.rebuild import Moment, opened_past, progress_bar
 from scripts.serve import fail
 from scripts.slates import POLICIES, Slates, replayed_slates
@@ -75,6 +76,7 @@ def evaluate(
     Needs slates of which something was left to chance: of Sluice's own, by exploration.
     """
     try:
+        check_outputs(json)
         if from_log:
             result = _of_log(Moment(until, archive=data), policy, _changes(settings), clip)
         elif data is None or settings is not None or until is not None:

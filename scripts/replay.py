@@ -26,6 +26,7 @@ from app.store import BEGINNING
 from scripts.bad_lines import shown
 from scripts.datasets import DataSet, read, total_bytes
 from scripts.formats import Columns
+from scripts.outputs import check_outputs
 from scripts.rebuild import Moment, progress_bar, rebuild
 from scripts.serve import fail
 from scripts.service import ask, connected
@@ -77,6 +78,7 @@ def replay(
     given = {"user": user, "item": item, "time": time_, "type": type_, "value": value}
     named = {name: column for name, column in given.items() if column is not None}
     try:
+        check_outputs(json)
         if from_log:
             moment = Moment(until, from_beginning=from_beginning, archive=data)
             _finish(_replayed(moment), json)

@@ -83,3 +83,19 @@ def test_what_cannot_be_drilled_is_said(tmp_path: Path) -> None:
     assert listed.exit_code == 0
     assert "flip-20" in listed.output
     assert "ids-collapse" in listed.output
+
+
+def test_what_cannot_be_written_is_said_before_the_work(tmp_path: Path) -> None:
+    """A report, or pictures, that would find no place end a command at once, not in the end."""
+    (tmp_path / "file").touch()
+    nowhere = tmp_path / "none" / "report.json"
+    for arguments in (
+        ("drill", "--json", nowhere),
+        ("drill", "--json", tmp_path),
+        ("drill", "--pictures", tmp_path / "file"),
+        ("replay", tmp_path / "file", "--json", nowhere),
+        ("evaluate", tmp_path / "file", "--json", nowhere),
+    ):
+        result = sluice(*arguments)
+        assert result.exit_code == 2
+        assert f"cannot write {arguments[-1]}" in result.output
