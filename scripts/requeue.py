@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
-import httpx
 import typer
 
-from app.errors import InvalidRequest, SluiceError
-from app.settings import load_settings
+from app.errors import SluiceError
 from scripts.serve import fail
+from scripts.service import ask_once
 
 
 def requeue(
@@ -23,7 +22,8 @@ def requeue(
 ) -> None:
     """Learn again what was set aside by a rollback, if it turns out to have been sound."""
     try:
-        answer = _post(url, {"reason": reason, "without": without or []})
+        body = {"reason": reason, "without": without or []}
+        answer = ask_once(url, "POST", "/v1/model/requeue", json=body)
     except SluiceError as error:
         fail(error)
     for decision in answer["decisions"]:
@@ -33,21 +33,6 @@ def requeue(
                 f"{numbers['learned']:,} events learned again, {numbers['left_out']:,} left out,"
                 f" {numbers['forgotten']:,} no longer kept"
             )
-
-
-def _post(url: str | None, body: dict[str, Any]) -> dict[str, Any]:
-    settings = load_settings()
-    url = url or f"http://{settings.host}:{settings.port}"
-    key = settings.admin_key or settings.api_key
-    headers = {} if key is None else {"X-API-Key": key.get_secret_value()}
-    try:
-        response = httpx.post(f"{url}/v1/model/requeue", json=body, headers=headers, timeout=60.0)
-    except httpx.TransportError as error:
-        raise InvalidRequest(f"no answer from {url}: {error}") from None
-    if response.is_error:
-        raise InvalidRequest(f"the service says: {response.text[:500]}")
-    answer: dict[str, Any] = response.json()
-    return answer
 
 
 if __name__ == "__main__":

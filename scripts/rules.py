@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-import httpx
 import typer
 from rich.console import Console
 from rich.markup import escape
@@ -13,8 +12,8 @@ from rich.table import Table
 
 from app.errors import InvalidRequest, SluiceError
 from app.rules import read_toml
-from app.settings import load_settings
 from scripts.serve import fail
+from scripts.service import ask_once
 
 TOML = {"Content-Type": "application/toml"}
 
@@ -61,19 +60,7 @@ def _read(file: Path) -> bytes:
 
 
 def _ask(url: str | None, method: str, path: str, data: bytes = b"", **params: Any) -> Any:
-    settings = load_settings()
-    url = url or f"http://{settings.host}:{settings.port}"
-    key = settings.admin_key or settings.api_key
-    headers = {} if key is None else {"X-API-Key": key.get_secret_value()}
-    try:
-        response = httpx.request(
-            method, f"{url}{path}", content=data, params=params, headers=headers | TOML, timeout=60
-        )
-    except httpx.TransportError as error:
-        raise InvalidRequest(f"no answer from {url}: {error}") from None
-    if response.is_error:
-        raise InvalidRequest(f"the service says: {response.text[:500]}")
-    return response.json()
+    return ask_once(url, method, path, headers=TOML, content=data, params=params)
 
 
 def _show_rules(content: dict[str, Any]) -> None:

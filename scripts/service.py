@@ -25,6 +25,30 @@ def connected(url: str) -> httpx.Client:
     return httpx.Client(base_url=url.rstrip("/"), headers=headers, timeout=TIMEOUT_S)
 
 
+def ask_once(
+    url: str | None, method: str, path: str, *, headers: dict[str, str] | None = None, **given: Any
+) -> Any:
+    """Return the answer of the service at a URL; without one, where the settings say that it is."""
+    settings = load_settings()
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    url = (url or f"http://{host}:{settings.port}").rstrip("/")
+    key = settings.admin_key or settings.api_key
+    keys = {} if key is None else {"X-API-Key": key.get_secret_value()}
+    try:
+        response = httpx.request(
+            method, f"{url}{path}", headers=keys | (headers or {}), timeout=TIMEOUT_S, **given
+        )
+    except (httpx.TransportError, httpx.InvalidURL) as error:
+        raise InvalidRequest(f"no answer from {url}: {error}") from None
+    if response.is_error:
+        raise InvalidRequest(f"the service says: {response.text[:500]}")
+    try:
+        return orjson.loads(response.content)
+    except orjson.JSONDecodeError:
+        status = response.status_code
+        raise InvalidRequest(f"what answers at {url} is no Sluice (status {status})") from None
+
+
 def ask(
     client: httpx.Client, method: str, path: str, retry_s: float, body: Any = None
 ) -> dict[str, Any]:
