@@ -72,7 +72,13 @@ def _too_large(max_bytes: int) -> TooLarge:
 
 
 async def read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
-    """Return the whole body; raise TooLarge over the limit, InvalidRequest if it breaks off."""
+    """Return the whole body; raise TooLarge over the limit, InvalidRequest if it breaks off.
+
+    Nor is one read that is compressed: of its lines nobody could say more than that they are none.
+    """
+    encoding = dict(scope["headers"]).get(b"content-encoding", b"identity").decode("latin-1")
+    if encoding.strip().lower() not in ("", "identity"):
+        raise InvalidRequest(f"Content-Encoding {encoding[:64]!r}: send the body uncompressed")
     if declared_bytes(scope) > max_bytes:
         raise _too_large(max_bytes)
     pieces, n_bytes, is_more = [], 0, True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import socket
 import time
@@ -144,6 +145,19 @@ def test_deep_nesting_inside_an_event_is_quarantined(api: Service, depth: int) -
         error_of(answer, 422)
     else:
         assert answer.json()["counts"]["quarantined"] == 2
+
+
+@pytest.mark.parametrize("form", ["json", "ndjson"])
+def test_a_compressed_body_is_422(api: Service, form: str) -> None:
+    """It is not learned, and not quarantined as lines that are no JSON; the answer says why."""
+    before = api.get("/v1/model")["events"]["counts"]
+    body = gzip.compress(json.dumps(event("packed")).encode())
+    headers = {"content-encoding": "gzip"} | (NDJSON if form == "ndjson" else {})
+    message = error_of(send(api, body, **headers), 422)["message"]
+    assert message == "Content-Encoding 'gzip': send the body uncompressed"
+    assert api.get("/v1/model")["events"]["counts"] == before
+    plain = json.dumps(event(f"plain-{form}")).encode()
+    assert send(api, plain, **{"content-encoding": "identity"}).status_code == 200
 
 
 def test_ndjson_of_nothing_is_422(api: Service) -> None:
