@@ -360,9 +360,9 @@ class Engine(Serving):
 
     def _relearn(self, job: Relearn) -> Steps[None]:
         """Teach the shadow again what it learned since the anchor, but for what is left out."""
-        without = {self.history.items.get(item_id) for item_id in job.without} - {MISS}
         n = n_known = 0
-        for first, last in job.windows:
+        for first, last, left_out in job.pieces():
+            without = {self.history.items.get(item_id) for item_id in left_out} - {MISS}
             for learned in self.window.events(first, last, without):
                 n_known += 1
                 if learned is not None:

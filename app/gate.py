@@ -21,10 +21,12 @@ from app.gate_data import (
     GateData,
     Losses,
     Relearn,
+    Requeued,
     Rival,
     Trial,
     Version,
     load_data,
+    merge,
     remaining,
 )
 from app.hold import Arbiter, Verdict
@@ -399,6 +401,8 @@ class Gate:
         if self.ask_harm.statistic >= threshold:
             window = [self.data.champion.event + 1, self.now.event]
             self._assign(SHADOW, CHAMPION)
+            for requeued in self._requeued_after(self.data.champion.event):
+                self._set_aside(requeued)
             self._set_aside(window)
             numbers = evidence | {"set_aside": window}
             self.reopen("shadow_reset", "the shadow is shown worse", numbers)
@@ -565,10 +569,14 @@ class Gate:
         rows = self._assign(CHAMPION, ANCHOR)
         (self._assign_rows if keep_clicks else self._assign)(SHADOW, ANCHOR)
         window = [data.anchor.event + 1, self.now.event]
-        aside = window if aside is None else aside
+        again = [*self._requeued_after(data.anchor.event), window]
+        if aside is None:
+            for requeued in again[:-1]:
+                self._set_aside(requeued)
+            aside = window
         if aside:
             self._set_aside([max(aside[0], window[0]), aside[1]])
-        windows = remaining(window[0], window[1], data.set_aside)
+        windows = [w for first, last in again for w in remaining(first, last, data.set_aside)]
         data.version += 1
         data.champion = data.anchor
         data.promoted = data.put_aside = self.now
@@ -576,9 +584,15 @@ class Gate:
         self.watch.restart()
         self.ask_harm = EDetector()
         if windows:
-            self._relearn = Relearn(windows, self._suspects(), then_promote=keep_clicks)
+            requeued_before = tuple(data.requeued)
+            self._relearn = Relearn(windows, self._suspects(), keep_clicks, requeued_before)
         about = {"rows": rows, "set_aside": aside, "learned_again": windows}
         self.record("rollback", reason, evidence | about, asked_by)
+
+    def _requeued_after(self, event: int) -> list[list[int]]:
+        """Return the windows from up to an event that were learned again only after it."""
+        found = [r for r in self.data.requeued if r.first <= event < r.event]
+        return merge([[r.first, min(r.last, event)] for r in found])
 
     def _set_aside(self, window: list[int]) -> None:
         if window[0] <= window[1]:
@@ -599,6 +613,19 @@ class Gate:
     def relearn(self, windows: list[list[int]], without: list[str]) -> None:
         """Let the shadow learn windows again before the next event, but for some items."""
         self._relearn = Relearn(windows, sorted({*without, *self._suspects()}))
+        if self.semantics >= 10:
+            self._note_requeued(windows, without)
+
+    def _note_requeued(self, windows: list[list[int]], without: list[str]) -> None:
+        """Remember what was requeued, in the place of what was said of the same before."""
+        kept = [
+            one
+            for one in self.data.requeued
+            if one.event > self.data.anchor.event
+            and not any(first <= one.first and one.last <= last for first, last in windows)
+        ]
+        new = [Requeued(first, last, self.now.event, sorted(without)) for first, last in windows]
+        self.data.requeued = [*kept, *new][-MAX_SET_ASIDE:]
 
     def relearned(self, job: Relearn, n: int, n_known: int) -> None:
         """Take note of how many events the shadow learned again, of how many still known."""
@@ -671,8 +698,11 @@ class Gate:
 
     def state(self) -> State:
         """Return what `load_state` continues from."""
+        data = asdict(self.data)
+        if not data["requeued"]:  # programs of before compare snapshots, too
+            del data["requeued"]
         return {
-            "data": asdict(self.data),
+            "data": data,
             "now": asdict(self.now),
             "watch": self.watch.state(),
             "arbiter": self.arbiter.state(),

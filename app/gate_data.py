@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
 GateState = Literal["open", "ask", "hold"]
@@ -82,6 +83,28 @@ class Relearn(NamedTuple):
     windows: list[list[int]]
     without: list[str]
     then_promote: bool = False
+    requeued: tuple[Requeued, ...] = ()
+
+    def pieces(self) -> list[tuple[int, int, set[str]]]:
+        """Return the windows, cut so that of each piece the same items are left out."""
+        cuts = {cut for r in self.requeued if r.without for cut in (r.first, r.last + 1)}
+        found: list[tuple[int, int, set[str]]] = []
+        for first, last in self.windows:
+            starts = [first, *sorted(cut for cut in cuts if first < cut <= last), last + 1]
+            for start, after in pairwise(starts):
+                inside = (r.without for r in self.requeued if r.first <= start <= r.last)
+                found.append((start, after - 1, set(self.without).union(*inside)))
+        return found
+
+
+@dataclass
+class Requeued:
+    """A window that an operator had learned again at an event, without some items."""
+
+    first: int
+    last: int
+    event: int
+    without: list[str]
 
 
 @dataclass
@@ -116,6 +139,9 @@ class GateData:
     alarms_ms: list[int] = field(default_factory=list)
     set_aside: list[list[int]] = field(default_factory=list)
     suspects: dict[str, int] = field(default_factory=dict)
+    # What was requeued since the anchor (since semantics version 10): it is not in the anchor, and
+    # what was left out of it then stays out.
+    requeued: list[Requeued] = field(default_factory=list)
 
 
 def load_data(saved: dict[str, Any]) -> GateData:
@@ -130,6 +156,7 @@ def load_data(saved: dict[str, Any]) -> GateData:
     made["alarms_ms"] = list(saved["alarms_ms"])
     made["set_aside"] = [list(window) for window in saved["set_aside"]]
     made["suspects"] = dict(saved["suspects"])
+    made["requeued"] = [Requeued(**one) for one in saved.get("requeued", ())]
     return GateData(**made)
 
 
