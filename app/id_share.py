@@ -40,6 +40,8 @@ class IdShare:
         self._now: dict[bytes, int] = {}
         self._long: dict[bytes, int] = {}
         self._n_long = 0
+        # Whether so many events have been seen: users who are forgotten take only theirs away.
+        self._has_armed = False
         # The largest share of one user in any block so far; of this block, and who was refused.
         self._largest = 0.0
         self._in_block: dict[bytes, int] = {}
@@ -60,7 +62,8 @@ class IdShare:
         # Until semantics version 10 placeholders were refused also where everybody may have all.
         if floor >= 1.0 and self._is_10:
             return None
-        is_armed = self._n_long >= ARMED and len(self._window) == WINDOW
+        has_seen = self._n_long >= ARMED or (self._has_armed and self._is_10)
+        is_armed = has_seen and len(self._window) == WINDOW
         if not is_armed or len(self._now) < MIN_USERS:
             return None
         share = (self._now.get(user_digest(user_id), 0) + 1) / WINDOW
@@ -122,6 +125,7 @@ class IdShare:
     def _remember(self, key: bytes) -> None:
         self._long[key] = self._long.get(key, 0) + 1
         self._n_long += 1
+        self._has_armed = self._has_armed or self._n_long >= ARMED
         if len(self._long) > _MAX_COUNTED:
             self._long = {k: n // 2 for k, n in self._long.items() if n > 1}
             self._n_long //= 2
@@ -145,12 +149,14 @@ class IdShare:
         kept = [self._long, self._in_block, *([self._before] if self._is_10 else [])]
         counts = [sorted((k.hex(), n) for k, n in counted.items()) for counted in kept]
         refused = sorted(key.hex() for key in self._refused)
-        plain = [self._n_long, self._largest, self._n_in_block, *counts, refused]
+        armed = [self._has_armed] if self._is_10 else []
+        plain = [self._n_long, self._largest, self._n_in_block, *counts, refused, *armed]
         return b"".join(self._window) + orjson.dumps(plain)
 
     def state(self) -> State:
         """Return what `load_state` continues from."""
-        before = {
+        since_10 = {
+            "has_armed": self._has_armed,
             "before": _packed(self._before),
             "before_n": np.array(list(self._before.values()), np.int64),
         }
@@ -162,7 +168,7 @@ class IdShare:
             "in_block_n": np.array(list(self._in_block.values()), np.int64),
             "refused": _packed(sorted(self._refused)),
             "plain": [self._n_long, self._largest, self._n_in_block],
-            **(before if self._is_10 else {}),
+            **(since_10 if self._is_10 else {}),
         }
 
     def load_state(self, state: State) -> None:
@@ -181,6 +187,7 @@ class IdShare:
             self._before = dict(kept)
         n_long, largest, n_in_block = state["plain"]
         self._n_long, self._largest, self._n_in_block = int(n_long), float(largest), int(n_in_block)
+        self._has_armed = bool(state.get("has_armed", self._n_long >= ARMED))
 
 
 def _packed(keys: Iterable[bytes]) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:

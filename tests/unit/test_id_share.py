@@ -79,6 +79,22 @@ def test_a_placeholder_is_one_in_any_case_and_with_blanks(id_: str, semantics: i
     assert (shares.limit(id_, FLOOR) == 0.02) is is_one
 
 
+@pytest.mark.parametrize("semantics", [9, 10])
+def test_it_stays_armed_when_a_user_is_forgotten(semantics: int) -> None:
+    """5,000 events have been seen, whoever is forgotten; until version 10 it slept again."""
+    shares = IdShare()
+    shares.follow(semantics)
+    refusals(shares, collapsed(ARMED + WINDOW, 0.3, "kiosk"))
+    shares.forget("kiosk")
+    twin = IdShare()
+    twin.load_state(shares.state())
+    twin.follow(semantics)
+    assert twin.canonical() == shares.canonical()
+    users = list(collapsed(1_000, 0.3, "null", seed=4))
+    assert bool(refusals(shares, iter(users))) is (semantics >= 10)
+    assert bool(refusals(twin, iter(users))) is (semantics >= 10)
+
+
 def test_it_is_heard_again_when_it_is_one_of_many() -> None:
     """When the id has its usual share again, its events are admitted again."""
     shares = trained()
