@@ -37,7 +37,8 @@ class Reading(NamedTuple):
 
     `slate_id` is known where the signature is right; where all is, `place` (from 0) and `draft`
     (`<name>:<team>`, where one of two versions drafted it) are those of the item asked for, and
-    `is_drafted` says whether two versions filled the slate.
+    `is_drafted` says whether two versions filled the slate, `is_own` whether it was made for the
+    user, not for nobody.
     """
 
     verdict: str
@@ -45,6 +46,7 @@ class Reading(NamedTuple):
     place: int | None = None
     draft: str | None = None
     is_drafted: bool = False
+    is_own: bool = True
 
 
 class Tokens:
@@ -125,7 +127,8 @@ class Tokens:
         if last is None or None in places:
             return Reading("item", slate_id), nowhere
         draft = _draft(body[end:], n_name, n_items, last) if n_name else None
-        return Reading(VALID, slate_id, None, draft, is_drafted=n_name > 0), places
+        is_own = user != _NO_USER
+        return Reading(VALID, slate_id, None, draft, n_name > 0, is_own), places
 
     def _mac(self, key: bytes, body: bytes) -> bytes:
         return hmac.digest(key, self._prefix + body, "sha256")[:_MAC_BYTES]

@@ -55,7 +55,8 @@ class Signing:
     ) -> tuple[str, bool]:
         """Return a slate's own id, and whether its clicks can be compared with expectations.
 
-        For that the items must be its first ones, as one version ranked them. Raises
+        For that the items must be its first ones, as one version ranked them for this user: what
+        was made for nobody may be declared under any id, also of one who is trusted. Raises
         InvalidRequest where the token is not ours, or not of this user and these items.
         """
         known = [engine.history.items.get(item) for item in items]
@@ -66,7 +67,8 @@ class Signing:
         self._metrics.tokens.labels(reading.verdict).inc()
         if reading.verdict != VALID or reading.slate_id is None:
             raise InvalidRequest(f"recommendation_id: {_WRONG[reading.verdict]}")
-        return reading.slate_id, places == list(range(len(items))) and not reading.is_drafted
+        is_plain = reading.is_own and not reading.is_drafted
+        return reading.slate_id, is_plain and places == list(range(len(items)))
 
     async def verified(
         self, engine: Engine, events: Sequence[Event], arrival_ms: int

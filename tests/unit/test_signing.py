@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from app.api.metrics import Metrics
 from app.api.signing import Signing
 from app.engine import Engine
@@ -62,6 +64,18 @@ def test_what_two_versions_drafted_is_never_compared() -> None:
             _, is_compared = ours.verify_shown(engine, token, f"u{user}", shown[:n], NOW_MS)
             assert not is_compared
     assert wanted_by_both
+
+
+@pytest.mark.parametrize("history", [None, ["i1"]])
+def test_what_was_made_for_nobody_is_compared_for_nobody(history: list[str] | None) -> None:
+    """An anonymous session's slate, declared under a user's id, is no slate of that user."""
+    engine, ours, _ = signing()
+    slate, token = ours.recommend(engine, Request(None, history=history), NOW_MS)
+    shown = [scored.item_id for scored in slate.items]
+    assert not ours.verify_shown(engine, token, "u1", shown, NOW_MS)[1]
+    slate, token = ours.recommend(engine, Request("u1"), NOW_MS)
+    shown = [scored.item_id for scored in slate.items]
+    assert ours.verify_shown(engine, token, "u1", shown, NOW_MS)[1]
 
 
 def test_replicas_of_before_can_read_the_token_of_a_drafted_slate() -> None:
