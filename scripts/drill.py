@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import statistics
 import time
 from collections.abc import Callable, Iterable
@@ -71,7 +72,7 @@ def drill(
         typer.Option(min=2_000, help="views before the fault; none given: half of --events"),
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, max=1_000, help="shops to play each fault in")] = 1,
-    seed: Annotated[int, typer.Option(help="the first of them")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="the first of them")] = 1,
     beta: Annotated[
         float, typer.Option(min=0, max=1, help="share of clicks on the first place, come what may")
     ] = 0.0,
@@ -163,7 +164,12 @@ def _settings(given: Settings, *, is_shop: bool) -> EngineSettings:
     needed: dict[str, Any] = {"gate": "on"}
     if is_shop:
         needed |= {"tokens": "check", "trusted": "marked", "arbiter_share": 0.2}
-    return EngineSettings(**(given.engine().model_dump() | needed))
+    settings = EngineSettings(**(given.engine().model_dump() | needed))
+    if settings.rewards.get("click", 0.0) <= 0:
+        raise InvalidRequest(
+            "the drill clicks: rewards (SLUICE_REWARDS) must have a positive click"
+        )
+    return settings
 
 
 def _chosen(names: list[str] | None, *, is_shop: bool) -> list[Fault]:
@@ -224,13 +230,18 @@ def _play_seed(
     task = progress.add_task(
         f"seed {seed}: {len(chosen)} faults", total=len(_Stage.work) * (plan.during + plan.after)
     )
-    with context.Pool(n_jobs, maxtasksperchild=1) as pool:
+    with context.Pool(n_jobs, _leave_interrupts, maxtasksperchild=1) as pool:
         checks = pool.map_async(_check, range(len(EXACT)), chunksize=1)
         results = pool.map_async(_play, range(len(_Stage.work)), chunksize=1)
         while not (results.ready() and checks.ready()):
             time.sleep(0.2)
             progress.update(task, completed=_Stage.steps.value)
         return [run | {"seed": seed} for run in results.get()], checks.get()
+
+
+def _leave_interrupts() -> None:
+    """Leave Ctrl-C to who waits for this process, and ends it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _check(index: int) -> ExactResult:

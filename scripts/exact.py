@@ -158,8 +158,12 @@ def _flood_of_a_source(bench: Bench) -> tuple[str, bool]:
 
 
 def _ids_collapse(bench: Bench) -> tuple[str, bool]:
-    while bench.engine.n_events < ARMED + WINDOW:
-        bench.apply([bench.event(user_id=f"drill-before-{n}") for n in range(250)])
+    while (n_before := bench.engine.n_events) < ARMED + WINDOW:
+        # Each time others, or a low cap would end it.
+        users = [f"drill-before-{n_before + n}" for n in range(250)]
+        refused = bench.apply([bench.event(user_id=user) for user in users])
+        if bench.engine.n_events == n_before:
+            return f"before it: {_counts(refused)}", False
     # What one honest user once had is no sign: where that was much, it takes more.
     admission = bench.engine.admission
     share = max(0.1, 1.5 * admission.shares.limit(_ONE, bench.engine.settings.id_share))

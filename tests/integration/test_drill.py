@@ -66,6 +66,19 @@ def test_a_data_set_is_drilled(tmp_path: Path) -> None:
     assert report["faults"][1]["caught_by"] == ["overlap"]
 
 
+def test_a_drill_with_low_caps_ends(tmp_path: Path) -> None:
+    """Where users may do little in an hour, the checks bring more users, and come to an end."""
+    lines = [f"u{n * 7 % 211},i{n * 31 % 17},{1_700_000_000 + 60 * n}" for n in range(4_000)]
+    data, report = tmp_path / "events.csv", tmp_path / "drill.json"
+    data.write_text("\n".join(["user_id,item_id,timestamp", *lines]))
+    arguments = ("--data", data, "--fault", "clean", "--json", report)
+    result = sluice("drill", *arguments, cap_user=5, **QUICK)
+    assert result.exit_code == 0, result.output
+    checks = {check["name"]: check for check in json.loads(report.read_text())["exact"]}
+    assert checks["flood-user"]["is_passed"]
+    assert "cap_user" in checks["ids-collapse"]["seen"]
+
+
 def test_what_cannot_be_drilled_is_said(tmp_path: Path) -> None:
     """An unknown fault, too few events, and a fault that needs a shop end with a sentence."""
     small = tmp_path / "small.csv"
@@ -75,10 +88,14 @@ def test_what_cannot_be_drilled_is_said(tmp_path: Path) -> None:
         (("--data", small), "4,000 are the least"),
         (("--data", tmp_path / "none.csv"), "none.csv"),
         (("--data", small, "--before", 5_000), "--before is for the shop"),
+        (("--seed", -1), "--seed"),
     ):
         result = sluice("drill", *arguments)
         assert result.exit_code == 2
         assert said in result.output
+    result = sluice("drill", rewards='{"purchase": 1}')
+    assert result.exit_code == 2
+    assert "SLUICE_REWARDS" in result.output
     listed = sluice("drill", "--list")
     assert listed.exit_code == 0
     assert "flip-20" in listed.output
