@@ -177,7 +177,7 @@ class Play(ABC):
         if fault.push and self.rng.random() < fault.push / (1 - fault.push) / 4:
             user = f"fake-{self._n_fakes}"
             attacked = self.rng.permutation(self.attacked)[:2]
-            order = [attacked[0], self.target, attacked[1], self.target]
+            order = [attacked[0], self.target, attacked[-1], self.target]
             self._apply([self._fake(user, str(item)) for item in order], are_bad=True)
 
     @property

@@ -79,6 +79,15 @@ def test_a_drill_with_low_caps_ends(tmp_path: Path) -> None:
     assert "cap_user" in checks["ids-collapse"]["seen"]
 
 
+def test_a_data_set_of_one_item_is_drilled(tmp_path: Path) -> None:
+    """Where there is one bestseller alone, fakes push beside it; nothing is to be caught."""
+    lines = [f"u{n * 7 % 211},i,{1_700_000_000 + 60 * n}" for n in range(4_000)]
+    data = tmp_path / "events.csv"
+    data.write_text("\n".join(["user_id,item_id,timestamp", *lines]))
+    report = drilled(tmp_path, "--data", data, "--fault", "push-5")
+    assert [row["fault"] for row in report["faults"]] == ["clean", "push-5"]
+
+
 def test_what_cannot_be_drilled_is_said(tmp_path: Path) -> None:
     """An unknown fault, too few events, and a fault that needs a shop end with a sentence."""
     small = tmp_path / "small.csv"
