@@ -711,7 +711,7 @@ class Engine(Serving):
         self.catalogue.follow(semantics)
         self.learner.use_users(is_on=semantics >= 9)
         self.challenges.use_users(is_on=semantics >= 9)
-        self.gate.follow(semantics, self.settings)
+        self.gate.follow(semantics)
         self.admission.shares.follow(semantics)
 
     @property
@@ -1062,7 +1062,7 @@ class Engine(Serving):
         engine.window.load_state(state["window"])
         engine.growth.load_state(state["growth"])
         engine.gate.load_state(state["gate"])
-        engine.gate.follow(engine.semantics, engine.settings)
+        engine.gate.follow(engine.semantics)
         engine.admission.shares.follow(engine.semantics)
         engine.challenges.load_state(state.pop("challenges"), engine.settings)
         for name, prequential in engine.prequential.items():

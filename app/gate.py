@@ -29,7 +29,7 @@ from app.gate_data import (
     merge,
     remaining,
 )
-from app.hold import Arbiter, Verdict
+from app.hold import Arbiter, Hold, Verdict
 from app.settings import SEMANTICS, EngineSettings
 from app.watch import CLICKS, ITEM, LOSS, Alarm, Watch, is_bad_news, mean_surplus
 from learners.base import ANCHOR, CANDIDATE, CHAMPION, SHADOW
@@ -85,16 +85,13 @@ class Gate:
 
     def use(self, settings: EngineSettings) -> None:
         """Go on under other settings; a drift detector of another significance starts anew."""
-        if self.semantics < 10:  # which knows no margin
-            settings = settings.model_copy(update={"arbiter_margin": 0.0})
         self.settings = settings
         self.freshness = freshness_of(settings)
         self.watch.use(settings)
 
-    def follow(self, semantics: int, settings: EngineSettings) -> None:
+    def follow(self, semantics: int) -> None:
         """Compute as a semantics version says, from here on."""
         self.semantics = semantics
-        self.use(settings)
 
     @property
     def _asks_answers(self) -> bool:
@@ -256,7 +253,7 @@ class Gate:
     def credit(self, draft: str) -> None:
         """Take note of a trusted user's first click on a slate that two versions filled."""
         name, _, team = draft.rpartition(":")
-        self.arbiter.credit(name, "b" if team == "b" else "a", self.settings)
+        self.arbiter.credit(name, "b" if team == "b" else "a")
 
     # -- promotion ----------------------------------------------------------------------------
 
@@ -466,8 +463,11 @@ class Gate:
         calm_at = alarm.evidence.get("calm_at", self.now.event)
         since = max(0, 2 * calm_at - self.now.event)
         self.record("hold", alarm.detector, evidence | {"since": since})
-        bets = BOLD_BETS if self.semantics >= 10 else BETS
-        self.arbiter.begin(data.n_decisions, self.now, alarm.detector, since, bets)
+        number, event = data.n_decisions, self.now.event
+        hold = Hold(number, event, self.now.time_ms, alarm.detector, since, event)
+        if self.semantics >= 10:
+            hold.margin = self.settings.arbiter_margin
+        self.arbiter.begin(hold, BOLD_BETS if self.semantics >= 10 else BETS)
 
     def _try_to_leave_hold(self) -> None:
         arbiter, settings = self.arbiter, self.settings

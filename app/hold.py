@@ -38,7 +38,8 @@ class Verdict(NamedTuple):
 class Hold:
     """One HOLD: by which detector, and what came since.
 
-    What is wrong is taken to have begun at event `since`, and to have been there at `heard_event`.
+    What is wrong is taken to have begun at event `since`, and to have been there at `heard_event`
+    at last. The branch has to win by more than `margin`, whatever is set since HOLD began.
     `is_fault` once it is proven that trusted users do not click so.
     """
 
@@ -53,6 +54,7 @@ class Hold:
     n_heard: int = 0
     is_told: bool = False
     is_fault: bool = False
+    margin: float = 0.0
 
 
 class Arbiter:
@@ -64,31 +66,24 @@ class Arbiter:
         self.anchor = Superiority()
         self.witnesses = Witnesses()
 
-    def begin(
-        self,
-        number: int,
-        now: Clock,
-        detector: str,
-        since: int,
-        bets: tuple[float, ...] = BOLD_BETS,
-    ) -> None:
+    def begin(self, hold: Hold, bets: tuple[float, ...] = BOLD_BETS) -> None:
         """Begin a HOLD with nothing counted; `bets` are on whether trusted users click so, too."""
         self.branch, self.anchor = Superiority(), Superiority()
         self.witnesses.begin(bets)
-        self.hold = Hold(number, now.event, now.time_ms, detector, since, now.event)
+        self.hold = hold
 
     def end(self) -> None:
         """Forget the HOLD."""
         self.hold = None
 
-    def credit(self, name: str, team: Team, settings: EngineSettings) -> None:
+    def credit(self, name: str, team: Team) -> None:
         """Count a trusted click on a slate that both filled; those of another HOLD do not count.
 
         The branch has to win by more than the margin, the anchor at all.
         """
         if self.hold is not None and name == f"hold:{self.hold.number}":
             win = 1.0 if team == "b" else -1.0
-            self.branch.update(win, settings.arbiter_margin)
+            self.branch.update(win, self.hold.margin)
             self.anchor.update(-win, 0.0)
 
     def slate(self, heard_event: int | None = None) -> None:
@@ -178,7 +173,7 @@ class Arbiter:
             "anchor_statistic": self.anchor.statistic,
             **self.witnesses.evidence(),
             "threshold": 1.0 / settings.arbiter_alpha,
-            **({"margin": settings.arbiter_margin} if settings.arbiter_margin else {}),
+            **({"margin": hold.margin} if hold.margin else {}),
             "events": now.event - hold.event,
             "slates": hold.slates,
             "slates_since_alarm": hold.slates - hold.heard_at,
@@ -188,8 +183,9 @@ class Arbiter:
     def state(self) -> State:
         """Return what `load_state` continues from."""
         hold = None if self.hold is None else asdict(self.hold)
-        if hold is not None and not hold["is_fault"]:  # as it never is before semantics version 10
-            del hold["is_fault"]
+        for name in ("is_fault", "margin"):  # as they never are before semantics version 10
+            if hold is not None and not hold[name]:
+                del hold[name]
         tests = {"branch": self.branch.state(), "anchor": self.anchor.state()}
         return {"hold": hold, **tests, **self.witnesses.state()}
 

@@ -11,6 +11,7 @@ from app.commands import after_restore, command
 from app.detectors import Superiority
 from app.gate import Gate
 from app.gate_data import Clock, Decision, Losses, Refusal
+from app.hold import Hold
 from learners.base import ANCHOR, CANDIDATE, CHAMPION, N_VERSIONS, SHADOW
 from tests.factories import make_settings
 
@@ -572,14 +573,14 @@ def test_single_items_are_learned_anew_where_the_world_has_changed(semantics: in
     """
     shop = Shop(arbiter_credits=10, item_armed=5)
     margin = 0.0 if semantics < 10 else shop.gate.settings.arbiter_margin
-    shop.gate.follow(semantics, shop.gate.settings)
+    shop.gate.follow(semantics)
     items = shop.gate.watch.items
     for _ in range(50):
         items.update(
             ["x"], np.array([0.1]), np.array([0.0]), armed=5, margin=0.1, threshold=math.inf
         )
     shop.gate.data.state = "hold"
-    shop.gate.arbiter.begin(3, shop.gate.now, "clicks_under", 0)
+    shop.gate.arbiter.begin(Hold(3, 0, 0, "clicks_under", 0, 0, margin=margin))
     for _ in range(30):
         shop.gate.credit("hold:3:b")
     sure = shop.gate.arbiter.branch.statistic

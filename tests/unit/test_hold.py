@@ -10,7 +10,7 @@ import pytest
 from app.detectors import BETS
 from app.drafts import Team
 from app.gate_data import Clock
-from app.hold import Arbiter, Verdict
+from app.hold import Arbiter, Hold, Verdict
 from app.settings import EngineSettings
 from tests.factories import make_settings
 from tests.unit.watching import canonical
@@ -26,28 +26,22 @@ SETTINGS = make_settings(
 )
 
 
-def held() -> Arbiter:
+def hold(number: int = NUMBER, detector: str = "clicks_over", margin: float = 0.0) -> Hold:
+    """Return a HOLD that begins."""
+    return Hold(number, START.event, START.time_ms, detector, 0, START.event, margin=margin)
+
+
+def held(margin: float = 0.1) -> Arbiter:
     """Return an arbiter whose HOLD has just begun."""
     arbiter = Arbiter()
-    arbiter.begin(NUMBER, START, "clicks_over", 0)
+    arbiter.begin(hold(margin=margin))
     return arbiter
 
 
-def credit(
-    arbiter: Arbiter,
-    team: Team,
-    n: int,
-    number: int = NUMBER,
-    settings: EngineSettings = SETTINGS,
-) -> None:
+def credit(arbiter: Arbiter, team: Team, n: int, number: int = NUMBER) -> None:
     """Give n credits to one side of a HOLD."""
     for _ in range(n):
-        arbiter.credit(f"hold:{number}", team, settings)
-
-
-def with_margin(margin: float) -> EngineSettings:
-    """Return the settings, but for how much better a branch has to be."""
-    return SETTINGS.model_copy(update={"arbiter_margin": margin})
+        arbiter.credit(f"hold:{number}", team)
 
 
 def later(events: int = 1, seconds: float = 0.0) -> Clock:
@@ -71,7 +65,7 @@ def test_credits_of_another_hold_do_not_count(name: str) -> None:
     arbiter = held()
     before = canonical(arbiter.state())
     for team in ("a", "b"):
-        arbiter.credit(name, team, SETTINGS)
+        arbiter.credit(name, team)
     assert canonical(arbiter.state()) == before
 
 
@@ -97,9 +91,9 @@ def test_each_hold_begins_with_nothing_counted() -> None:
     credit(arbiter, "b", 60)
     arbiter.slate(heard_event=1)
     arbiter.end()
-    arbiter.begin(NUMBER + 1, later(), "clicks_under", 0)
+    arbiter.begin(hold(NUMBER + 1, "clicks_under"))
     fresh = Arbiter()
-    fresh.begin(NUMBER + 1, later(), "clicks_under", 0)
+    fresh.begin(hold(NUMBER + 1, "clicks_under"))
     assert canonical(arbiter.state()) == canonical(fresh.state())
 
 
@@ -169,10 +163,10 @@ def test_a_branch_that_is_hardly_better_is_not_adopted(margin: float) -> None:
     """
     chance, n_adopted = random.Random(2), 0
     for _ in range(60):
-        arbiter = held()
+        arbiter = held(margin)
         for _ in range(4_000):
             team: Team = "b" if chance.random() < 0.525 else "a"
-            credit(arbiter, team, 1, settings=with_margin(margin))
+            credit(arbiter, team, 1)
             if arbiter.branch.is_proven(SETTINGS.arbiter_alpha):
                 n_adopted += 1
                 break
@@ -181,10 +175,10 @@ def test_a_branch_that_is_hardly_better_is_not_adopted(margin: float) -> None:
 
 def test_the_margin_is_the_branchs_alone() -> None:
     """A branch that has to win by more needs more clicks; the anchor needs as many as before."""
-    without, with_one = held(), held()
-    for arbiter, margin in ((without, 0.0), (with_one, 0.5)):
+    without, with_one = held(0.0), held(0.5)
+    for arbiter in (without, with_one):
         for n in range(200):
-            credit(arbiter, "a" if n % 5 == 0 else "b", 1, settings=with_margin(margin))
+            credit(arbiter, "a" if n % 5 == 0 else "b", 1)
     assert without.branch.statistic > 1e3 * with_one.branch.statistic
     assert without.anchor.statistic == with_one.anchor.statistic
 
@@ -322,7 +316,7 @@ def test_marked_users_are_compared_with_what_is_usual_for_them(now: float, is_fa
     for _ in range(3_000):
         arbiter.hear(0.2, 0.03, is_marked=True)
         arbiter.hear(-0.02, 0.03, is_marked=False)
-    arbiter.begin(NUMBER, START, "clicks_over", 0)
+    arbiter.begin(hold())
     for _ in range(200):
         arbiter.hear(0.15, 0.03, is_marked=False)
     assert any(shown(arbiter, now, 600)) == is_fault
@@ -336,7 +330,7 @@ def test_marked_users_are_compared_with_what_is_usual_for_them(now: float, is_fa
 def test_who_only_clicks_as_they_did_is_no_evidence_of_a_fault_of_items() -> None:
     """Where single items led to HOLD there is no direction to agree with."""
     arbiter = Arbiter()
-    arbiter.begin(NUMBER, START, "item", 0)
+    arbiter.begin(hold(detector="item"))
     assert not any(shown(arbiter, -0.2, 300))
     assert arbiter.witnesses.disagreement.n == 0
 

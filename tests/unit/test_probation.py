@@ -114,7 +114,7 @@ def test_where_all_is_shown_a_question_still_ends() -> None:
 def test_older_logs_take_it_for_evidence() -> None:
     """Before semantics version 9 the order that clicks were made by counts as the better one."""
     shop = Shop()
-    shop.gate.follow(8, shop.gate.settings)
+    shop.gate.follow(8)
     shop.until("rollback", HARM)
     shop.run(500, (0.2, 0.6, 0.4), answers=True)
     assert "shadow_reset" in shop.kinds()

@@ -8,6 +8,7 @@ from app.api.metrics import Metrics
 from app.api.signing import Signing
 from app.engine import Engine
 from app.events import Event, Feedback, Malformed
+from app.hold import Hold
 from app.impressions import Impressions
 from app.ingest import Ingest
 from app.recommend import Request
@@ -37,7 +38,7 @@ def test_the_team_of_each_place_comes_back() -> None:
     """Where two versions filled the slate, feedback on an item says which of them drafted it."""
     engine, ours, impressions = signing(arbiter_share=1.0, trusted_history=1)
     engine.gate.data.state = "hold"
-    engine.gate.arbiter.begin(1, engine.gate.now, "clicks_over", 0)
+    engine.gate.arbiter.begin(Hold(1, 0, 0, "clicks_over", 0, 0))
     slate, token = ours.recommend(engine, Request("u1"), NOW_MS)
     assert slate.draft is not None
     assert set(slate.draft.teams) >= {"a", "b"}
@@ -53,7 +54,7 @@ def test_what_two_versions_drafted_is_never_compared() -> None:
     """However much of it was shown: also where both wanted the last place, or all of them."""
     engine, ours, _ = signing(arbiter_share=1.0, trusted_history=1)
     engine.gate.data.state = "hold"
-    engine.gate.arbiter.begin(1, engine.gate.now, "clicks_over", 0)
+    engine.gate.arbiter.begin(Hold(1, 0, 0, "clicks_over", 0, 0))
     wanted_by_both = 0
     for user in range(10):
         slate, token = ours.recommend(engine, Request(f"u{user}"), NOW_MS)
@@ -84,7 +85,7 @@ def test_replicas_of_before_can_read_the_token_of_a_drafted_slate() -> None:
     engine = Engine(settings)
     feed(engine, [configure(settings, semantics=9), *sessions(600, n_users=10)], group=700)
     engine.gate.data.state = "hold"
-    engine.gate.arbiter.begin(1, engine.gate.now, "clicks_over", 0)
+    engine.gate.arbiter.begin(Hold(1, 0, 0, "clicks_over", 0, 0))
     for number in range(10):
         slate = engine.recommend(Request("u1"), f"slate-{number}")
         assert slate.draft is not None
