@@ -98,5 +98,7 @@ def after_restore(gate: Gate, snapshot_id: str, reason: str, asked_by: str, over
     data.candidate_trial = None
     evidence = {"snapshot": snapshot_id, "overlap": overlap}
     gate.record("restore", reason, evidence, asked_by)
-    if data.state == "open" and overlap < least and not gate.is_following:
+    # A gate that is off is told of nothing by which it could leave a question.
+    may_ask = gate.settings.gate != "off" or gate.semantics < 10
+    if data.state == "open" and overlap < least and not gate.is_following and may_ask:
         gate.ask("overlap", evidence | {"threshold": least})

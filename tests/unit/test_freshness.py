@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -8,7 +9,16 @@ from pydantic import ValidationError
 from app.engine import Engine
 from app.freshness import freshness_of
 from app.recommend import Request
-from tests.factories import apply, click, configure, feed, make_engine, make_settings, sessions
+from tests.factories import (
+    apply,
+    click,
+    configure,
+    feed,
+    make_engine,
+    make_settings,
+    restore,
+    sessions,
+)
 
 TIERS = ("per_event", "micro_batch", "two_tier", "batch", "frozen")
 
@@ -170,3 +180,20 @@ def test_unguarded_tiers_promote_unasked() -> None:
     evidence = [d.evidence for d in engine.gate.decisions if d.kind == "promote"]
     assert len(evidence) >= 3
     assert all(found["overlap"] is None for found in evidence)
+
+
+def test_a_restore_asks_nothing_of_a_gate_that_is_off() -> None:
+    """What it serves differs from what it served before, and shared state goes on coming.
+
+    Nothing would ever answer a question, so lists would stay as they were for good.
+    """
+    engine = warm(gate="off", freshness="two_tier", freshness_shared_s=10)
+    snapshot = copy.deepcopy(engine.state())
+    feed(engine, sessions(1_500, seed=9, n_groups=30, start=2_000))
+    restore(engine, snapshot)
+    restored = engine.gate.decisions[-1]
+    assert (restored.kind, engine.gate.data.state) == ("restore", "open")
+    assert restored.evidence["overlap"] < engine.settings.overlap_min
+    version = engine.gate.data.version
+    feed(engine, sessions(100, seed=4, start=9_000))
+    assert engine.gate.data.version >= version + 9
