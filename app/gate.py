@@ -371,7 +371,10 @@ class Gate:
 
         Less for a fault that has been seen to be past.
         """
-        n_alarms = max(1, len(self.data.alarms_ms))
+        data = self.data
+        if self.semantics >= 10:  # as of now: HOLD, and a probation before this one, may take days
+            data.alarms_ms = [at for at in data.alarms_ms if at > self.now.time_ms - DAY_MS]
+        n_alarms = max(1, len(data.alarms_ms))
         usual = self.settings.ask_judged if is_past else self.settings.probation_judged
         wanted = usual * 2 ** min(n_alarms - 1, 20)
         wanted = min(wanted, self.settings.hold_events)

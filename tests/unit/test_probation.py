@@ -142,6 +142,22 @@ def test_each_alarm_of_a_day_doubles_the_probation() -> None:
     assert shop.wanted() == 200, "a day later it is as at first"
 
 
+@pytest.mark.parametrize(("semantics", "found"), [(9, (3, 800)), (10, (1, 200))])
+def test_alarms_of_another_day_do_not_lengthen_the_next_probation(
+    semantics: int, found: tuple[int, int]
+) -> None:
+    """A shadow shown worse days later begins a probation that says how many came in this day."""
+    shop = Shop(probation_judged=200, hold_events=10**9)
+    shop.gate.follow(semantics)
+    for _ in range(3):
+        shop.until("rollback", HARM)
+    shop.run(86_401, None)
+    shop.until("shadow_reset", (0.4, 0.8, 0.4))
+    evidence = shop.gate.decisions[-1].evidence
+    assert shop.kinds()[-1] == "ask"
+    assert (evidence["alarms_in_a_day"], evidence["judged_wanted"]) == found
+
+
 def test_a_probation_is_no_longer_than_hold() -> None:
     """However many alarms came, no probation is longer than the longest HOLD."""
     shop = Shop(probation_judged=200, hold_events=500)
