@@ -79,7 +79,10 @@ class Calibration:
         blocks = np.asarray(state["blocks"], np.float64)
         if blocks.shape != self.blocks.shape or not np.isfinite(blocks).all() or (blocks < 0).any():
             raise ValueError("what was expected of slates, and came of them, is damaged")
-        self.n_slates, self.blocks[:] = int(state["n_slates"]), blocks
+        n_slates = int(state["n_slates"])
+        if not 0 <= n_slates <= BLOCK_SLATES:
+            raise ValueError(f"{n_slates} slates in a block of {BLOCK_SLATES}")
+        self.n_slates, self.blocks[:] = n_slates, blocks
 
     def update_hash(self, sha: Any) -> None:
         """Feed all of it to a hashlib object."""

@@ -85,6 +85,9 @@ def test_damage_is_refused() -> None:
     for blocks in (state["blocks"][:, :3], state["blocks"] * np.nan, -state["blocks"]):
         with pytest.raises(ValueError, match="is damaged"):
             Calibration().load_state(state | {"blocks": blocks})
+    for n_slates in (-1, BLOCK_SLATES + 1):
+        with pytest.raises(ValueError, match="slates in a block"):
+            Calibration().load_state(state | {"n_slates": n_slates})
 
 
 def test_each_version_is_calibrated() -> None:
