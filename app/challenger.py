@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from app.catalogue import Catalogue
-from app.detectors import Superiority
+from app.detectors import Superiority, proof_at
 from app.drafts import Team
 from app.gate_data import Version
 from app.judge import Prequential, loss_of
@@ -109,7 +109,7 @@ class Interleaving:
             "losses": n - wins,
             "statistic_better": self.better.statistic,
             "statistic_worse": self.worse.statistic,
-            "threshold": 2.0 / alpha,
+            "threshold": proof_at(alpha / 2),
         }
 
     def state(self) -> State:

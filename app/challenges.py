@@ -9,6 +9,7 @@ from typing import Any
 
 from app.catalogue import Catalogue
 from app.challenger import Case, Challenger
+from app.detectors import proof_at
 from app.gate import Gate
 from app.gate_data import Refusal, Rival, Version
 from app.recommend import Recommender
@@ -101,7 +102,7 @@ class Challenges:
         if challenger.proof is None and not force:
             raise Refusal(
                 f"challenger {challenger.number} is not proven better: its statistic is"
-                f" {challenger.better.statistic:.3g} of {1.0 / challenger.alpha:.3g};"
+                f" {challenger.better.statistic:.3g} of {proof_at(challenger.alpha):.3g};"
                 ' adopt with "force": true if you know better'
             )
         self.running = None

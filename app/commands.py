@@ -90,13 +90,27 @@ def _set_mode(gate: Gate, name: str, reason: str, asked_by: str) -> None:
     gate.record(name, reason, evidence, asked_by)
 
 
-def after_restore(gate: Gate, snapshot_id: str, reason: str, asked_by: str, overlap: float) -> None:
-    """Go on after the versions were replaced by a snapshot's."""
+def after_restore(
+    gate: Gate,
+    snapshot_id: str,
+    reason: str,
+    asked_by: str,
+    overlap: float,
+    since: int | None = None,
+) -> None:
+    """Go on after the versions were replaced by a snapshot's, of event `since`.
+
+    What came after that is set aside, so that no rollback learns again what this has undone.
+    """
     data, least = gate.data, gate.settings.overlap_min
     data.version += 1
     data.promoted = data.put_aside = gate.now
     data.candidate_trial = None
-    evidence = {"snapshot": snapshot_id, "overlap": overlap}
+    evidence: dict[str, Any] = {"snapshot": snapshot_id, "overlap": overlap}
+    if since is not None and gate.semantics >= 10:
+        window = [since + 1, gate.now.event]
+        gate.set_aside(window)
+        evidence["set_aside"] = window
     gate.record("restore", reason, evidence, asked_by)
     # A gate that is off is told of nothing by which it could leave a question.
     may_ask = gate.settings.gate != "off" or gate.semantics < 10

@@ -27,6 +27,15 @@ _LOOKS_EACH = 32
 _MOST = 1e300
 
 
+# What asks for more than any E is never proven, and there is no number for it.
+_LEAST_ALPHA = 1e-301
+
+
+def proof_at(alpha: float) -> float:
+    """Return the statistic of an e-process that proves something with a chance of error."""
+    return 1.0 / max(alpha, _LEAST_ALPHA)
+
+
 def scaled(difference: float, margin: float) -> float:
     """Return (D - m) / (1 + m), in [-1, 1]; its mean is above 0 where that of D is above m."""
     return (difference - margin) / (1.0 + margin)
@@ -98,12 +107,12 @@ class Superiority:
 
     def is_proven(self, alpha: float) -> bool:
         """Tell whether the mean is shown to be above the margin, and is above 0 so far."""
-        return self.statistic >= 1.0 / alpha and self.mean > 0.0
+        return self.statistic >= proof_at(alpha) and self.mean > 0.0
 
     def evidence(self, alpha: float) -> dict[str, float]:
         """Return the numbers that a verdict can be computed from again."""
         shown = {"n": self.n, "mean": self.mean, "statistic": self.statistic}
-        return shown | {"threshold": 1.0 / alpha}
+        return shown | {"threshold": proof_at(alpha)}
 
     def state(self) -> State:
         """Return what `load_state` continues from."""

@@ -878,7 +878,12 @@ class Engine(Serving):
         after = self.recommender.tops(self.gate.served, self.settings.overlap_histories, now_ms)
         overlap = mean_overlap(before, after)
         commands.after_restore(
-            self.gate, record.snapshot_id, record.reason, record.asked_by, overlap
+            self.gate,
+            record.snapshot_id,
+            record.reason,
+            record.asked_by,
+            overlap,
+            int(snapshot["plain"]["n_events"]),
         )
 
     def _refuse_other_learner(self, record: events.Command, snapshot: State) -> None:

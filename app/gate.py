@@ -8,12 +8,12 @@ is due it has to be told how much the slates of champion and shadow overlap. Eve
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from typing import Any
 
 from app.detectors import BETS, BOLD_BETS, EDetector
-from app.events import DAY_MS
+from app.events import DAY_MS, MAX_TIME_MS
 from app.freshness import freshness_of, is_over
 from app.gate_data import (
     Clock,
@@ -402,8 +402,8 @@ class Gate:
             window = [self.data.champion.event + 1, self.now.event]
             self._assign(SHADOW, CHAMPION)
             for requeued in self._requeued_after(self.data.champion.event):
-                self._set_aside(requeued)
-            self._set_aside(window)
+                self.set_aside(requeued)
+            self.set_aside(window)
             numbers = evidence | {"set_aside": window}
             self.reopen("shadow_reset", "the shadow is shown worse", numbers)
             if trial.reason == PROBATION:
@@ -437,16 +437,19 @@ class Gate:
         data.alarms_ms = [at for at in data.alarms_ms if at > now_ms - DAY_MS] + [now_ms]
         if alarm.item_id is not None:
             data.suspects = {i: until for i, until in data.suspects.items() if until > now_ms}
-            data.suspects[alarm.item_id] = now_ms + self.settings.suspect_s * 1_000
+            until_ms = now_ms + self.settings.suspect_s * 1_000
+            is_bounded = self.semantics >= 10  # before, a number that no snapshot could hold
+            data.suspects[alarm.item_id] = min(until_ms, MAX_TIME_MS) if is_bounded else until_ms
         if alarm.detector in CLICKS or len(data.suspects) >= MANY_SUSPECTS:
+            suspects = sorted(data.suspects) if alarm.detector == ITEM else []
             data.suspects = {} if alarm.detector == ITEM else data.suspects
-            self._hold(alarm)
+            self._hold(alarm, suspects)
         else:
             # It is shown that the champion is worse, or which item is at fault: no more to ask.
             self.roll_back(alarm.detector, "gate", {}, aside=[])
             self._probation()
 
-    def _hold(self, alarm: Alarm) -> None:
+    def _hold(self, alarm: Alarm, suspects: list[str]) -> None:
         """Serve the anchor, and find out whether the branch is right: see `Arbiter`.
 
         The alarm goes on listening, with what the anchor expects of slates: the champion may have
@@ -469,7 +472,7 @@ class Gate:
         number, event = data.n_decisions, self.now.event
         hold = Hold(number, event, self.now.time_ms, alarm.detector, since, event)
         if self.semantics >= 10:
-            hold.margin = self.settings.arbiter_margin
+            hold.margin, hold.suspects = self.settings.arbiter_margin, suspects
         self.arbiter.begin(hold, BOLD_BETS if self.semantics >= 10 else BETS)
 
     def _try_to_leave_hold(self) -> None:
@@ -528,10 +531,19 @@ class Gate:
         is_drift = verdict.name == "hold_max" and self.settings.hold_undecided == "relearn"
         hold = self.arbiter.hold
         aside: list[int] = []
+        without: list[str] = []
         if not is_drift and hold is not None:
             end = hold.heard_event if verdict.name == "quiet" else self.now.event
             aside = [hold.since, end]
-        self.roll_back(verdict.name, "gate", verdict.evidence, aside=aside, keep_clicks=is_drift)
+            without = hold.suspects  # what they were clicked before HOLD is what led here
+        self.roll_back(
+            verdict.name,
+            "gate",
+            verdict.evidence,
+            aside=aside,
+            keep_clicks=is_drift,
+            without=without,
+        )
         if not is_drift:
             self._probation(is_past=verdict.name == "quiet")
 
@@ -559,11 +571,12 @@ class Gate:
         *,
         aside: list[int] | None = None,
         keep_clicks: bool = False,
+        without: Iterable[str] = (),
     ) -> None:
         """Make champion and shadow the anchor again.
 
         Of what came since, the window `aside` is set aside (none: all of it; empty: nothing), and
-        the rest is learned again.
+        the rest is learned again, but not what is on suspects, or on items `without`.
         """
         self._drop_candidate("a rollback came first")
         self.arbiter.end()
@@ -575,10 +588,12 @@ class Gate:
         again = [*self._requeued_after(data.anchor.event), window]
         if aside is None:
             for requeued in again[:-1]:
-                self._set_aside(requeued)
+                self.set_aside(requeued)
             aside = window
         if aside:
-            self._set_aside([max(aside[0], window[0]), aside[1]])
+            clipped = [max(aside[0], window[0]), aside[1]]
+            aside = aside if self.semantics < 10 else clipped
+            self.set_aside(clipped)
         windows = [w for first, last in again for w in remaining(first, last, data.set_aside)]
         data.version += 1
         data.champion = data.anchor
@@ -588,7 +603,8 @@ class Gate:
         self.ask_harm = EDetector()
         if windows:
             requeued_before = tuple(data.requeued)
-            self._relearn = Relearn(windows, self._suspects(), keep_clicks, requeued_before)
+            left_out = sorted({*without, *self._suspects()})
+            self._relearn = Relearn(windows, left_out, keep_clicks, requeued_before)
         about = {"rows": rows, "set_aside": aside, "learned_again": windows}
         self.record("rollback", reason, evidence | about, asked_by)
 
@@ -597,7 +613,8 @@ class Gate:
         found = [r for r in self.data.requeued if r.first <= event < r.event]
         return merge([[r.first, min(r.last, event)] for r in found])
 
-    def _set_aside(self, window: list[int]) -> None:
+    def set_aside(self, window: list[int]) -> None:
+        """Let a window of events, if it has any, not be learned again until a requeue."""
         if window[0] <= window[1]:
             self.data.set_aside = [*self.data.set_aside, window][-MAX_SET_ASIDE:]
 
@@ -704,6 +721,8 @@ class Gate:
         data = asdict(self.data)
         if not data["requeued"]:  # programs of before compare snapshots, too
             del data["requeued"]
+        if self.semantics >= 10:  # names that a client chose are no keys: some mean something there
+            data["suspects"] = [list(until) for until in data["suspects"].items()]
         return {
             "data": data,
             "now": asdict(self.now),

@@ -8,10 +8,10 @@ has changed, and if they are shown not to, it is a fault, however long it goes o
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, NamedTuple
 
-from app.detectors import BOLD_BETS, Superiority
+from app.detectors import BOLD_BETS, Superiority, proof_at
 from app.drafts import Team
 from app.gate_data import Clock
 from app.settings import EngineSettings
@@ -40,6 +40,7 @@ class Hold:
 
     What is wrong is taken to have begun at event `since`, and to have been there at `heard_event`
     at last. The branch has to win by more than `margin`, whatever is set since HOLD began.
+    `suspects` are the items by which it came here, where these did;
     `is_fault` once it is proven that trusted users do not click so.
     """
 
@@ -55,6 +56,7 @@ class Hold:
     is_told: bool = False
     is_fault: bool = False
     margin: float = 0.0
+    suspects: list[str] = field(default_factory=list)
 
 
 class Arbiter:
@@ -145,7 +147,9 @@ class Arbiter:
         if self.hold is None or self.hold.is_fault:
             return False
         # Clicks that are as expected are no agreement: a mean of 0 is a proof, too.
-        self.hold.is_fault = self.witnesses.disagreement.statistic >= 1.0 / settings.arbiter_alpha
+        self.hold.is_fault = self.witnesses.disagreement.statistic >= proof_at(
+            settings.arbiter_alpha
+        )
         return self.hold.is_fault
 
     def is_hopeless(self, now: Clock, settings: EngineSettings) -> bool:
@@ -172,7 +176,7 @@ class Arbiter:
             "branch_statistic": self.branch.statistic,
             "anchor_statistic": self.anchor.statistic,
             **self.witnesses.evidence(),
-            "threshold": 1.0 / settings.arbiter_alpha,
+            "threshold": proof_at(settings.arbiter_alpha),
             **({"margin": hold.margin} if hold.margin else {}),
             "events": now.event - hold.event,
             "slates": hold.slates,
@@ -183,7 +187,11 @@ class Arbiter:
     def state(self) -> State:
         """Return what `load_state` continues from."""
         hold = None if self.hold is None else asdict(self.hold)
-        for name in ("is_fault", "margin"):  # as they never are before semantics version 10
+        for name in (
+            "is_fault",
+            "margin",
+            "suspects",
+        ):  # as they never are before semantics version 10
             if hold is not None and not hold[name]:
                 del hold[name]
         tests = {"branch": self.branch.state(), "anchor": self.anchor.state()}
