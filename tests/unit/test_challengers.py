@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any
 
 import pytest
@@ -292,6 +293,20 @@ def test_later_challengers_get_less_alpha() -> None:
     for k in (1, 2, 3):
         assert start(engine, covisit_shrink=1.0) is None
         assert engine.describe()["challenger"]["alpha"] == alpha_of(k, 0.001)
+        assert command(engine, "stop_challenger") is None
+
+
+def test_the_least_alpha_proves_nothing_and_stops_nothing() -> None:
+    """However little is left to a challenger, a log goes on, and thresholds are numbers."""
+    engine = opened(challenger_alpha=5e-324)
+    for k in (1, 2):
+        assert start(engine, covisit_shrink=1.0) is None
+        feed(engine, more(200, start_at=1_000 * k))
+        view = engine.describe()["challenger"]
+        assert view["verdict"] == "undecided"
+        assert math.isfinite(view["threshold"])
+        assert math.isfinite(view["interleaving"]["threshold"])
+        assert "not proven" in (command(engine, "adopt") or "")
         assert command(engine, "stop_challenger") is None
 
 

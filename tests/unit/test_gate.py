@@ -593,3 +593,15 @@ def test_single_items_are_learned_anew_where_the_world_has_changed(semantics: in
     for _ in range(30):
         even.update(1.0, margin)
     assert sure == even.statistic
+
+
+@pytest.mark.parametrize(("semantics", "said"), [(9, [30, 90]), (10, [51, 90])])
+def test_a_rollback_says_what_it_has_set_aside(semantics: int, said: list[int]) -> None:
+    """What the anchor knows is not set aside, however long the fault may have been there."""
+    shop = Shop()
+    shop.run(90)
+    shop.gate.follow(semantics)
+    shop.gate.data.anchor.event = 50
+    shop.gate.roll_back("quiet", "gate", {}, aside=[30, 90])
+    assert shop.gate.data.set_aside == [[51, 90]]
+    assert shop.gate.decisions[-1].evidence["set_aside"] == said

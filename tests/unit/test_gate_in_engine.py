@@ -1,12 +1,23 @@
 from __future__ import annotations
 
+import copy
+
 import pytest
 
 from app.engine import Engine
 from app.events import Command
 from app.recommend import Request
 from learners.base import ANCHOR, CHAMPION, SHADOW
-from tests.factories import apply, click, command, configure, feed, make_settings, sessions
+from tests.factories import (
+    apply,
+    click,
+    command,
+    configure,
+    feed,
+    make_settings,
+    restore,
+    sessions,
+)
 from tests.unit.clicking import NEVER, Shop, held, opened, twin_of
 
 
@@ -122,6 +133,25 @@ def test_what_was_set_aside_is_learned_again_without_some_items() -> None:
     assert slates_of(engine, SHADOW) != before
     assert engine.gate.data.set_aside == []
     assert command(engine, "requeue") == "nothing is set aside"
+
+
+def test_no_rollback_learns_again_what_a_restore_has_undone() -> None:
+    """What came after the snapshot is set aside with it, until somebody asks for it."""
+    shop = opened()
+    engine = shop.engine
+    saved = copy.deepcopy(engine.state())
+    undone = [engine.n_events + 1, shop.run(100).engine.n_events]
+    restore(engine, saved)
+    assert shop.evidence("restore")["set_aside"] == undone
+    assert engine.gate.data.set_aside == [undone]
+    shop.until("hold", flip=1.0)
+    shop.until("rollback")
+    again = shop.evidence("relearn")["windows"]
+    assert again
+    assert all(last < undone[0] or first > undone[1] for first, last in again)
+    assert undone in engine.gate.data.set_aside
+    assert command(engine, "requeue") is None
+    assert any(first <= undone[0] <= last for first, last in shop.evidence("relearn")["windows"])
 
 
 def test_a_requeue_is_refused_in_hold() -> None:

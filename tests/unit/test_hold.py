@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import random
 from typing import Any
 
@@ -414,6 +415,15 @@ def test_the_evidence_is_enough_to_recompute_the_verdict(p: float) -> None:
         assert recomputed(shown, SETTINGS) == (found and found.name)
     assert (found is None) == (p == 0.5)
     assert found is None or found.evidence == arbiter.evidence(later(), SETTINGS)
+
+
+def test_the_least_alpha_has_a_threshold() -> None:
+    """What asks for more than any statistic can be is never proven, and is written as a number."""
+    settings, arbiter = make_settings(arbiter_alpha=5e-324, arbiter_credits=1), held()
+    credit(arbiter, "b", 5_000)
+    assert arbiter.verdict(later(), settings) is None
+    threshold = arbiter.evidence(later(), settings)["threshold"]
+    assert arbiter.branch.statistic < threshold < math.inf
 
 
 @pytest.mark.parametrize("n", [0, 1, 17, 90])

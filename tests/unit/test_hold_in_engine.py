@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from app import snapshot
 from app.engine import Engine
 from app.recommend import Request, Scored
 from app.serving import Draft
@@ -315,6 +316,18 @@ def test_a_suspect_is_quarantined_until_resume() -> None:
     assert command(engine, "resume") is None
     assert shop.evidence("resume")["cleared"] == ["i0"]
     assert send("i0", "x3")[0] == "learned"
+
+
+@pytest.mark.parametrize("item", ["i0", "$part", "$array"])
+def test_a_snapshot_keeps_suspects_of_any_name(item: str) -> None:
+    """No item's id makes a snapshot unreadable while it is under suspicion."""
+    engine = opened().engine
+    engine.gate.data.suspects = {item: START_MS * 2, "another": START_MS * 2}
+    for suspects in (engine.gate.data.suspects, {item: START_MS * 2}):
+        engine.gate.data.suspects = dict(suspects)
+        twin = Engine.from_state(snapshot.load([snapshot.dump(engine.state(), "s")]))
+        assert twin.gate.data.suspects == suspects
+        assert twin.hashes() == engine.hashes()
 
 
 def test_a_suspect_may_teach_again_in_time() -> None:

@@ -9,6 +9,7 @@ from app.commands import command
 from app.gate import Gate
 from app.gate_data import Clock, Losses
 from tests.factories import make_settings
+from tests.unit.watching import canonical
 
 # What decides here are the defaults; only what else would happen is put off.
 DEFAULTS: dict[str, Any] = {
@@ -212,6 +213,40 @@ def test_many_suspects_are_no_attack_on_an_item() -> None:
     assert shop.kinds()[-2:] == ["alarm", "hold"]
     assert shop.gate.describe()["suspects"] == []
     assert not any(shop.gate.is_suspect(item) for item in "abc")
+
+
+@pytest.mark.parametrize(("semantics", "without"), [(9, []), (10, ["a", "b", "c"])])
+def test_what_led_to_hold_is_not_learned_when_it_is_past(
+    semantics: int, without: list[str]
+) -> None:
+    """Clicks on three suspects came before HOLD began, so they are in no window set aside."""
+    shop = Shop(calibration_margin=0.5, hold_quiet=100)
+    shop.gate.follow(semantics)
+    shop.run(500)
+    for item in ("a", "b", "c"):
+        shop.spam(item)
+        shop.run(10)
+    assert shop.gate.data.state == "hold"
+    fresh = Gate(shop.gate.settings, lambda target, source: 0)
+    fresh.load_state(shop.gate.state())
+    assert fresh.arbiter.state() == shop.gate.arbiter.state()
+    for n in range(100):
+        shop.gate.after_slate([f"z{n}"], np.full(1, 0.1), np.zeros(1), 1_000)
+    now = Clock(shop.n + 1, shop.n + 1, (shop.n + 1) * 1_000)
+    shop.gate.after_event(now, None)
+    assert [d.reason for d in shop.gate.decisions if d.kind == "rollback"][-1] == "quiet"
+    job = shop.gate.take_relearn()
+    assert job is not None
+    assert job.windows[0] == [11, 529]
+    assert job.without == without
+
+
+def test_an_item_may_be_suspected_for_ever() -> None:
+    """However long a suspect may not teach, the state can be hashed, and be in a snapshot."""
+    shop = Shop(calibration_margin=0.5, suspect_s=10**17).run(500)
+    shop.spam("a")
+    assert shop.gate.describe()["suspects"] == ["a"]
+    assert canonical(shop.gate.state()["data"])
 
 
 def test_suspects_of_another_day_do_not_count() -> None:
