@@ -132,7 +132,7 @@ class Gate:
     def rival(self) -> Rival | None:
         """Return the version that fills slates by turns with the one served, if one does."""
         hold = self.arbiter.hold
-        if hold is None:
+        if hold is None or self.data.mode != "normal":  # then nothing new is to be shown
             return None
         return Rival(SHADOW, self.settings.arbiter_share, f"hold:{hold.number}")
 
@@ -489,8 +489,17 @@ class Gate:
         if verdict.name in ("branch_better", "trusted_agree"):
             if self.data.mode == "normal":
                 self._adopt(verdict)
-        else:
+        elif not self._takes_for_drift(verdict) or self._may_take_for_drift:
             self._leave_hold(verdict)
+
+    def _takes_for_drift(self, verdict: Verdict) -> bool:
+        """Tell whether all that came is served where nothing was proven in time."""
+        return verdict.name == "hold_max" and self.settings.hold_undecided == "relearn"
+
+    @property
+    def _may_take_for_drift(self) -> bool:
+        """Tell whether that may be now; frozen, it waits for `resume`, as an adoption does."""
+        return self.data.mode == "normal" or self.semantics < 10
 
     def _adopt(self, verdict: Verdict) -> None:
         """Serve the branch: what it learned under suspicion was right.
@@ -528,7 +537,7 @@ class Gate:
 
         Without a proof in time, all of it may be taken for drift after all.
         """
-        is_drift = verdict.name == "hold_max" and self.settings.hold_undecided == "relearn"
+        is_drift = self._takes_for_drift(verdict)
         hold = self.arbiter.hold
         aside: list[int] = []
         without: list[str] = []

@@ -39,9 +39,10 @@ SEMANTICS = 10
 
 A new log begins with it. 7: a user who is forgotten leaves the shares of traffic, too. 8: the
 catalogue has typed columns; slots explore, and what was ignored counts for less; slates are
-calibrated. 9: users have factors of their own. 10: a branch has to be better by a margin; what
-single items are clicked is learned anew where the world has changed; an id that begins to swallow
-others teaches nothing about what one may have.
+calibrated. 9: users have factors of their own. 10: a branch has to be better by a margin, marked
+users prove a fault, and single items are learned anew where the world has changed; an id that
+begins to swallow others teaches nothing about what one may have; a slate counts once; what was
+requeued, restored or suspected is heeded by later rollbacks.
 """
 
 KNOWN_SEMANTICS = (6, 7, 8, 9, 10)

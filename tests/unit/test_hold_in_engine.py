@@ -11,7 +11,7 @@ from app.recommend import Request, Scored
 from app.serving import Draft
 from learners.base import ANCHOR, CHAMPION, SHADOW
 from tests.factories import START_MS, apply, click, command
-from tests.unit.clicking import Shop, held, opened, twin_of
+from tests.unit.clicking import NEVER, Shop, held, opened, twin_of
 
 
 def newcomer(shop: Shop, user: str = "new", *, ago_s: float = 0.0, n: int = 8) -> str:
@@ -216,6 +216,30 @@ def test_an_anchor_proven_better_rolls_back() -> None:
     assert shop.kinds()[-3:] == ["rollback", "ask", "relearn"]
     assert shop.engine.gate.decisions[-3].reason == "anchor_better"
     assert len(shop.engine.gate.data.set_aside) == 1
+
+
+def test_what_runs_out_while_frozen_waits_for_resume() -> None:
+    """Nothing is promoted, so nothing is taken for drift; once resumed, it is."""
+    shop = held(hold_events=600, hold_quiet=NEVER)
+    assert command(shop.engine, "freeze") is None
+    shop.run(600, flip=1.0)
+    assert shop.kinds()[-2:] == ["freeze", "no_proof"]
+    assert shop.engine.gate.data.state == "hold"
+    assert command(shop.engine, "resume") is None
+    shop.until("promote", flip=1.0)
+    assert shop.kinds()[-4:] == ["resume", "rollback", "relearn", "promote"]
+    assert "taken for drift" in shop.engine.gate.decisions[-1].reason
+
+
+@pytest.mark.parametrize("mode", ["freeze", "shadow_only"])
+def test_nothing_is_drafted_where_nothing_new_is_to_be_shown(mode: str) -> None:
+    """In HOLD, too, nobody is shown the branch while an operator has frozen what is served."""
+    engine = held().engine
+    slates = [engine.recommend(Request(f"u{n}", k=6), f"r{n}") for n in range(40)]
+    assert any(slate.draft for slate in slates)
+    assert command(engine, mode) is None
+    slates = [engine.recommend(Request(f"u{n}", k=6), f"r{n}") for n in range(40)]
+    assert not any(slate.draft for slate in slates)
 
 
 MARKED: dict[str, Any] = {"trusted": "marked", "n_marked": 20, "hold_events": 6_000}
