@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, NamedTuple
 
-from app.detectors import BOLD_BETS, Superiority, proof_at
+from app.detectors import Superiority, proof_at
 from app.drafts import Team
 from app.gate_data import Clock
 from app.settings import EngineSettings
@@ -68,10 +68,10 @@ class Arbiter:
         self.anchor = Superiority()
         self.witnesses = Witnesses()
 
-    def begin(self, hold: Hold, bets: tuple[float, ...] = BOLD_BETS) -> None:
-        """Begin a HOLD with nothing counted; `bets` are on whether trusted users click so, too."""
+    def begin(self, hold: Hold) -> None:
+        """Begin a HOLD with nothing counted."""
         self.branch, self.anchor = Superiority(), Superiority()
-        self.witnesses.begin(bets)
+        self.witnesses.begin()
         self.hold = hold
 
     def end(self) -> None:
@@ -126,13 +126,19 @@ class Arbiter:
             # One that learned a fault may be better all the same: it is newer.
             "branch_better": has_credits and self.branch.is_proven(alpha) and not hold.is_fault,
             "anchor_better": has_credits and self.anchor.is_proven(alpha),
-            "trusted_agree": self.witnesses.agreement.is_proven(alpha),
+            "trusted_agree": self._have_agreed(settings),
             "quiet": hold.slates - hold.heard_at >= settings.hold_quiet,
             "trusted_disagree": is_over and hold.is_fault,
             "hold_max": is_over,
         }
         name = next((name for name, is_so in ends.items() if is_so), None)
         return None if name is None else Verdict(name, self.evidence(now, settings))
+
+    def _have_agreed(self, settings: EngineSettings) -> bool:
+        witnesses = self.witnesses
+        are_enough = witnesses.agreement.n >= settings.arbiter_credits
+        is_old = not witnesses.n_others  # before semantics version 10 any number was
+        return (are_enough or is_old) and witnesses.agreement.is_proven(settings.arbiter_alpha)
 
     def elapsed(self, now: Clock, settings: EngineSettings) -> float:
         """Return how much of the longest HOLD is over: 1 at its end."""

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from app.detectors import BETS, BOLD_BETS, Superiority
+from app.detectors import BOLD_BETS, Superiority
 from learners.ids import State
 
-# Slates of all others without which it is not known how far they go.
+# Slates of all others until which nothing is heard: it is not known how far they go, and whoever is
+# about as an alarm rings helped it to ring.
 _FEW = 100
 # Of how many slates a level is the mean, at most; and as how many as expected it begins.
 _LATELY, _FIRST = 2_000, 50
@@ -48,11 +49,15 @@ class Witnesses:
 
     def __init__(self) -> None:
         self.usual = {name: Level() for name in ("marked", "others")}
-        self.begin(BETS)
+        self.begin()
 
-    def begin(self, bets: tuple[float, ...] = BOLD_BETS) -> None:
-        """Begin a HOLD with nothing heard."""
-        self.agreement, self.disagreement = Superiority(bets), Superiority(bets)
+    def begin(self) -> None:
+        """Begin a HOLD with nothing heard.
+
+        That they disagree is bet on boldly. That they agree is not: who is about at the same time
+        clicks alike for a while, and what is adopted is served.
+        """
+        self.agreement, self.disagreement = Superiority(), Superiority(BOLD_BETS)
         self.n_others = 0
         self.others = 0.0
 
@@ -67,9 +72,8 @@ class Witnesses:
         if not is_marked:
             self.n_others += 1
             self.others += beyond
-        elif sign:
-            if self.n_others >= _FEW:
-                margin = max(margin, min(self.others / self.n_others / 2, 0.5))
+        elif sign and self.n_others >= _FEW:
+            margin = max(margin, min(self.others / self.n_others / 2, 0.5))
             self.agreement.update(beyond, margin)
             self.disagreement.update(-beyond, -margin)
 

@@ -240,6 +240,14 @@ def test_a_proof_goes_before_the_end() -> None:
 # -- trusted users ---------------------------------------------------------------------------------
 
 
+def heard(others: float = 0.05) -> Arbiter:
+    """Return an arbiter that knows by how much more all others click."""
+    arbiter = held()
+    for _ in range(200):
+        arbiter.hear(others, 0.03, is_marked=False)
+    return arbiter
+
+
 def shown(arbiter: Arbiter, surplus: float, n: int) -> list[bool]:
     """Let trusted users click by so much more than is expected; return when a fault is found."""
     found = []
@@ -251,7 +259,7 @@ def shown(arbiter: Arbiter, surplus: float, n: int) -> list[bool]:
 
 def test_trusted_users_who_click_so_too_end_hold() -> None:
     """What is heard of everybody, and of them, too, has changed; it is no fault."""
-    arbiter = held()
+    arbiter = heard()
     assert not any(shown(arbiter, 0.2, 200))
     found = verdict(arbiter)
     assert found is not None
@@ -259,9 +267,27 @@ def test_trusted_users_who_click_so_too_end_hold() -> None:
     assert found.evidence["trusted_statistic"] >= found.evidence["threshold"]
 
 
+def test_who_is_about_as_the_alarm_rings_is_not_heard() -> None:
+    """They helped it to ring: until 100 slates of others have been shown nothing counts."""
+    arbiter = held()
+    shown(arbiter, 0.4, 60)
+    for _ in range(99):
+        arbiter.hear(0.05, 0.03, is_marked=False)
+    shown(arbiter, 0.4, 60)
+    assert arbiter.witnesses.agreement.n == 0
+    arbiter.hear(0.05, 0.03, is_marked=False)
+    shown(arbiter, 0.4, SETTINGS.arbiter_credits - 1)
+    assert arbiter.witnesses.agreement.is_proven(SETTINGS.arbiter_alpha)
+    assert verdict(arbiter) is None, "few slates prove no change, however clear"
+    shown(arbiter, 0.4, 1)
+    found = verdict(arbiter)
+    assert found is not None
+    assert found.name == "trusted_agree"
+
+
 def test_trusted_users_who_do_not_click_so_prove_a_fault() -> None:
     """It is said once; the branch is not adopted any more, and is set aside at HOLD's end."""
-    arbiter = held()
+    arbiter = heard()
     found = shown(arbiter, -0.05, 300)
     assert sum(found) == 1
     assert 100 < found.index(True) < 150
@@ -278,7 +304,7 @@ def test_trusted_users_who_do_not_click_so_prove_a_fault() -> None:
 
 def test_a_fault_that_is_past_is_set_aside_by_itself() -> None:
     """Once the alarm is silent it is known when the fault was; the rest is learned again."""
-    arbiter = held()
+    arbiter = heard()
     shown(arbiter, -0.05, 300)
     for _ in range(SETTINGS.hold_quiet):
         arbiter.slate()
@@ -293,7 +319,7 @@ def test_what_is_within_the_margin_proves_no_change() -> None:
     As expected is a proof against it; just at the margin they prove neither.
     """
     for surplus, is_fault in ((0.0, True), (0.03, False)):
-        arbiter = held()
+        arbiter = heard()
         assert any(shown(arbiter, surplus, 3_000)) == is_fault
         assert not arbiter.witnesses.agreement.is_proven(SETTINGS.arbiter_alpha)
 
@@ -301,9 +327,7 @@ def test_what_is_within_the_margin_proves_no_change() -> None:
 @pytest.mark.parametrize(("others", "is_fault"), [(0.3, True), (0.1, False)])
 def test_trusted_users_are_compared_with_everybody(others: float, is_fault: bool) -> None:
     """They agree if they go at least half as far as all others, and beyond the margin."""
-    arbiter = held()
-    for _ in range(200):
-        arbiter.hear(others, 0.03, is_marked=False)
+    arbiter = heard(others)
     assert any(shown(arbiter, 0.1, 1_500)) == is_fault
     assert arbiter.witnesses.agreement.is_proven(SETTINGS.arbiter_alpha) != is_fault
     evidence = arbiter.evidence(later(), SETTINGS)
@@ -338,7 +362,7 @@ def test_who_only_clicks_as_they_did_is_no_evidence_of_a_fault_of_items() -> Non
 
 def test_a_fault_that_was_found_survives() -> None:
     """The arbiter goes on from its state; in older logs it has the state that it had."""
-    arbiter = held()
+    arbiter = heard()
     shown(arbiter, -0.05, 300)
     twin = Arbiter()
     twin.load_state(orjson.loads(orjson.dumps(arbiter.state())))
