@@ -270,16 +270,16 @@ def test_trusted_users_who_click_so_too_end_hold() -> None:
 def test_who_is_about_as_the_alarm_rings_is_not_heard() -> None:
     """They helped it to ring: until 100 slates of others have been shown nothing counts."""
     arbiter = held()
-    shown(arbiter, 0.4, 60)
+    shown(arbiter, 0.8, 60)
     for _ in range(99):
         arbiter.hear(0.05, 0.03, is_marked=False)
-    shown(arbiter, 0.4, 60)
+    shown(arbiter, 0.8, 60)
     assert arbiter.witnesses.agreement.n == 0
     arbiter.hear(0.05, 0.03, is_marked=False)
-    shown(arbiter, 0.4, SETTINGS.arbiter_credits - 1)
+    shown(arbiter, 0.8, SETTINGS.arbiter_credits - 1)
     assert arbiter.witnesses.agreement.is_proven(SETTINGS.arbiter_alpha)
     assert verdict(arbiter) is None, "few slates prove no change, however clear"
-    shown(arbiter, 0.4, 1)
+    shown(arbiter, 0.8, 1)
     found = verdict(arbiter)
     assert found is not None
     assert found.name == "trusted_agree"
