@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from typing import Any
 
-from app.detectors import EDetector
+from app.detectors import BETS, BOLD_BETS, EDetector
 from app.events import DAY_MS, MAX_TIME_MS
 from app.freshness import freshness_of, is_over
 from app.gate_data import (
@@ -473,7 +473,7 @@ class Gate:
         hold = Hold(number, event, self.now.time_ms, alarm.detector, since, event)
         if self.semantics >= 10:
             hold.margin, hold.suspects = self.settings.arbiter_margin, suspects
-        self.arbiter.begin(hold)
+        self.arbiter.begin(hold, BOLD_BETS if self.semantics >= 10 else BETS)
 
     def _try_to_leave_hold(self) -> None:
         arbiter, settings = self.arbiter, self.settings

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, NamedTuple
 
-from app.detectors import Superiority, proof_at
+from app.detectors import BOLD_BETS, Superiority, proof_at
 from app.drafts import Team
 from app.gate_data import Clock
 from app.settings import EngineSettings
@@ -68,10 +68,10 @@ class Arbiter:
         self.anchor = Superiority()
         self.witnesses = Witnesses()
 
-    def begin(self, hold: Hold) -> None:
-        """Begin a HOLD with nothing counted."""
+    def begin(self, hold: Hold, bets: tuple[float, ...] = BOLD_BETS) -> None:
+        """Begin a HOLD with nothing counted; `bets` are on whether trusted users click so, too."""
         self.branch, self.anchor = Superiority(), Superiority()
-        self.witnesses.begin()
+        self.witnesses.begin(bets)
         self.hold = hold
 
     def end(self) -> None:

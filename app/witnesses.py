@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from app.detectors import BOLD_BETS, Superiority
+from app.detectors import BETS, BOLD_BETS, Superiority
 from learners.ids import State
 
 # Slates of all others until which nothing is heard: it is not known how far they go, and whoever is
@@ -49,15 +49,11 @@ class Witnesses:
 
     def __init__(self) -> None:
         self.usual = {name: Level() for name in ("marked", "others")}
-        self.begin()
+        self.begin(BETS)
 
-    def begin(self) -> None:
-        """Begin a HOLD with nothing heard.
-
-        That they disagree is bet on boldly. That they agree is not: who is about at the same time
-        clicks alike for a while, and what is adopted is served.
-        """
-        self.agreement, self.disagreement = Superiority(), Superiority(BOLD_BETS)
+    def begin(self, bets: tuple[float, ...] = BOLD_BETS) -> None:
+        """Begin a HOLD with nothing heard."""
+        self.agreement, self.disagreement = Superiority(bets), Superiority(bets)
         self.n_others = 0
         self.others = 0.0
 
