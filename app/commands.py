@@ -96,7 +96,7 @@ def after_restore(
     reason: str,
     asked_by: str,
     overlap: float,
-    since: int | None = None,
+    since: int,
 ) -> None:
     """Go on after the versions were replaced by a snapshot's, of event `since`.
 
@@ -107,7 +107,7 @@ def after_restore(
     data.promoted = data.put_aside = gate.now
     data.candidate_trial = None
     evidence: dict[str, Any] = {"snapshot": snapshot_id, "overlap": overlap}
-    if since is not None and gate.semantics >= 10:
+    if gate.semantics >= 10:
         window = [since + 1, gate.now.event]
         gate.set_aside(window)
         evidence["set_aside"] = window

@@ -81,7 +81,7 @@ class Superiority:
     def __init__(self, bets: tuple[float, ...] = BETS) -> None:
         self.n = 0
         self.total = 0.0
-        self._bets = bets
+        self.bets = bets
         self._products = [1.0] * len(bets)
 
     @property
@@ -90,7 +90,7 @@ class Superiority:
         total = 0.0
         for product in self._products:
             total += product
-        return total / len(self._bets)
+        return total / len(self.bets)
 
     @property
     def mean(self) -> float:
@@ -102,7 +102,7 @@ class Superiority:
         self.n += 1
         self.total += difference
         x = scaled(difference, margin)
-        for k, bet in enumerate(self._bets):
+        for k, bet in enumerate(self.bets):
             self._products[k] = min(self._products[k] * (1.0 + bet * x), _MOST)
 
     def is_proven(self, alpha: float) -> bool:
@@ -124,7 +124,7 @@ class Superiority:
         bets = next((b for b in (BETS, BOLD_BETS) if len(b) == len(state["products"])), None)
         if n < 0 or not abs(total) <= n or bets is None:
             raise ValueError("an e-process's state is damaged")
-        self._bets = bets
+        self.bets = bets
         self._products = _checked(state["products"], len(bets), "an e-process")
         self.n, self.total = n, total
 

@@ -1,8 +1,8 @@
 """Team-draft interleaving: one slate that two versions fill in turns, so that clicks compare them.
 
 Users see one list; each place remembers which team drafted it. An item that both wanted next says
-nothing, as the coin alone gave it to one of them, so a click on it is for neither: that is a third
-of all clicks where versions differ as a branch and its anchor do. Pure: the coins come in.
+nothing, as the coin alone gave it to one of them, so a click on it is for neither: a quarter to a
+third of all clicks, where versions differ as a branch and its anchor do. Pure: the coins come in.
 """
 
 from __future__ import annotations

@@ -40,8 +40,8 @@ class Hold:
 
     What is wrong is taken to have begun at event `since`, and to have been there at `heard_event`
     at last. The branch has to win by more than `margin`, whatever is set since HOLD began.
-    `suspects` are the items by which it came here, where these did;
-    `is_fault` once it is proven that trusted users do not click so.
+    `suspects` are the items by which it came here, where these did; `is_fault` is said once it is
+    proven that trusted users do not click so.
     """
 
     number: int
@@ -193,13 +193,9 @@ class Arbiter:
     def state(self) -> State:
         """Return what `load_state` continues from."""
         hold = None if self.hold is None else asdict(self.hold)
-        for name in (
-            "is_fault",
-            "margin",
-            "suspects",
-        ):  # as they never are before semantics version 10
-            if hold is not None and not hold[name]:
-                del hold[name]
+        if hold is not None:  # without what is never set before semantics version 10
+            since_10 = ("is_fault", "margin", "suspects")
+            hold = {name: v for name, v in hold.items() if v or name not in since_10}
         tests = {"branch": self.branch.state(), "anchor": self.anchor.state()}
         return {"hold": hold, **tests, **self.witnesses.state()}
 

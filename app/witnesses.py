@@ -116,6 +116,7 @@ class Witnesses:
         """Take over such a state; raise ValueError if it is damaged."""
         self.__init__()  # type: ignore[misc]
         self.agreement.load_state(state["agreement"])
+        self.disagreement = Superiority(self.agreement.bets)
         if "usual" in state:
             self.disagreement.load_state(state["disagreement"])
             n, total = state["others"]

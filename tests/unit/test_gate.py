@@ -546,7 +546,7 @@ def test_a_restore_keeps_the_record() -> None:
     before = list(shop.gate.decisions)
     version, number = shop.gate.data.version, shop.gate.data.n_decisions
     shop.gate.load_state(saved, keep_record=True)
-    after_restore(shop.gate, "s-1", "why", "tester", 0.9)
+    after_restore(shop.gate, "s-1", "why", "tester", 0.9, 0)
     assert shop.gate.decisions[:-1] == before
     last = shop.gate.decisions[-1]
     assert (last.kind, last.number, last.evidence["overlap"]) == ("restore", number + 1, 0.9)
@@ -560,7 +560,7 @@ def test_a_restore_that_serves_something_else_asks() -> None:
     shop = Shop(**LIVELY)
     shop.run(5)
     shop.gate.load_state(copy.deepcopy(shop.gate.state()), keep_record=True)
-    after_restore(shop.gate, "s-1", "why", "tester", 0.2)
+    after_restore(shop.gate, "s-1", "why", "tester", 0.2, 0)
     assert (shop.gate.data.state, shop.gate.reason) == ("ask", "overlap")
 
 

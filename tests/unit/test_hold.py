@@ -369,6 +369,14 @@ def test_a_fault_that_was_found_survives() -> None:
     assert canonical(twin.state()) == canonical(arbiter.state())
     assert twin.hold is not None
     assert twin.hold.is_fault
+    just_begun = held()
+    restored = Arbiter()
+    restored.load_state(just_begun.state())
+    for one in (just_begun, restored):
+        for is_marked in (False, True):
+            for _ in range(150):
+                one.hear(0.1, 0.03, is_marked=is_marked)
+    assert canonical(restored.state()) == canonical(just_begun.state())
     older = held()
     for _ in range(300):
         older.hear_marked(-0.05, 0.03)
