@@ -57,7 +57,8 @@ SKETCH_UNIT = 16
 SKETCH_MAX = 65_535
 SKETCH_STRIPE = 64
 LAST_TICK = 2**31 - 1
-SAMPLED_FROM = 1_024
+# From so many values on a bound for some of them may be found by a part.
+FEW_ENOUGH, SAMPLED_FROM = 256, 1_024
 BIN_SHIFT = np.int64(49)  # leaves three bits of a float's mantissa
 FACTOR_SPREAD = 0.2
 FACTOR_BOUND = 4.0
@@ -125,10 +126,11 @@ class Accumulator(NamedTuple):
     """
 
     key: I64  # [2^b] (request << 32) | index of the item
-    place: I32  # [2^b] where the item's sum is
-    touched: I32  # [2^b / 2] indices touched in this request
-    value: F64  # [2^b / 2] the sum of each touched one
-    kept: I32  # [2^b / 2] places that `nominate_best` looks at
+    sum: F64  # [2^b] the item's sum
+    place: I32  # [2^b / 2] where in the table those are that were touched in this request
+    touched: I32  # [2^b / 2] their indices
+    value: F64  # [2^b / 2] their sums
+    kept: I32  # [2^b / 2] which of them `nominate_best` looks at
     work: F64  # [2^b / 2]
     bins: I32  # of `promising`
     tick: I64  # [1] number of the request
@@ -1464,12 +1466,11 @@ def select_items(
 @kernel
 def is_eligible(allowed: Filter, tick: int, item: int) -> bool:
     """Tell whether an item may be a candidate of the request `tick`."""
-    if allowed.hidden[item] or allowed.mark[item] == tick:
-        return False
+    is_shown = (allowed.hidden[item] == 0) & (allowed.mark[item] != tick)
     # Most requests have no conditions: handing all this on would cost more than all else.
     if len(allowed.clauses) == 0 and len(allowed.wanted) == 0:
-        return True
-    return _fits(allowed, item)
+        return is_shown
+    return is_shown and _fits(allowed, item)
 
 
 @kernel
@@ -1512,15 +1513,15 @@ def nth_largest(values: F64, n: int, nth: int) -> float:
 
 
 @kernel
-def promising(value: F64, n: int, wanted: int, count: I32) -> float:
+def promising(value: F64, n: int, wanted: int, count: I32, sampled_from: int) -> float:
     """Return a bound that about `wanted` of the first n values reach, or 0.
 
-    Finds it in one pass by counting in bins, eight to an octave below about the largest. Of many
-    values it looks at every fourth.
+    Finds it in one pass by counting in bins, eight to an octave below about the largest. From
+    `sampled_from` values on it looks at every fourth.
     """
     count[:] = 0
     bits = value.view(np.int64)  # of positive floats, in their order
-    step = 4 if n >= SAMPLED_FROM else 1
+    step = 4 if n >= sampled_from else 1
     largest = np.int64(0)
     for c in range(0, n, step):  # near enough: what is larger still goes into the first bin
         largest = max(largest, bits[c])
@@ -1532,9 +1533,36 @@ def promising(value: F64, n: int, wanted: int, count: I32) -> float:
         n_found += count[b]
         if n_found >= wanted:
             edge = largest - (np.int64(b + 1) << BIN_SHIFT) + 1  # the least that goes into it
-            count.view(np.int64)[0] = edge
-            return count.view(np.float64)[0] if edge > 0 else 0.0
+            return _float_of(edge, count) if edge > 0 else 0.0
     return 0.0
+
+
+@kernel
+def _float_of(bits: int, room: I32) -> float:
+    """Return the float of 64 bits, by way of some room."""
+    room.view(np.int64)[0] = bits
+    return room.view(np.float64)[0]
+
+
+@kernel
+def _last_of_best(values: F64, n: int, nth: int, count: I32) -> tuple[float, int]:
+    """Return the nth largest of the first n values, and how many level with it are among the nth.
+
+    The values are reordered. Only what is in one bin with it has to be put in order.
+    """
+    edge, n_above, n_left = promising(values, n, nth, count, n + 1), 0, n
+    if edge > 0.0:
+        count.view(np.float64)[0] = edge
+        upper, n_left = _float_of(count.view(np.int64)[0] + (np.int64(1) << BIN_SHIFT), count), 0
+        for c in range(n):
+            value = values[c]
+            n_above += value >= upper
+            values[n_left] = value
+            n_left += (value >= edge) & (value < upper)
+    least, n_level = nth_largest(values, n_left, nth - n_above), nth - n_above
+    for c in range(n_left):
+        n_level -= values[c] > least
+    return least, n_level
 
 
 @kernel
@@ -1548,6 +1576,10 @@ def _that_reach(value: F64, n: int, bound: float, kept: I32) -> int:
         kept[n_kept] = c
         n_kept += value[c] >= bound
     return n_kept
+
+
+# Where an item goes is as good as chance to the processor, and each wrong guess costs more than the
+# work on ten items. So what is below writes every item down, and counts those that are to stay.
 
 
 @kernel
@@ -1572,7 +1604,7 @@ def nominate_best(
     value, touched, work, kept = sums.value, sums.touched, sums.work, sums.kept
     # Whether an item is eligible, and its damping, cost cache misses: ask some of the best first.
     # What the least of them has to show, others may not be able to reach.
-    bound, least = promising(value, n_touched, 2 * most, sums.bins), 0.0
+    bound, least = promising(value, n_touched, 2 * most, sums.bins, FEW_ENOUGH), 0.0
     if bound > 0.0:
         n_found, n_kept = 0, _that_reach(value, n_touched, bound, kept)
         for i in range(n_kept):
@@ -1581,46 +1613,42 @@ def nominate_best(
             _prefetch_one(damping, slots[touched[kept[i]]])
         for i in range(n_kept):
             item = touched[kept[i]]
-            if is_eligible(allowed, tick, item):
-                if pooled[item] != tick:
-                    pooled[item] = -tick  # known to be eligible: conditions are not tested again
-                work[n_found] = _damped(value[kept[i]], damping, slots, largest, item)
-                n_found += 1
+            is_in, known = is_eligible(allowed, tick, item), pooled[item]
+            # Known to be eligible: conditions are not tested again.
+            pooled[item] = -tick if is_in & (known != tick) else known
+            work[n_found] = _damped(value[kept[i]], damping, slots, largest, item)
+            n_found += is_in
         n_found = min(n_found, SAMPLED_FROM - 1)  # so that so many really reach it
-        least = promising(work, n_found, most, sums.bins)
+        least = promising(work, n_found, most, sums.bins, SAMPLED_FROM)
         bound = least * 0.999999  # whatever is lost by rounding
         bound = bound / largest if largest > 0.0 else bound
-    n_eligible, n_kept = 0, _that_reach(value, n_touched, bound, kept)
+    n_good, n_kept = 0, _that_reach(value, n_touched, bound, kept)
     for i in range(n_kept):
-        item = touched[kept[i]]
-        score = _damped(value[kept[i]], damping, slots, largest, item)
-        if score < least or score <= 0.0:
-            continue
-        if pooled[item] == -tick or is_eligible(allowed, tick, item):
-            kept[n_eligible] = kept[i]
-            work[n_eligible] = score
-            n_eligible += 1
+        place = kept[i]
+        score = _damped(value[place], damping, slots, largest, touched[place])
+        kept[n_good] = place
+        n_good += (score >= least) & (score > 0.0)
+    n_eligible = 0
+    for i in range(n_good):
+        place = kept[i]
+        item = touched[place]
+        is_in = (pooled[item] == -tick) or is_eligible(allowed, tick, item)
+        kept[n_eligible] = place
+        work[n_eligible] = _damped(value[place], damping, slots, largest, item)
+        n_eligible += is_in
     least, n_level = 0.0, most
     if n_eligible > most:
-        least = nth_largest(work, n_eligible, most)
-        for i in range(n_eligible):
-            n_level -= work[i] > least
+        least, n_level = _last_of_best(work, n_eligible, most, sums.bins)
     for i in range(n_eligible):
-        item = touched[kept[i]]
-        score = _damped(value[kept[i]], damping, slots, largest, item)
-        if score < least:
-            continue
-        if score == least:
-            n_level -= 1
-            if n_level < 0:
-                continue
-        if pooled[item] == tick:
-            continue
         if n == len(pool):
             break
-        pooled[item] = tick
+        item = touched[kept[i]]
+        score, known = _damped(value[kept[i]], damping, slots, largest, item), pooled[item]
+        n_level -= score == least
+        is_in = ((score > least) | ((score == least) & (n_level >= 0))) & (known != tick)
+        pooled[item] = tick if is_in else known
         pool[n] = item
-        n += 1
+        n += is_in
     return n
 
 
@@ -1638,23 +1666,27 @@ def is_among_best(
 ) -> bool:
     """Tell whether `nominate_best` would name an item that is eligible."""
     first, own_item = sums.tick[0] << 32, np.int64(item)
-    place = _find_sum(sums.key, first, own_item)
-    if sums.key[place] != first | own_item:
+    at = _find_sum(sums.key, first, own_item)
+    if sums.key[at] != first | own_item:
         return False
-    value, touched, kept, own_place = sums.value, sums.touched, sums.kept, sums.place[place]
-    own = _damped(value[own_place], damping, slots, largest, item)
+    value, touched, kept = sums.value, sums.touched, sums.kept
+    own = _damped(sums.sum[at], damping, slots, largest, item)
     if own <= 0.0:
         return False
+    own_place = place_of(touched, n_touched, item)
     bound = own * 0.999999 / largest if largest > 0.0 else own  # whatever is lost by rounding
     n_better, n_kept = 0, _that_reach(value, n_touched, bound, kept)
     for i in range(n_kept):
-        score = _damped(value[kept[i]], damping, slots, largest, touched[kept[i]])
-        is_better = score > own or (score == own and kept[i] < own_place)
-        if is_better and is_eligible(allowed, tick, touched[kept[i]]):
-            n_better += 1
-            if n_better == most:
-                return False
-    return True
+        place = kept[i]
+        score = _damped(value[place], damping, slots, largest, touched[place])
+        kept[n_better] = place
+        n_better += (score > own) | ((score == own) & (place < own_place))
+    if n_better < most:
+        return True
+    n_eligible = 0
+    for i in range(n_better):
+        n_eligible += is_eligible(allowed, tick, touched[kept[i]])
+    return n_eligible < most
 
 
 @kernel
@@ -1910,13 +1942,13 @@ def _find_sum(key: I64, first: Any, item: Any) -> Any:
     """Return where in an accumulator an item is, or belongs. `first`: the request's first key."""
     # Indices as they are: they lie too well apart for a hash to be better. Unsigned, so that
     # nothing has to look whether they count from the end.
-    mask = np.uint64(len(key) - 1)
-    place = np.uint64(item) & mask
-    found = key[place]
-    while found != first | item and found >= first:
-        place = (place + np.uint64(1)) & mask
-        found = key[place]
-    return place
+    mask, wanted = np.uint64(len(key) - 1), np.uint64(first) | np.uint64(item)
+    at = np.uint64(item) & mask
+    # Keys of the same request differ by less than 2^32. One comparison, hardly ever true: whether
+    # an item is there already would be guessed, and wrong for every third one.
+    while (np.uint64(key[at]) ^ wanted) - np.uint64(1) < np.uint64(0xFFFFFFFF):
+        at = (at + np.uint64(1)) & mask
+    return at
 
 
 @kernel
@@ -1944,8 +1976,8 @@ def neighbours_score(
 
     `all_live`: no item was ever removed.
     """
-    n_touched, key, place_of_sum = 0, sums.key, sums.place
-    touched, value, first = sums.touched, sums.value, _next_request(sums)
+    key, total, place, first = sums.key, sums.sum, sums.place, _next_request(sums)
+    n_touched = np.uint64(0)
     for r in range(n):
         _prefetch_one(slots, items[r])
     for r in range(n):
@@ -1957,17 +1989,18 @@ def neighbours_score(
             handle = rows.handle[slot, j]
             if not (all_live or is_live(handle, generation)):
                 continue
-            other = handle & INDEX_MASK
-            place = _find_sum(key, first, other)
-            if key[place] == first | other:
-                value[np.uint64(place_of_sum[place])] += factor * rows.weight[slot, j]
-            else:
-                key[place] = first | other
-                place_of_sum[place] = n_touched
-                value[n_touched] = factor * rows.weight[slot, j]
-                touched[n_touched] = other
-                n_touched += 1
-    return n_touched
+            wanted = first | (handle & INDEX_MASK)
+            at = _find_sum(key, first, handle & INDEX_MASK)
+            # Without a branch, see `nominate_best`: what is not there yet is written down as well.
+            is_new, before = key[at] != wanted, total[at]
+            total[at] = (0.0 if is_new else before) + factor * rows.weight[slot, j]
+            key[at] = wanted
+            place[n_touched] = at
+            n_touched += np.uint64(is_new)
+    for c in range(n_touched):
+        at = np.uint64(place[c])
+        sums.touched[c], sums.value[c] = key[at] & INDEX_MASK, total[at]
+    return np.int64(n_touched)
 
 
 @kernel
@@ -1989,10 +2022,9 @@ def read_sums(
     first = sums.tick[0] << 32
     for c in range(n):
         item = np.int64(pool[c])
-        place = _find_sum(sums.key, first, item)
-        column[c] = 0.0
-        if sums.key[place] == first | item:
-            column[c] = _damped(sums.value[sums.place[place]], damping, slots, largest, item)
+        at = _find_sum(sums.key, first, item)
+        score = _damped(sums.sum[at], damping, slots, largest, item)
+        column[c] = score if sums.key[at] == first | item else 0.0
 
 
 @kernel
@@ -2000,6 +2032,7 @@ def damp_sums(sums: Accumulator, n_touched: int, damping: F64, slots: I32) -> No
     """Multiply every sum by damping[slot of its item]."""
     for c in range(n_touched):
         sums.value[c] *= damping[slots[sums.touched[c]]]
+        sums.sum[sums.place[c]] = sums.value[c]
 
 
 @kernel
@@ -2065,13 +2098,15 @@ def _bounded(factor: Any) -> Any:
 @kernel
 def _dot(vector: F32, rows: F32, slot: int) -> Any:
     """Return the product of a user vector and the second half of a row, in four fixed strands."""
-    n = len(vector)
+    # Unsigned, so that nothing has to look whether they count from the end: twice as fast.
+    n, row = np.uint64(len(vector)), np.uint64(slot)
+    one, two, three = np.uint64(1), np.uint64(2), np.uint64(3)
     a = b = c = d = np.float32(0.0)
-    for k in range(0, n, 4):
-        a += vector[k] * rows[slot, n + k]
-        b += vector[k + 1] * rows[slot, n + k + 1]
-        c += vector[k + 2] * rows[slot, n + k + 2]
-        d += vector[k + 3] * rows[slot, n + k + 3]
+    for k in range(np.uint64(0), n, np.uint64(4)):
+        a += vector[k] * rows[row, n + k]
+        b += vector[k + one] * rows[row, n + k + one]
+        c += vector[k + two] * rows[row, n + k + two]
+        d += vector[k + three] * rows[row, n + k + three]
     return (a + b) + (c + d)
 
 
@@ -2362,13 +2397,11 @@ def _nominate_first(
         if n_named == most or n == len(pool):
             break
         item = top[place] & INDEX_MASK
-        if not is_eligible(allowed, tick, item):
-            continue
-        n_named += 1
-        if pooled[item] != tick:
-            pooled[item] = tick
-            pool[n] = item
-            n += 1
+        is_named, known = is_eligible(allowed, tick, item), pooled[item]
+        n_named += is_named
+        pooled[item] = tick if is_named else known
+        pool[n] = item
+        n += is_named & (known != tick)
     return n
 
 
@@ -2523,14 +2556,17 @@ def blend_features(
     for r in range(n_items):
         rewards = mass[slots[items[r]]]
         usual += rewards / (rewards + 50.0) / n_items
+    for c in range(n):  # what lies about is read first, so that the rest is vector code
+        features[2 * n_columns, c] = mass[slots[pool[c]]]
+        features[2 * n_columns + 3, c] = now_ms - min(since[pool[c]], now_ms)
     for c in range(n):
-        rewards = mass[slots[pool[c]]]
+        rewards = features[2 * n_columns, c]
         often = rewards / (rewards + 50.0)
         away = often - usual if n_items > 0 else 0.0
         features[2 * n_columns, c] = often
         features[2 * n_columns + 1, c] = 1.0 / (1.0 + rewards / 3.0)
         features[2 * n_columns + 2, c] = 4.0 * away * away
-        days = max(0.0, (now_ms - min(since[pool[c]], now_ms)) / 86_400_000.0)
+        days = max(0.0, features[2 * n_columns + 3, c] / 86_400_000.0)
         features[2 * n_columns + 3, c] = 1.0 / (1.0 + days)
         features[2 * n_columns + 4, c] = 7.0 / (7.0 + days)
     whole = taste_of(labels, items, weights, n_items, taste)
@@ -3842,9 +3878,9 @@ def rate_cold(
                 break
             n_labels += 1
             label = np.int64(number - 1)
-            place = _find_sum(sums.key, first, label)
-            if sums.key[place] == first | label:
-                affinity += sums.value[sums.place[place]]
+            at = _find_sum(sums.key, first, label)
+            if sums.key[at] == first | label:
+                affinity += sums.sum[at]
         rated[n], value[n] = item, affinity / np.sqrt(max(n_labels, 1))
         largest = max(largest, value[n])
         n += 1

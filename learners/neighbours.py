@@ -54,7 +54,8 @@ class NeighbourLists(Source):
         bins = 1 << (2 * most - 1).bit_length()
         self.sums = Accumulator(
             key=np.zeros(bins, np.int64),
-            place=np.zeros(bins, np.int32),
+            sum=np.zeros(bins, np.float64),
+            place=np.zeros(most, np.int32),
             touched=np.zeros(most, np.int32),
             value=np.zeros(most, np.float64),
             kept=np.zeros(most, np.int32),

@@ -76,12 +76,12 @@ def test_a_bound_lets_enough_through(seed: int) -> None:
     chance = random.Random(seed)
     values = np.array([chance.random() ** 4 for _ in range(chance.randint(1, 500))])
     wanted = chance.randint(1, 100)
-    bound = kernels.promising(values, len(values), wanted, np.zeros(256, np.int32))
+    bound = kernels.promising(values, len(values), wanted, np.zeros(256, np.int32), 1_024)
     reached = int((values >= bound).sum())
     assert reached >= min(wanted, len(values))
     assert reached <= wanted + max(20, len(values) // 4)
     many = np.array([chance.random() ** 4 for _ in range(2_000)])
-    bound = kernels.promising(many, len(many), 120, np.zeros(256, np.int32))
+    bound = kernels.promising(many, len(many), 120, np.zeros(256, np.int32), 256)
     assert 60 <= int((many >= bound).sum()) <= 700
 
 
@@ -104,11 +104,13 @@ def test_nominees_are_the_best_eligible_ones(seed: int) -> None:
     largest = chance.choice([0.0, 1.0, math.inf])
     damping = np.array([chance.choice([0.25, 0.5, 1.0]) for _ in range(N_ITEMS)])
     own = damping if largest else np.ones(N_ITEMS)
-    key, place = np.zeros(64, np.int64), np.zeros(64, np.int32)
-    key[touched], place[touched] = np.array(touched, np.int64) | 1 << 32, range(len(touched))
+    key, total = np.zeros(64, np.int64), np.zeros(64)
+    key[touched] = np.array(touched, np.int64) | 1 << 32
+    total[touched] = [score[item] for item in touched]
     sums = Accumulator(
         key=key,
-        place=place,
+        sum=total,
+        place=np.array(touched, np.int32),
         touched=np.array(touched, np.int32),
         value=np.array([score[item] for item in touched], np.float64),
         kept=np.zeros(N_ITEMS, np.int32),

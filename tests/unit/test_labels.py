@@ -28,7 +28,7 @@ def worth(labels: Labels, profile: Profile, version: int = SHADOW) -> dict[str, 
     for item in range(N_ITEMS):
         for number, name in zip(labels.of_item[item], labels.of(item)):
             places = np.flatnonzero(sums.key == (sums.tick[0] << 32 | number - 1))
-            found[name] = float(sums.value[sums.place[places[0]]]) if len(places) else 0.0
+            found[name] = float(sums.sum[places[0]]) if len(places) else 0.0
     return found
 
 
