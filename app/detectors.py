@@ -12,6 +12,7 @@ from river.drift import ADWIN
 
 from learners import kernels
 from learners.ids import State
+from learners.kernels import F64
 
 N_DETECTOR_BETS = 10
 BETS = tuple(0.5**k for k in range(1, 13))
@@ -52,21 +53,32 @@ class EDetector:
     """
 
     def __init__(self) -> None:
-        self._m = np.zeros(N_DETECTOR_BETS)
-        self.statistic = 0.0
+        # The M_k, and their sum: where it is one kernel that takes several differences.
+        self.values: F64 = np.zeros(N_DETECTOR_BETS + 1)
+
+    @property
+    def statistic(self) -> float:
+        """Return the sum of the M_k."""
+        return float(self.values[-1])
 
     def update(self, difference: float, margin: float) -> None:
-        """Take one difference, in [-1, 1]; `statistic` is then the sum of the M_k."""
-        self.statistic = float(kernels.detect(self._m, difference, margin))
+        """Take one difference, in [-1, 1]."""
+        self.values[-1] = kernels.detect(self.values[:-1], difference, margin)
+
+    def n_below(self, threshold: float) -> int:
+        """Return how many differences it takes at least until the statistic is at a threshold.
+
+        None can do more than to make 2 (M + 1) of it; so after n, it is below 2^n (M + 2).
+        """
+        return max(1, math.ceil(math.log2(threshold / (self.statistic + 2.0)) - 1e-9))
 
     def state(self) -> list[float]:
         """Return the M_k, and the statistic."""
-        return [*self._m.tolist(), self.statistic]
+        return [float(value) for value in self.values]
 
     def load_state(self, state: list[float]) -> None:
         """Take over M_k; raise ValueError if they could not have come from here."""
-        *m, self.statistic = _checked(state, N_DETECTOR_BETS + 1, "an e-detector")
-        self._m[:] = m
+        self.values[:] = _checked(state, N_DETECTOR_BETS + 1, "an e-detector")
 
 
 class Superiority:
@@ -152,6 +164,13 @@ class Drift:
         self.delta = delta
         self.n_failures = 0
         self._renew()
+
+    @property
+    def n_unlooked(self) -> int:
+        """Return how many values it can be given before it looks at any: 0 if at the next one."""
+        n = len(self._values)
+        is_replaced = n >= ADWIN_LIFE
+        return _LOOKS_EACH - 1 - (n - ADWIN_LIFE // 2 if is_replaced else n) % _LOOKS_EACH
 
     def _renew(self) -> None:
         self._values: list[float] = []

@@ -39,6 +39,7 @@ from app.rulebook import Rulebook
 from app.rules import canonical, read_rules
 from app.serving import Serving, is_chosen
 from app.settings import KNOWN_SEMANTICS, SEMANTICS, EngineSettings
+from app.slices import SIZE, Joined, Slice, Teaching
 from app.window import Window
 from learners import fresh
 from learners.base import ANCHOR, CHAMPION, N_VERSIONS, SHADOW
@@ -186,6 +187,8 @@ class Engine(Serving):
         # Had-sets name types by their place here, so it only ever grows.
         self.types: list[str] = []
         self._know_types(settings)
+        # Made when it is needed first, of what is there by then.
+        self._joined: Slice | None = None
         # Called as an event begins to be judged and as that ends, by whoever measures it.
         self.on_judge: Callable[[], None] | None = None
         # None where there are no rules.
@@ -216,13 +219,22 @@ class Engine(Serving):
         """
         outcome = Outcome(cursor, self.gate.data.version)
         n_decisions = self.gate.data.n_decisions
-        for index, record in enumerate(entry.records):
+        records, at = entry.records, 0
+        ahead: Verdict | None = None  # of the event that is next, where it was looked at already
+        while at < len(records):
+            record = records[at]
+            at += 1
             if isinstance(record, _EVENTS):
-                verdict = self._admit(record, entry.arrival_ms)
+                verdict, ahead = ahead or self._decide(record, entry.arrival_ms), None
+                self._tell(verdict)
                 is_learned = verdict.status == "learned"
                 if is_learned and any(self.gate.freshness):
                     yield from self._begin_batches()
-                self._take(record, verdict, index, outcome)
+                room = self._room_for(record) if is_learned else 0
+                if room and isinstance(record, Feedback):
+                    at, ahead = self._learn_joined(record, verdict, entry, at, room, outcome)
+                else:
+                    self._take(record, verdict, at - 1, outcome)
                 if is_learned and self._is_unsettled:
                     yield from self._settle()
             else:
@@ -277,14 +289,16 @@ class Engine(Serving):
         if not self.is_configured:
             raise LogStopped("the log does not begin with its settings (Configure)")
 
-    def _admit(self, event: Feedback | Malformed, arrival_ms: int | None) -> Verdict:
+    def _decide(self, event: Feedback | Malformed, arrival_ms: int | None) -> Verdict:
         """Decide whether an event may be learned."""
         self._require_settings()
         barred = None if isinstance(event, Malformed) else self._barred(event)
-        verdict = self.admission.decide(event, arrival_ms, barred=barred)
+        return self.admission.decide(event, arrival_ms, barred=barred)
+
+    def _tell(self, verdict: Verdict) -> None:
+        """Tell the gate what was decided of the event that is next."""
         if verdict.status != "duplicate":
             self.gate.after_admission(is_quarantined=verdict.status == "quarantined")
-        return verdict
 
     def _take(
         self, event: Feedback | Malformed, verdict: Verdict, index: int, outcome: Outcome
@@ -426,12 +440,18 @@ class Engine(Serving):
     def _note_taken(self, case: Case, *, is_taught: bool) -> None:
         """Count an event, and teach the labels what its item came after."""
         profile, user, item, reward, _ = case
-        self.exploration.meet(item)
-        self.exploration.turn(self.n_events)
-        self.ignored.drop(user, item)
-        if is_taught and reward > 0:
-            self.exploration.take(item)
+        is_taught = is_taught and reward > 0
+        self._count_taken(self.n_events, user, item, is_taught=is_taught)
+        if is_taught:
             self.exploration.labels.learn(profile, item, reward)
+
+    def _count_taken(self, number: int, user: int, item: int, *, is_taught: bool) -> None:
+        """Count an event, by its number, for what is new and what was ignored."""
+        self.exploration.meet(item)
+        self.exploration.turn(number)
+        self.ignored.drop(user, item)
+        if is_taught:
+            self.exploration.take(item)
 
     def _calibrate(self, scores: list[float], clicked: F64, kept: list[int]) -> None:
         """Compare what each version expected of some places of a slate with what came of it."""
@@ -505,6 +525,154 @@ class Engine(Serving):
             self._note_answer(event, event.recommendation_id)
         gate.after_event(Clock(self.n_events, self.n_learned, watermark_ms), losses)
         return reason
+
+    # -- events that are learned together -----------------------------------------------------
+
+    def _room_for(self, event: Feedback | Malformed) -> int:
+        """Return how many events, from an admitted one on, a kernel may learn with all that is due.
+
+        0 where anybody else learns or looks on beside, or somebody has to go to make room.
+        """
+        history, learner = self.history, self.learner
+        by_themselves = (
+            self.on_judge is not None
+            or self.challenges.running is not None
+            or not learner.is_linear
+            or any(self.gate.freshness)
+            or history.as_of.is_on
+        )
+        if by_themselves or isinstance(event, Malformed) or not self._is_place_for(event):
+            return 0
+        return min(history.max_rooms - history.n_rooms, learner.n_room())
+
+    def _is_place_for(self, event: Feedback) -> bool:
+        """Tell whether nobody has to go for an event's user and item."""
+        users, items = self.history.users, self.history.items
+        return not (
+            (users.is_full() and event.user_id not in users)
+            or (items.is_full() and event.item_id not in items)
+        )
+
+    def _learn_joined(
+        self,
+        first: Feedback,
+        verdict: Verdict,
+        entry: Entry,
+        at: int,
+        room: int,
+        outcome: Outcome,
+    ) -> tuple[int, Verdict | None]:
+        """Learn an admitted event, and what comes behind it, from a place in its entry on, up to
+        where something may be due, or there is no room for more.
+
+        Return the next place, and the verdict on what is there, if it is known: it is not learned.
+        """
+        gate, watermark_ms = self.gate, self.admission.watermark_ms
+        joined = self._slice()
+        joined.begin(self.n_events + 1, self.window.n, self.tick + 1)
+        user, item = self._indices(first)
+        gate.before_event(first.item_id, watermark_ms, is_known=item != MISS)
+        limit = self._limit(first, item)
+        self._situate(first, user)
+        self._join(first, verdict, user, item, is_limited=limit is not None)
+        most, until_ms = self._most_joined() if at < len(entry.records) else (1, 0)
+        most, ahead, arrival_ms = min(most, room), None, entry.arrival_ms
+        while len(joined.joined) < most and watermark_ms < until_ms and at < len(entry.records):
+            record = entry.records[at]
+            if not (isinstance(record, Feedback) and self._may_follow(record, arrival_ms)):
+                break
+            verdict = self._decide(record, arrival_ms)
+            if verdict.status != "learned":
+                ahead = verdict
+                break
+            user, item = self._indices(record)
+            gate.join(record.item_id, is_known=item != MISS)
+            self._join(record, verdict, user, item)
+            at, watermark_ms = at + 1, self.admission.watermark_ms
+        self._learn_slice(joined, limit, outcome)
+        return at, ahead
+
+    def _most_joined(self) -> tuple[int, int]:
+        """Return how many events may be learned together, and which event time ends it."""
+        settings, capacity = self.settings, self.window.capacity
+        if self.features is not None or settings.growth_least:  # each is looked at by itself
+            return 1, 0
+        n, until_ms = self.gate.quiet()
+        return min(n, SIZE, capacity or SIZE), until_ms
+
+    def _may_follow(self, event: Feedback, arrival_ms: int | None) -> bool:
+        """Tell whether an event, if it is admitted, may be learned with the one before it."""
+        time_ms = event.time_ms if event.time_ms is not None else arrival_ms
+        if event.released or time_ms is None:  # it may come as of another time
+            return False
+        now_ms = max(time_ms, self.admission.watermark_ms)
+        return self.gate.may_join(now_ms) and self._is_place_for(event)
+
+    def _indices(self, event: Feedback) -> tuple[int, int]:
+        history = self.history
+        return history.users.get(event.user_id), history.items.get(event.item_id)
+
+    def _join(
+        self, event: Feedback, verdict: Verdict, user: int, item: int, *, is_limited: bool = False
+    ) -> None:
+        """Add an event to those that are learned together, and let its user and item be there."""
+        history, is_new_item = self.history, item == MISS
+        self.n_events += 1
+        self.tick += 1
+        if user == MISS:
+            user = history.touch_user(event.user_id, self.tick)
+        if is_new_item:
+            item = history.touch_item(event.item_id, self.tick)
+            self._arrive(item)
+            self._come_undescribed(item)
+        self._slice().add(
+            Joined(event, user, item, verdict.reward),
+            type_index=self._type_index[event.type],
+            time_ms=verdict.time_ms,
+            watermark_ms=self.admission.watermark_ms,
+            before=self.window.follow(user),
+            is_judged=is_chosen(event.event_id, self.judge_share, "judge"),
+            is_limited=is_limited,
+            is_new_item=is_new_item,
+        )
+
+    def _slice(self) -> Slice:
+        """Return what collects events: made when all else is there."""
+        if self._joined is None:
+            self._joined = Slice(self.history, self.window, self.growth, self.prequential)
+        return self._joined
+
+    def _learn_slice(self, joined: Slice, limit: str | None, outcome: Outcome) -> None:
+        """Learn what has been joined, and take note of it; `limit` is of the first."""
+        gate, explores, labels = self.gate, self.explores, self.exploration.labels
+        how = Teaching(
+            versions=_ALL_THREE,
+            is_compared=gate.is_compared,
+            asks=gate.data.ask_trial is not None,
+            harm=gate.watch.harm["harm"],
+            outside=gate.watch.harm["harm_outside"],
+            asked=gate.ask_harm,
+            margin=self.settings.harm_margin,
+            exclude_had=self.settings.exclude_had,
+            teach_repeats=self.settings.teach_repeats,
+            kindred=labels.kindred,
+            knows_labels=explores and labels.is_any,
+        )
+        self.n_learned += joined.learn(self.recommender, how)
+        number = self.n_events - len(joined.joined)
+        for (event, user, item, reward), is_repeat in zip(joined.joined, joined.repeats()):
+            number += 1
+            reason, limit = REPEAT if is_repeat else limit, None
+            if explores:
+                self._count_taken(number, user, item, is_taught=reason is None and reward > 0)
+            if event.token == VALID and event.recommendation_id and reward > 0:
+                self._note_answer(event, event.recommendation_id)
+            self.admission.count("learned", reason)
+            outcome.results.append(Result(event.event_id, "learned", reason))
+        now = Clock(self.n_events, self.n_learned, self.admission.watermark_ms)
+        gate.after_events(now, joined.compared())
+
+    # -- an event by itself -------------------------------------------------------------------
 
     def _situate(self, event: Feedback, user: int) -> None:
         """Let combiners see what an event came with, and what is kept of its user."""

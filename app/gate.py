@@ -8,7 +8,7 @@ is due it has to be told how much the slates of champion and shadow overlap. Eve
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -44,6 +44,7 @@ ARMED_SLATES = 500
 # This many items suspected within a day are no attack on an item: something has changed for all.
 MANY_SUSPECTS = 3
 PROBATION = "probation"
+_TAKES_LONGER = ("overlap", PROBATION)
 
 
 _ALARMS = {
@@ -157,6 +158,16 @@ class Gate:
 
         All but a promotion: see `is_promotion_due`.
         """
+        self.after_events(now, [] if losses is None else [losses], is_compared=False)
+
+    def after_events(
+        self, now: Clock, several: Sequence[Losses], *, is_compared: bool = True
+    ) -> None:
+        """Do so for several, of which `quiet` says that nothing is due before the last.
+
+        `is_compared` where the detectors of harm, and of ASK, have had what was judged of them;
+        else it is one.
+        """
         self.now = now
         if not self.data.has_anchor and self._has_versions:
             if now.learned >= self.settings.warmup_events:
@@ -164,7 +175,7 @@ class Gate:
             return
         if self.settings.gate == "off":
             return
-        if losses is not None and self._watch(losses):
+        if several and self._watch(several, is_compared=is_compared):
             return
         if self.data.ask_trial is not None:
             self._try_to_leave_ask(self.data.ask_trial)
@@ -192,23 +203,81 @@ class Gate:
     def _here(self) -> Version:
         return Version(self.now.event, self.now.time_ms)
 
-    def _watch(self, losses: Losses) -> bool:
+    def _watch(self, several: Sequence[Losses], *, is_compared: bool) -> bool:
         """Feed what watches judged events; return True when an alarm replaced what is served."""
-        difference = losses.champion - losses.anchor
-        alarm = self.watch.judged(losses)
+        for losses in several[:-1]:
+            self._count(losses, listens=not is_compared)
+        last, trial = several[-1], self.data.ask_trial
+        if not is_compared:
+            self.watch.compare(last)
+        alarm = self.watch.compared(several)
         if alarm is not None:
             if alarm.acts:
                 self._act(alarm)
                 return True
             self._ask_about(alarm)
-        if self.data.candidate_trial is not None:
-            self._try_candidate(self.data.candidate_trial, difference)
-        is_evidence = self._asks_answers or not losses.answers
-        if self.data.ask_trial is not None and is_evidence:
-            self.data.ask_trial.n += 1
-            self.data.ask_trial.total += losses.shadow - losses.champion
-            self.ask_harm.update(losses.shadow - losses.champion, self.settings.harm_margin)
+        # An event by which ASK begins counts for it.
+        self._count(last, listens=not is_compared or self.data.ask_trial is not trial)
         return False
+
+    def _count(self, losses: Losses, *, listens: bool) -> None:
+        """Count a judged event for what is on trial; ASK's detector may have had it already."""
+        data = self.data
+        if data.candidate_trial is not None:
+            self._try_candidate(data.candidate_trial, losses.champion - losses.anchor)
+        if data.ask_trial is not None and (self._asks_answers or not losses.answers):
+            difference = losses.shadow - losses.champion
+            data.ask_trial.n += 1
+            data.ask_trial.total += difference
+            if listens:
+                self.ask_harm.update(difference, self.settings.harm_margin)
+
+    def quiet(self) -> tuple[int, int]:
+        """Return after how many events something may be due, and from which event time on.
+
+        The first of them has been admitted already, and may be that after which it is; before that,
+        all that comes is counted.
+        """
+        settings, data, now = self.settings, self.data, self.now
+        if self.arbiter.hold is not None or data.suspects:
+            return 1, 0
+        if not data.has_anchor and self._has_versions:
+            return settings.warmup_events - now.learned, MAX_TIME_MS
+        if settings.gate == "off":
+            return MAX_DECISIONS, MAX_TIME_MS
+        n, until_ms = self.watch.n_quiet(), MAX_TIME_MS
+        if data.ask_trial is not None:
+            n_asked, asked_ms = self._quiet_in_ask(data.ask_trial)
+            n, until_ms = min(n, n_asked), asked_ms
+        if data.state == "open" and data.mode == "normal":
+            n = min(n, settings.promote_events - (now.event - data.promoted.event))
+            until_ms = min(until_ms, data.promoted.time_ms + settings.promote_s * 1_000)
+            if data.candidate_trial is None:
+                n_aside, aside_ms = self._quiet_without_candidate()
+                n, until_ms = min(n, n_aside), min(until_ms, aside_ms)
+        if data.candidate_trial is not None:
+            n = min(n, settings.bless_judged - data.candidate_trial.n)
+        return n, until_ms
+
+    def _quiet_in_ask(self, trial: Trial) -> tuple[int, int]:
+        """Return `quiet` for what ends ASK."""
+        settings, (wanted, threshold) = self.settings, self._ask_terms(trial)
+        n_long = trial.event + settings.hold_events - self.now.event
+        n = min(wanted - trial.n, n_long, self.ask_harm.n_below(threshold))
+        short_ms = trial.time_ms + settings.ask_s * 1_000
+        if trial.reason in _TAKES_LONGER:
+            return n, MAX_TIME_MS
+        if self.now.time_ms < short_ms:
+            return n, short_ms
+        return min(n, settings.ask_min_judged - trial.n), MAX_TIME_MS
+
+    def _quiet_without_candidate(self) -> tuple[int, int]:
+        """Return `quiet` for what puts a candidate aside."""
+        settings, last = self.settings, self.data.put_aside
+        n, aside_ms = self.now.learned - last.learned, last.time_ms + settings.candidate_s * 1_000
+        if self.now.time_ms < aside_ms:
+            return settings.candidate_events - n, aside_ms
+        return min(settings.candidate_events, settings.candidate_min_events) - n, MAX_TIME_MS
 
     def after_slate(
         self,
@@ -249,6 +318,23 @@ class Gate:
         """Take note of what an admitted event names, and when it came."""
         if self.settings.gate != "off":
             self._ask_about(self.watch.admitted(item_id, time_ms, is_known=is_known))
+
+    def may_join(self, time_ms: int) -> bool:
+        """Tell whether `join` may be told of an event that comes at a time."""
+        return self.settings.gate == "off" or self.watch.may_join(time_ms)
+
+    def join(self, item_id: str, *, is_known: bool) -> None:
+        """Do as `after_admission` and `before_event`, for what comes before anything is due.
+
+        See `quiet`.
+        """
+        if self.settings.gate != "off":
+            self.watch.join(item_id, is_known=is_known)
+
+    @property
+    def is_compared(self) -> bool:
+        """Tell whether three versions rank an event, and two of them are watched by it."""
+        return self.settings.gate != "off" and not self.is_following
 
     def credit(self, draft: str) -> None:
         """Take note of a trusted user's first click on a slate that two versions filled."""
@@ -411,7 +497,7 @@ class Gate:
             return
         elapsed_ms = self.now.time_ms - trial.time_ms
         # What was refused for its slates is promoted at the end: that takes the longer look.
-        takes_longer = trial.reason in ("overlap", PROBATION)
+        takes_longer = trial.reason in _TAKES_LONGER
         may_be_short = not takes_longer and elapsed_ms >= settings.ask_s * 1_000
         # Where all are answers to slates, nothing would ever be shown.
         is_long = not self._asks_answers and self.now.event - trial.event >= settings.hold_events

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from learners import kernels
 from learners.ids import State
-from learners.kernels import MISS
+from learners.kernels import F64, MISS, Figures
 
 DEEPEST = 100
 """Rank past which a loss is 1."""
@@ -28,6 +29,7 @@ def _discount(doubled: int) -> float:
 
 # 1 / log2(rank + 2), made with software decimals: libm's log2 differs between processors.
 DISCOUNTS = tuple(_discount(doubled) for doubled in range(2 * DEEPEST + 1))
+DISCOUNTS_TABLE: F64 = np.array(DISCOUNTS)
 
 
 def loss_of(doubled_rank: int) -> float:
@@ -44,70 +46,69 @@ class Prequential:
     """
 
     def __init__(self) -> None:
-        self.n = 0
-        self.hits_10 = 0
-        self.hits_20 = 0
-        self.mrr = 0.0
-        self.dcg = 0.0
-        self.reward = 0.0
-        self.recent = np.full(_RECENT, MISS, np.int64)
-        self.recent_reward = np.zeros(_RECENT)
+        self.figures = Figures(
+            np.zeros(3, np.int64),
+            np.zeros(3),
+            np.full(_RECENT, MISS, np.int64),
+            np.zeros(_RECENT),
+        )
+
+    @property
+    def n(self) -> int:
+        """Return the number of judged events."""
+        return int(self.figures.counts[0])
+
+    @property
+    def hits_20(self) -> int:
+        """Return how many of them were in the first twenty."""
+        return int(self.figures.counts[2])
 
     def add(self, doubled_rank: int, reward: float) -> None:
         """Take the rank of one judged event, and what it was worth."""
-        place = self.n % _RECENT
-        self.recent[place] = doubled_rank
-        self.recent_reward[place] = reward
-        self.n += 1
-        if doubled_rank != MISS and doubled_rank < 40:
-            if doubled_rank < 20:
-                self.hits_10 += 1
-                self.reward += reward
-            self.hits_20 += 1
-            self.mrr += 2.0 / (doubled_rank + 2.0)
-            self.dcg += DISCOUNTS[doubled_rank]
+        kernels.note_rank(self.figures, DISCOUNTS_TABLE, doubled_rank, reward)
 
     def view(self) -> dict[str, Any]:
         """Return the means over all judged events, and over the last 1,000."""
-        return self._means() | {"recent": self._recent_view()}
+        return _means(*self._sums()) | {"recent": self._recent_view()}
 
-    def _means(self) -> dict[str, Any]:
-        n = max(self.n, 1)
-        return {
-            "judged": self.n,
-            "hr_10": self.hits_10 / n,
-            "hr_20": self.hits_20 / n,
-            "mrr_20": self.mrr / n,
-            "dcg_20": self.dcg / n,
-            "reward_10": self.reward / n,
-        }
+    def _sums(self) -> tuple[list[int], list[float]]:
+        return self.figures.counts.tolist(), self.figures.sums.tolist()
 
     def _recent_view(self) -> dict[str, Any]:
-        n = min(self.n, _RECENT)
-        last, ranks = Prequential(), self.recent[:n]
-        listed = ranks[(ranks != MISS) & (ranks < 40)]
-        for doubled_rank, count in enumerate(np.bincount(listed, minlength=40).tolist()):
-            last.hits_10 += count if doubled_rank < 20 else 0
-            last.hits_20 += count
-            last.mrr += count * 2.0 / (doubled_rank + 2.0)
-            last.dcg += count * DISCOUNTS[doubled_rank]
-        in_top10 = (ranks != MISS) & (ranks < 20)
-        last.n, last.reward = n, math.fsum(self.recent_reward[:n][in_top10].tolist())
-        return last._means()
+        n, mrr, dcg = min(self.n, _RECENT), 0.0, 0.0
+        ranks, rewards = self.figures.recent[:n], self.figures.recent_reward[:n]
+        counts = np.bincount(ranks[(ranks != MISS) & (ranks < 40)], minlength=40).tolist()
+        for doubled_rank, count in enumerate(counts):
+            mrr += count * 2.0 / (doubled_rank + 2.0)
+            dcg += count * DISCOUNTS[doubled_rank]
+        reward = math.fsum(rewards[(ranks != MISS) & (ranks < 20)].tolist())
+        return _means([n, sum(counts[:20]), sum(counts)], [mrr, dcg, reward])
 
     def state(self) -> State:
         """Return what `load_state` continues from."""
+        counts, sums = self._sums()
         n = min(self.n, _RECENT)
         return {
-            "sums": [self.n, self.hits_10, self.hits_20, self.mrr, self.dcg, self.reward],
-            "recent": self.recent[:n].copy(),
-            "recent_reward": self.recent_reward[:n].copy(),
+            "sums": [*counts, *sums],
+            "recent": self.figures.recent[:n].copy(),
+            "recent_reward": self.figures.recent_reward[:n].copy(),
         }
 
     def load_state(self, state: State) -> None:
         """Become the sums that `state` was taken from."""
-        n, hits_10, hits_20, mrr, dcg, reward = state["sums"]
-        self.n, self.hits_10, self.hits_20 = int(n), int(hits_10), int(hits_20)
-        self.mrr, self.dcg, self.reward = float(mrr), float(dcg), float(reward)
-        self.recent[: len(state["recent"])] = state["recent"]
-        self.recent_reward[: len(state["recent_reward"])] = state["recent_reward"]
+        figures = self.figures
+        figures.counts[:], figures.sums[:] = state["sums"][:3], state["sums"][3:]
+        figures.recent[: len(state["recent"])] = state["recent"]
+        figures.recent_reward[: len(state["recent_reward"])] = state["recent_reward"]
+
+
+def _means(counts: list[int], sums: list[float]) -> dict[str, Any]:
+    (judged, hits_10, hits_20), (mrr, dcg, reward), n = counts, sums, max(counts[0], 1)
+    return {
+        "judged": judged,
+        "hr_10": hits_10 / n,
+        "hr_20": hits_20 / n,
+        "mrr_20": mrr / n,
+        "dcg_20": dcg / n,
+        "reward_10": reward / n,
+    }

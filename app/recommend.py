@@ -127,7 +127,7 @@ class Recommender:
         self.blend = blend
         self.exclude_had = exclude_had
         self._features = catalogue.features
-        self._pool = blend.new_pool(
+        self.pool = blend.new_pool(
             MOST_POOLED,
             hidden=catalogue.hidden,
             labels=history.categories.labels,
@@ -137,7 +137,7 @@ class Recommender:
         self._profile = Profile(history.history_length)
         self._best: I32 = np.zeros(MOST_POOLED, np.int32)
         # What the last slate was made from.
-        self.last = Asked(self._pool, self._profile)
+        self.last = Asked(self.pool, self._profile)
 
     # -- slates -------------------------------------------------------------------------------
 
@@ -157,7 +157,7 @@ class Recommender:
     ) -> Best:
         """Return what `slate` does, before it has names."""
         user = MISS if request.user_id is None else self.history.users.get(request.user_id)
-        profile, pool = self._profile, self._pool
+        profile, pool = self._profile, self.pool
         lowered = None if request.history is not None else lowered
         self._begin(request, user, now_ms)
         if request.candidates is None:
@@ -184,7 +184,7 @@ class Recommender:
 
     def ranked(self) -> I32:
         """Return the places in the pool of all that was rated last, best first."""
-        return self._best_places(self._pool.n).copy()
+        return self._best_places(self.pool.n).copy()
 
     def ranked_with(
         self, request: Request, version: int, now_ms: int, item: int, lowered: Lowered | None
@@ -193,24 +193,24 @@ class Recommender:
         user = MISS if request.user_id is None else self.history.users.get(request.user_id)
         given = np.array([item], np.int32)
         self._begin(request, user, now_ms)
-        self.blend.pool_candidates(version, self._profile, self._pool, now_ms, request.k, given)
+        self.blend.pool_candidates(version, self._profile, self.pool, now_ms, request.k, given)
         self._lower(user, lowered)
         return self.ranked()
 
     def items_at(self, places: I32) -> I32:
         """Return the items at some places of the pool."""
-        items: I32 = self._pool.item[places]
+        items: I32 = self.pool.item[places]
         return items
 
     def explained(self, places: I32, version: int, lowered: Lowered | None) -> list[Scored]:
         """Return what is at places of the pool, as this version rated it last, with reasons."""
-        items, totals, named = self.blend.read(self._pool, places)
+        items, totals, named = self.blend.read(self.pool, places)
         whys = self._whys(places, self._profile, version, lowered)
         return self.scored(Best(places, items, totals, named, whys))
 
     def ratings(self, item: int) -> dict[str, float]:
         """Return what each source gave an item that was rated for the last slate, at its best."""
-        raw = self._pool.raw[:, self._pool.place(item)].tolist()
+        raw = self.pool.raw[:, self.pool.place(item)].tolist()
         columns = self.blend.columns
         return {name: max(v for v, n in zip(raw, columns) if n == name) for name in columns}
 
@@ -224,7 +224,7 @@ class Recommender:
         lowered: Lowered | None,
     ) -> I32:
         """Return the places of the best of some items; the others only give scores a scale."""
-        pool = self._pool
+        pool = self.pool
         given = {self.history.items.get(item_id) for item_id in candidates} - {MISS}
         allowed = np.array([item for item in given if pool.is_eligible(item)], np.int32)
         self.blend.pool_candidates(version, profile, pool, now_ms, given=allowed)
@@ -234,7 +234,7 @@ class Recommender:
 
     def _lower(self, user: int, lowered: Lowered | None) -> None:
         if lowered is not None:
-            lowered.ignored.lower(user, self._pool, lowered.weight)
+            lowered.ignored.lower(user, self.pool, lowered.weight)
 
     def _begin(
         self, request: Request, user: int, now_ms: int, restrict: Restrict | None = None
@@ -243,7 +243,7 @@ class Recommender:
 
         And write the profile that it is ranked by: that of nobody in haste.
         """
-        pool, profile = self._pool, self._profile
+        pool, profile = self.pool, self._profile
         if self._features is not None:
             known = user if request.history is None else MISS
             self._features.situate(request.features, known, now_ms, request.unread)
@@ -283,7 +283,7 @@ class Recommender:
 
     def allowed(self, user_id: str, items: I32, now_ms: int) -> NDArray[np.bool_]:
         """Tell which of some items, eligible for anybody, a user may be shown."""
-        pool = self._pool
+        pool = self.pool
         pool.begin()
         user = self.history.users.get(user_id)
         self.history.meet(
@@ -300,30 +300,30 @@ class Recommender:
     def _exclude_id(self, item_id: str) -> None:
         index = self.history.items.get(item_id)
         if index != MISS:
-            self._pool.exclude(index)
+            self.pool.exclude(index)
 
     def _exclude_had(self, profile: Profile) -> None:
         """Exclude what a user had; where that may be shown again, still what was refused lately."""
         if profile.user == MISS:
             return
-        mark, tick = self._pool.allowed.mark, self._pool.tick
+        mark, tick = self.pool.allowed.mark, self.pool.tick
         if self.exclude_had:
             self.history.mark_had(profile.user, mark, tick, is_past=profile.is_past)
         for place in range(profile.n_refused):
-            self._pool.exclude(profile.refused[place])
+            self.pool.exclude(profile.refused[place])
 
     def is_kept_had(self, user: int, item: int, now_ms: int) -> bool:
         """Tell whether a user had an item, and may not be shown it again at a time."""
         if not self.exclude_had or user == MISS:
             return False
-        pool = self._pool
+        pool = self.pool
         pool.begin()
         self.history.mark_kept(user, pool.allowed.mark, pool.tick, now_ms)
         return bool(pool.allowed.mark[item] == pool.tick)
 
     def _best_places(self, k: int) -> I32:
         """Return the places in the pool of the k best, best first."""
-        best, pool = self._best, self._pool
+        best, pool = self._best, self.pool
         found = kernels.select_top(
             pool.total,
             pool.item,
@@ -341,7 +341,7 @@ class Recommender:
         """
         condition = request.filter + of_categories("any", request.categories)
         among = self.catalogue.columns.among(condition)
-        found = self.blend.search(self._pool, version, among, self._searched)
+        found = self.blend.search(self.pool, version, among, self._searched)
         return self._searched[:found]
 
     def _whys(
@@ -353,8 +353,8 @@ class Recommender:
         moved: Sequence[dict[str, float]] | None = None,
     ) -> list[list[dict[str, Any]] | None]:
         """Return for each place of the pool what its score is made of; `moved`: what rules add."""
-        items = self._pool.item[places].tolist()
-        parts = self.blend.contributions(version, self._pool, places).tolist()
+        items = self.pool.item[places].tolist()
+        parts = self.blend.contributions(version, self.pool, places).tolist()
         whys: list[list[dict[str, Any]] | None] = []
         for item, own, by_rules in zip(items, parts, moved or repeat({})):
             moves = dict(by_rules)
@@ -401,7 +401,7 @@ class Recommender:
         self, request: Request, version: int, now_ms: int, restrict: Restrict | None = None
     ) -> list[Scored]:
         """Return the items most often had together with a history: so many as go with it."""
-        k, pool = request.k, self._pool
+        k, pool = request.k, self.pool
         self._begin(request, MISS, now_ms, restrict)
         self.blend.covisit.pool_candidates(version, self._profile, pool, 0, most=k)
         places, ids = self._best_places(k), self.history.items.ids
@@ -416,14 +416,14 @@ class Recommender:
             return [MISS] * len(versions)
         if self.blend.is_linear and not profile.is_past:
             return self.blend.doubled_ranks(
-                versions, profile, self._pool, item, now_ms, exclude_had=self.exclude_had
+                versions, profile, self.pool, item, now_ms, exclude_had=self.exclude_had
             )
         return [self.doubled_rank(version, profile, item, now_ms) for version in versions.tolist()]
 
     def doubled_rank(self, version: int, profile: Profile, item: int, now_ms: int) -> int:
         """Return `doubled_ranks` of one version, step by step."""
         self._pool_for(version, profile, now_ms)
-        return self._pool.rank_of(item)
+        return self.pool.rank_of(item)
 
     def judge(
         self,
@@ -448,7 +448,7 @@ class Recommender:
             return self.blend.judge(
                 versions,
                 profile,
-                self._pool,
+                self.pool,
                 item,
                 type_index=type_index,
                 reward=reward,
@@ -470,19 +470,19 @@ class Recommender:
 
     def learn_choice(self, profile: Profile, item: int, reward: float) -> None:
         """Teach the shadow what was chosen from the pool that it was ranked in last."""
-        self.blend.learn_choice(profile, self._pool, item, reward)
+        self.blend.learn_choice(profile, self.pool, item, reward)
 
     def _pool_for(self, version: int, profile: Profile, now_ms: int) -> None:
-        self._pool.begin()
+        self.pool.begin()
         self._exclude_had(profile)
-        self.blend.pool_candidates(version, profile, self._pool, now_ms)
+        self.blend.pool_candidates(version, profile, self.pool, now_ms)
 
     def top(self, version: int, user: int, now_ms: int, k: int = OVERLAP_K) -> set[int]:
         """Return the k best items of a version for a known user, given nothing, as a set."""
         self.history.inputs.clear()
         profile = self.history.profile(user, self._profile)
         self._pool_for(version, profile, now_ms)
-        return {int(self._pool.item[place]) for place in self._best_places(k)}
+        return {int(self.pool.item[place]) for place in self._best_places(k)}
 
     def overlaps(self, versions: I64, users: list[int], now_ms: int) -> list[float]:
         """Return the shares of known users' first ten, given nothing, that two versions share.
@@ -495,7 +495,7 @@ class Recommender:
                 versions,
                 users,
                 self._profile,
-                self._pool,
+                self.pool,
                 now_ms,
                 k=OVERLAP_K,
                 exclude_had=self.exclude_had,

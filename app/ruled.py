@@ -43,7 +43,7 @@ class Ruled:
     ) -> None:
         self._ranker = ranker
         self._blend = ranker.blend
-        self._pool = ranker._pool
+        self._pool = ranker.pool
         self._request = request
         self._version = version
         self._now_ms = now_ms

@@ -40,6 +40,10 @@ class Rate:
         self.count += 1
         return values
 
+    def is_in_minute(self, time_ms: int) -> bool:
+        """Tell whether an event of a time is in the same minute as the last one."""
+        return time_ms // _MINUTE_MS == self.minute
+
     def _finish(self) -> float:
         count, self.count = self.count, 0
         self.n += 1

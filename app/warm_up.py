@@ -78,7 +78,10 @@ class _Tour:
         """Learn, serve, go back, and come out of a snapshot."""
         self._apply(Configure(SEMANTICS, settings.model_dump()))
         self._apply(*map(_item, range(_N_ITEMS)), UserUpsert("u1", {"plan": "gold"}))
-        self._apply(*map(_event, range(_N_EVENTS)))
+        self._apply(*map(_event, range(_N_EVENTS - 20)))
+        self._engine.on_judge = lambda: None  # whoever looks on sees each event by itself
+        self._apply(*map(_event, range(_N_EVENTS - 20, _N_EVENTS)))
+        self._engine.on_judge = None
         self._ask()
         self._apply(Rules(_RULES, "start"), ItemUpsert("i3", ["c1", "c9"]))
         self._answer()

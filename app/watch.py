@@ -5,6 +5,7 @@ A drift alarm asks: it is cheap to be wrong about. A harm alarm acts. What follo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from app.detectors import Drift, EDetector
@@ -22,6 +23,9 @@ RATE = "rate"
 CONCENTRATION = "concentration"
 # Of traffic, a change in one direction means trouble; of its rate, in both.
 _SERIES = (LOSS, QUARANTINED, UNKNOWN, RATE, CONCENTRATION)
+
+# Those that every event, or every admitted one, is told to.
+_OF_TRAFFIC = (QUARANTINED, UNKNOWN, CONCENTRATION)
 
 HARM = ("harm", "harm_outside")
 CLICKS = ("clicks_over", "clicks_under")
@@ -79,15 +83,38 @@ class Watch:
 
     def judged(self, losses: Losses) -> Alarm | None:
         """Take one judged event."""
-        settings = self.settings
-        difference = losses.champion - losses.anchor
-        self.harm["harm"].update(difference, settings.harm_margin)
+        self.compare(losses)
+        return self.compared([losses])
+
+    def compare(self, losses: Losses) -> None:
+        """Let the detectors of harm have one judged event: all that does not need an answer."""
+        difference, margin = losses.champion - losses.anchor, self.settings.harm_margin
+        self.harm["harm"].update(difference, margin)
         if not losses.in_top10:
-            self.harm["harm_outside"].update(difference, settings.harm_margin)
+            self.harm["harm_outside"].update(difference, margin)
+
+    def compared(self, several: Sequence[Losses]) -> Alarm | None:
+        """Take judged events that the detectors of harm have had; only after the last may one ring.
+
+        See `n_quiet`.
+        """
+        settings, drift = self.settings, self.drift[LOSS]
+        for losses in several[:-1]:
+            drift.update(losses.champion)
         for name, detector in self.harm.items():
             if detector.statistic >= settings.harm_alarm:
                 return self._harm(name, detector, settings.harm_margin)
-        return self._drifted(LOSS, losses.champion)
+        return self._drifted(LOSS, several[-1].champion)
+
+    def n_quiet(self) -> int:
+        """Return after how many events an alarm can ring, of which the first is `admitted` already.
+
+        Or, where that might be while a later one is admitted, how many there are before it.
+        """
+        before = min(self.drift[name].n_unlooked for name in _OF_TRAFFIC)
+        alarm = self.settings.harm_alarm
+        harm = min(detector.n_below(alarm) for detector in self.harm.values())
+        return min(1 + before, self.drift[LOSS].n_unlooked + 1, harm)
 
     def slate(self, items: list[str], expected: F64, clicked: F64, event: int) -> Alarm | None:
         """Take what was expected of a slate's places, and what came of them, by some event.
@@ -132,6 +159,18 @@ class Watch:
         unknown = self._drifted(UNKNOWN, 0.0 if is_known else 1.0)
         concentration = self._drifted(CONCENTRATION, self.concentration.add(item_id))
         return rate or unknown or concentration
+
+    def may_join(self, time_ms: int) -> bool:
+        """Tell whether `join` may be told of an event of a time: one of the last one's minute."""
+        return self.rate.is_in_minute(time_ms)
+
+    def join(self, item_id: str, *, is_known: bool) -> None:
+        """Do as `decided` and `admitted`, for one after which no detector looks: see `n_quiet`."""
+        drift = self.drift
+        drift[QUARANTINED].update(0.0)
+        drift[UNKNOWN].update(0.0 if is_known else 1.0)
+        drift[CONCENTRATION].update(self.concentration.add(item_id))
+        self.rate.count += 1
 
     def decided(self, *, is_quarantined: bool) -> Alarm | None:
         """Take whether an event was quarantined."""

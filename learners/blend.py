@@ -243,7 +243,11 @@ class Blend(Learner):
 
     def has_room(self) -> bool:
         """Tell whether one more event can be learned without evicting an item."""
-        return bool(kernels.blend_has_room(self.shared))
+        return self.n_room() > 0
+
+    def n_room(self) -> int:
+        """Return how many more events can be learned without evicting an item."""
+        return int(kernels.blend_room(self.shared))
 
     def holds_rows(self, item: int) -> bool:
         """Tell whether any version of any source has a row for an item."""

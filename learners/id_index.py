@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from learners.kernels import MISS
+from learners.kernels import I32, MISS
 
 _NONE = 0  # in all arrays an index stands as the number after it, so MISS as this
 
@@ -28,8 +28,8 @@ class IdIndex:
         self._mask = (1 << (2 * capacity - 1).bit_length()) - 1
         self._n = 0
         self._slots = np.zeros(self._mask + 1, np.int32)
-        self._older = np.zeros(capacity + 1, np.int32)
-        self._newer = np.zeros(capacity + 1, np.int32)
+        self._older: I32 = np.zeros(capacity + 1, np.int32)
+        self._newer: I32 = np.zeros(capacity + 1, np.int32)
         self._look()
 
     def _look(self) -> None:
@@ -46,6 +46,11 @@ class IdIndex:
         """Become a copy."""
         self.__dict__.update(state)
         self._look()
+
+    @property
+    def neighbours(self) -> tuple[I32, I32]:
+        """Return the ring's two arrays, for `kernels.renew`: who is before and after a number."""
+        return self._older, self._newer
 
     # -- reading ------------------------------------------------------------------------------
 

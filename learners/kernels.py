@@ -319,7 +319,60 @@ class Kindred(_Lender):
 _define(
     Kindred,
     _KindredType,
-    ["of_item", "rows", "slots", "generation", "sums", "labels", "strengths"],
+    [
+        *("of_item", "pool", "rows", "slots", "generation", "sums", "labels", "strengths"),
+        *("key", "sketch", "aged", "shrink"),
+    ],
+)
+
+
+class Kept(NamedTuple):
+    """The last events, in a ring, so that they can be learned again: see `Window`."""
+
+    number: I64  # [events] negative where it taught its user alone
+    user: I64  # handles
+    item: I64
+    time_ms: I64
+    reward: F32
+    nth: I64  # how many its user had before
+    before: I64  # which one of these was its user's last, MISS for none
+
+
+class Taught(NamedTuple):
+    """How much each item has taught: see `Growth`."""
+
+    before: I64  # [items] before the last day
+    today: I64
+    day: I64
+    first_ms: I64  # [1] when the first event taught, MISS before it
+
+
+class Figures(NamedTuple):
+    """How a version ranked what it was judged by: see `Prequential`."""
+
+    counts: I64  # [judged, in the first ten, in the first twenty]
+    sums: F64  # [1 / (rank + 1) and discounts of these, rewards of those in the first ten]
+    recent: I64  # doubled ranks of the last ones, in a ring
+    recent_reward: F64
+
+
+class _BooksType(_Lent):
+    """The type of `Books`."""
+
+
+class Books(_Lender):
+    """The arrays in which an engine notes what came: see `learn_events`."""
+
+
+_define(
+    Books,
+    _BooksType,
+    [
+        *("users_older", "users_newer", "users_touched", "users_generation", "user_since"),
+        *("items_older", "items_newer", "items_touched"),
+        *("kept", "taught", "champion", "shadow", "anchor", "discounts"),
+        *("whole", "real", "ranks", "losses", "found"),
+    ],
 )
 
 
@@ -406,6 +459,11 @@ def _new_kindred(fields: Any) -> Kindred:
     return Kindred(*_lent(fields))  # type: ignore[call-arg]
 
 
+@njit(cache=True)
+def _new_books(fields: Any) -> Books:
+    return Books(*_lent(fields))  # type: ignore[call-arg]
+
+
 def new_personal(*fields: Any) -> Personal:
     """Return a history's arrays as one value, which keeps them."""
     return _keeping(_new_personal(fields), fields)
@@ -424,6 +482,11 @@ def new_buffers(*fields: Any) -> Buffers:
 def new_kindred(*fields: Any) -> Kindred:
     """Return the arrays of labels as one value, which keeps them."""
     return _keeping(_new_kindred(fields), fields)
+
+
+def new_books(*fields: Any) -> Books:
+    """Return the arrays of an engine's books as one value, which keeps them."""
+    return _keeping(_new_books(fields), fields)
 
 
 def _keeping(value: Any, fields: tuple[Any, ...]) -> Any:
@@ -2000,7 +2063,8 @@ def neighbours_score(
     for c in range(n_touched):
         at = np.uint64(place[c])
         sums.touched[c], sums.value[c] = key[at] & INDEX_MASK, total[at]
-    return np.int64(n_touched)
+    found: int = np.int64(n_touched)  # type: ignore[assignment]
+    return found
 
 
 @kernel
@@ -2951,14 +3015,14 @@ def n_available(pool: Pool) -> int:
 
 
 @kernel
-def blend_has_room(shared: Any) -> bool:
-    """Tell whether every source of the blend can take one more event."""
+def blend_room(shared: Any) -> int:
+    """Return for how many more events every source of the blend has rows."""
     rows = shared.rows_per_event
-    return (
-        n_available(shared.covisit_rows.pool) >= rows[0]
-        and n_available(shared.sequence_rows.pool) >= rows[1]
-        and n_available(shared.factors_rows.pool) >= rows[2]
-        and n_available(shared.trending_rows.pool) >= rows[3]
+    return min(
+        n_available(shared.covisit_rows.pool) // rows[0],
+        n_available(shared.sequence_rows.pool) // rows[1],
+        n_available(shared.factors_rows.pool) // rows[2],
+        n_available(shared.trending_rows.pool) // rows[3],
     )
 
 
@@ -3298,7 +3362,7 @@ def blend_take(
 
     Return NO_ROOM where there is none, and nothing was done; else what `append_event` says.
     """
-    if not blend_has_room(shared):
+    if blend_room(shared) < 1:
         return NO_ROOM
     if is_taught:
         blend_teach(
@@ -4019,3 +4083,283 @@ def lower_ignored(
         item = handles[i] & INDEX_MASK
         if is_live(handles[i], generation) and pooled[item] == tick:
             total[place_of(pool, n_pool, item)] -= weight * times[i]
+
+
+# -- events -----------------------------------------------------------------------------------
+
+# Of `whole` and `real`, which are the same numbers: what is known of an event before it is learned.
+USER, ITEM, TYPE, TIME, WATERMARK, HOW, BEFORE, REWARD = range(8)
+# The bits of HOW, and of what is `found` out.
+IS_JUDGED, IS_LIMITED, IS_NEW_ITEM, IS_ANSWER = 1, 2, 4, 8
+IS_REPEAT, IS_COMPARED, IS_IN_TOP, ANSWERS = 1, 2, 4, 8
+TOP_10_DOUBLED = 20
+
+
+@kernel
+def learn_events(
+    personal: Any,
+    shared: Any,
+    buffers: Any,
+    kindred: Any,
+    books: Any,
+    harm: F64,
+    outside: F64,
+    asked: F64,
+    versions: I64,
+    alone: I64,
+    n: int,
+    number: int,
+    seq: int,
+    tick: int,
+    items: I32,
+    weights: F64,
+    times: I64,
+    refused: I32,
+    request: int,
+    most: tuple[int, int, int],
+    nothing: I32,
+    all_live: bool,
+    exclude_had: bool,
+    had_length: int,
+    teach_repeats: bool,
+    is_compared: bool,
+    asks: bool,
+    knows_labels: bool,
+    margin: float,
+) -> tuple[int, int]:
+    """Judge and learn n events, one after the other, and note all that is counted of them.
+
+    `versions` rank those with a reward above 0 if it `is_compared`, else `alone` does, which is the
+    last of them, and taught. `number`, `seq` (see `keep_event`) and `tick` are the first event's,
+    and `request` is what it is ranked as. There must be room for all of them. Of what is compared,
+    the detectors of harm are told, and the one of ASK if it `asks`; the rest is in `books`. Return
+    how many taught with a reward above 0, and how many more places of the pool had-sets take.
+    """
+    n_learned = n_rooms = 0
+    taught, last = alone[0], len(harm) - 1
+    for i in range(n):
+        user, item, type_index = books.whole[i, USER], books.whole[i, ITEM], books.whole[i, TYPE]
+        time_ms, reward, how = books.whole[i, TIME], books.real[i, REWARD], books.whole[i, HOW]
+        compared = versions if is_compared and reward > 0.0 else alone
+        ranks = books.ranks[i, : len(compared)]
+        is_limited, is_new = how & IS_LIMITED != 0, how & IS_NEW_ITEM != 0
+        n_items, _, _, is_ranked, is_repeat = blend_judge(
+            personal,
+            shared,
+            buffers,
+            compared,
+            user,
+            MISS if is_new else item,
+            type_index,
+            reward,
+            time_ms,
+            items,
+            weights,
+            times,
+            refused,
+            all_live,
+            how & IS_JUDGED != 0,
+            not is_limited,
+            exclude_had,
+            request + i,
+            most,
+            nothing,
+            ranks,
+        )
+        found = 0
+        if is_repeat and not teach_repeats:
+            found = IS_REPEAT
+        is_taught = not (is_limited or found)
+        if is_ranked and reward > 0.0:
+            found |= note_ranks(books, i, ranks, reward, how & IS_ANSWER != 0)
+        if found & IS_COMPARED:
+            champion, shadow, anchor = books.losses[i, 0], books.losses[i, 1], books.losses[i, 2]
+            harm[last] = detect(harm[:last], champion - anchor, margin)
+            if not found & IS_IN_TOP:
+                outside[last] = detect(outside[:last], champion - anchor, margin)
+            if asks and not found & ANSWERS:
+                asked[last] = detect(asked[:last], shadow - champion, margin)
+        books.found[i] = found
+        renew(books.users_older, books.users_newer, user + 1)
+        renew(books.items_older, books.items_newer, item + 1)
+        books.users_touched[user] = books.items_touched[item] = tick + i
+        if personal.n_events[user] == 0:
+            books.user_since[user] = number + i
+        keep_event(
+            books.kept,
+            seq + i,
+            books.whole[i, BEFORE],
+            number + i if is_taught else -(number + i),
+            personal,
+            books.users_generation,
+            user,
+            item,
+            reward,
+            time_ms,
+        )
+        if is_taught:
+            if knows_labels and reward > 0.0 and kindred.of_item[item, 0] != 0:
+                learn_labels(kindred, taught, items, weights, n_items, item, reward)
+            blend_teach(
+                personal,
+                shared,
+                taught,
+                items,
+                weights,
+                times,
+                n_items,
+                user,
+                False,
+                item,
+                reward,
+                time_ms,
+            )
+            count_taught(books.taught, item, books.whole[i, WATERMARK])
+            n_learned += reward > 0.0
+        if not append_event(personal, user, item, time_ms, reward, type_index, had_length):
+            n_rooms += add_had(personal, user, type_index, had_length)
+    return n_learned, n_rooms
+
+
+@kernel
+def note_ranks(books: Any, i: int, ranks: I64, reward: float, is_answer: bool) -> int:
+    """Add ranks to the figures of the versions (champion, shadow, anchor), and write their losses,
+    if there are three; return what is found of the event.
+    """
+    champion, shadow = ranks[0], ranks[len(ranks) - 1]
+    note_rank(books.champion, books.discounts, champion, reward)
+    note_rank(books.shadow, books.discounts, shadow, reward)
+    if len(ranks) < 3:
+        return 0
+    anchor = ranks[1]
+    note_rank(books.anchor, books.discounts, anchor, reward)
+    books.losses[i, 0] = loss_of(books.discounts, champion)
+    books.losses[i, 1] = loss_of(books.discounts, shadow)
+    books.losses[i, 2] = loss_of(books.discounts, anchor)
+    by_champion, by_shadow = 0 <= champion < TOP_10_DOUBLED, 0 <= shadow < TOP_10_DOUBLED
+    found = IS_COMPARED
+    if by_champion or 0 <= anchor < TOP_10_DOUBLED:
+        found |= IS_IN_TOP
+    if is_answer and (by_champion or by_shadow):
+        found |= ANSWERS
+    return found
+
+
+@kernel
+def note_rank(figures: Figures, discounts: F64, doubled_rank: int, reward: float) -> None:
+    """Take the rank of one judged event: see `Prequential`."""
+    counts, sums = figures.counts, figures.sums
+    place = counts[0] % len(figures.recent)
+    figures.recent[place], figures.recent_reward[place] = doubled_rank, reward
+    counts[0] += 1
+    if doubled_rank != MISS and doubled_rank < 2 * TOP_10_DOUBLED:
+        if doubled_rank < TOP_10_DOUBLED:
+            counts[1] += 1
+            sums[2] += reward
+        counts[2] += 1
+        sums[0] += 2.0 / (doubled_rank + 2.0)
+        sums[1] += discounts[doubled_rank]
+
+
+@kernel
+def loss_of(discounts: F64, doubled_rank: int) -> float:
+    """Return 1 less the discount of a rank, or 1 beyond the deepest."""
+    is_far = doubled_rank == MISS or doubled_rank >= len(discounts)
+    return 1.0 if is_far else 1.0 - discounts[doubled_rank]
+
+
+@kernel
+def renew(older: I32, newer: I32, number: int) -> None:
+    """Make an id the last touched: see `IdIndex`."""
+    before, after = older[number], newer[number]
+    newer[before], older[after] = after, before
+    last = older[0]
+    newer[last] = older[0] = number
+    older[number], newer[number] = last, 0
+
+
+@kernel
+def keep_event(
+    kept: Kept,
+    seq: int,
+    before: int,
+    number: int,
+    personal: Any,
+    users_generation: I32,
+    user: int,
+    item: int,
+    reward: float,
+    time_ms: int,
+) -> None:
+    """Keep the seq-th event, which is about to enter its user's history, if any are kept."""
+    capacity = len(kept.number)
+    if capacity == 0:
+        return
+    place = seq % capacity
+    kept.number[place], kept.before[place] = number, before
+    kept.user[place] = (np.int64(users_generation[user]) << 32) | user
+    kept.item[place] = (np.int64(personal.generation[item]) << 32) | item
+    kept.time_ms[place], kept.reward[place] = time_ms, reward
+    kept.nth[place] = personal.n_events[user]
+
+
+@kernel
+def count_taught(taught: Taught, item: int, time_ms: int) -> None:
+    """Take note that an item has taught. Time never goes back."""
+    if taught.first_ms[0] == MISS:
+        taught.first_ms[0] = time_ms
+    day = time_ms // DAY_MS
+    if day != taught.day[item]:
+        taught.before[item] += taught.today[item]
+        taught.today[item], taught.day[item] = 0, day
+    taught.today[item] += 1
+
+
+@kernel
+def learn_labels(
+    kindred: Any, version: int, items: I32, weights: F64, n_items: int, item: int, reward: float
+) -> None:
+    """Teach the labels of an item what they came after: see `Labels`."""
+    of_item, labels, strengths = kindred.of_item, kindred.labels, kindred.strengths
+    n = label_profile(of_item, items, weights, n_items, labels, strengths)
+    labels_learn(
+        kindred.pool,
+        kindred.rows,
+        kindred.slots[version],
+        kindred.generation,
+        kindred.key,
+        kindred.sketch,
+        kindred.aged,
+        of_item[item],
+        reward,
+        labels,
+        strengths,
+        n,
+        kindred.shrink,
+    )
+
+
+@kernel
+def add_had(personal: Any, user: int, type_index: int, had_length: int) -> int:
+    """Add the item of a user's last event to their had-set; return what more of the pool it takes.
+
+    Where the set is full, the oldest goes. There has to be a place in the pool.
+    """
+    n_rooms = 0
+    if personal.had_count[user] >= had_length:
+        n_rooms -= rooms_of(personal, user)
+        had_drop(personal, user)
+        personal.had_count[user] -= 1
+        is_any = personal.had_count[user] > 0
+        personal.had_start[user] = (whole(personal.had_start[user]) + 1) % ROOM if is_any else 0
+        n_rooms += rooms_of(personal, user)
+    n_rooms += needs_room(personal, user)
+    had_add(personal, user, type_index)
+    return n_rooms
+
+
+@kernel
+def rooms_of(personal: Any, user: int) -> int:
+    """Return how many places of the pool a had-set takes, each for ROOM items."""
+    count = whole(personal.had_count[user])
+    return (whole(personal.had_start[user]) + count - 1) // ROOM + 1 if count > 0 else 0

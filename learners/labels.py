@@ -86,39 +86,35 @@ class Labels:
         """Teach the shadow that an item came after a history."""
         if reward <= 0 or not self.of_item[item, 0]:
             return
-        rows, labels = self._covisit.rows, self._labels.items
-        own = self._profile_of(profile)
-        kernels.labels_learn(
-            rows.pool,
-            self._covisit.neighbours,
-            rows.slots[SHADOW],
-            labels.generation,
-            labels.key,
-            self._covisit.sketch,
-            self._covisit.sketch_place,
-            self.of_item[item],
-            reward,
-            own.items,
-            own.weights,
-            own.n,
-            SHRINK,
+        kernels.learn_labels(
+            self.kindred, SHADOW, profile.items, profile.weights, profile.n, item, reward
         )
 
     @property
     def kindred(self) -> Any:
         """Return which labels items have and what goes with each, as kernels take it."""
         if self._kindred is None:
-            rows, own = self._covisit.rows, self._profile
+            covisit, own = self._covisit, self._profile
             self._kindred = kernels.new_kindred(
                 self.of_item,
-                self._covisit.neighbours,
-                rows.versions.slots,
+                covisit.rows.pool,
+                covisit.neighbours,
+                covisit.rows.versions.slots,
                 self._labels.items.generation,
-                self._covisit.sums,
+                covisit.sums,
                 own.items,
                 own.weights,
+                self._labels.items.key,
+                covisit.sketch,
+                covisit.sketch_place,
+                SHRINK,
             )
         return self._kindred
+
+    @property
+    def is_any(self) -> bool:
+        """Tell whether any item has a label."""
+        return len(self._labels.items) > 0
 
     @property
     def all_live(self) -> bool:
@@ -132,18 +128,13 @@ class Labels:
         )
         return self._covisit.sums
 
-    def _profile_of(self, profile: Profile) -> Profile:
-        own = self._profile
-        own.n = kernels.label_profile(
-            self.of_item, profile.items, profile.weights, profile.n, own.items, own.weights
-        )
-        return own
-
     # -- versions and state -------------------------------------------------------------------
 
     def assign(self, target: int, source: int) -> None:
         """Make version `target` equal to `source`."""
         self._covisit.assign(target, source)
+        if target == SHADOW:  # which has another sketch now
+            self._kindred = None
 
     def state(self, n_items: int) -> State:
         """Return what `load_state` continues from."""

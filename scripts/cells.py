@@ -328,8 +328,10 @@ class _Judged:
         judge, n = self._judge, self._judge.n
         self.engine.apply(Entry([event]), f"3-{place + 1}")
         if judge.n > n:
-            at = n % len(judge.recent)
-            self._found.append((place, int(judge.recent[at]), float(judge.recent_reward[at])))
+            at = n % len(judge.figures.recent)
+            self._found.append(
+                (place, int(judge.figures.recent[at]), float(judge.figures.recent_reward[at]))
+            )
 
 
 def _number_of(item_id: str) -> int:

@@ -94,6 +94,10 @@ def permute(engine: Engine) -> None:
         slots[:n] = slots[:n][order]
 
 
+def _look_on() -> None:
+    """Take no note of anything."""
+
+
 def wrong_sign(engine: Engine) -> Callable[[], None]:
     """Learn every event as its opposite, until the bug is mended."""
     learner = engine.learner
@@ -112,9 +116,11 @@ def wrong_sign(engine: Engine) -> Callable[[], None]:
         return take(profile, user, item, is_taught=False, **event)
 
     learner.learn, learner.take = learn_opposite, take_opposite  # type: ignore[method-assign]
+    engine.on_judge = _look_on  # so that each event is learned by itself, step by step
 
     def mend() -> None:
         learner.learn, learner.take = learn, take  # type: ignore[method-assign]
+        engine.on_judge = None
 
     return mend
 

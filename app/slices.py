@@ -1,0 +1,196 @@
+"""Events that one kernel judges and learns: what it needs to know of them, and what it finds out.
+
+What is called again and again for single events costs more than the work: Python's steps, each
+call, and what these drive out of the processor's caches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from struct import Struct
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from app.detectors import EDetector
+from app.events import Feedback
+from app.gate_data import Losses
+from app.growth import Growth
+from app.judge import DISCOUNTS_TABLE, Prequential
+from app.recommend import Recommender
+from app.window import Window
+from learners import kernels
+from learners.base import SHADOW
+from learners.blend import MOST
+from learners.history import History, Profile
+from learners.kernels import (
+    ANSWERS,
+    I64,
+    IS_ANSWER,
+    IS_COMPARED,
+    IS_IN_TOP,
+    IS_JUDGED,
+    IS_LIMITED,
+    IS_NEW_ITEM,
+    IS_REPEAT,
+    REWARD,
+)
+
+SIZE = 16
+"""Events that are learned together at most: about half a millisecond, for requests wait for it."""
+
+# An event as a row of numbers, in the order of `kernels.USER` and those that follow it.
+_ROW = Struct(f"<{REWARD}qd")
+_ALONE: I64 = np.array([SHADOW])
+_NOTHING = np.zeros(0, np.int32)
+
+
+class Joined(NamedTuple):
+    """An event of a slice: by index whose it is and on what, and its reward."""
+
+    event: Feedback
+    user: int
+    item: int
+    reward: float
+
+
+class Teaching(NamedTuple):
+    """How a slice is learned: by which versions it is ranked, and what is compared.
+
+    `asks` where the detector of ASK listens, too.
+    """
+
+    versions: I64
+    is_compared: bool
+    asks: bool
+    harm: EDetector
+    outside: EDetector
+    asked: EDetector
+    margin: float
+    exclude_had: bool
+    teach_repeats: bool
+    kindred: Any
+    knows_labels: bool
+
+
+class Slice:
+    """Some events in a row. `begin`, `add` them, `learn`; then ask what was found of each."""
+
+    def __init__(
+        self,
+        history: History,
+        window: Window,
+        growth: Growth,
+        prequential: Mapping[str, Prequential],
+    ) -> None:
+        self.joined: list[Joined] = []
+        self._history = history
+        self._profile = Profile(history.history_length)
+        self._whole = np.zeros((SIZE, REWARD + 1), np.int64)
+        self._rows = self._whole.data.cast("B")
+        self._losses = np.zeros((SIZE, 3))
+        self._found = np.zeros(SIZE, np.uint8)
+        users, items = history.users, history.items
+        self._books = kernels.new_books(
+            *users.index.neighbours,
+            users.touched,
+            users.generation,
+            history.user_since,
+            *items.index.neighbours,
+            items.touched,
+            window.kept,
+            growth.taught,
+            *(prequential[name].figures for name in ("champion", "shadow", "anchor")),
+            DISCOUNTS_TABLE,
+            self._whole,
+            self._whole.view(np.float64),
+            np.zeros((SIZE, 3), np.int64),
+            self._losses,
+            self._found,
+        )
+        self._begin = 0, 0, 0
+
+    def begin(self, number: int, seq: int, tick: int) -> None:
+        """Begin with an event: its number, which one the window makes it, and its tick."""
+        self.joined.clear()
+        self._begin = number, seq, tick
+
+    def add(
+        self,
+        joined: Joined,
+        *,
+        type_index: int,
+        time_ms: int,
+        watermark_ms: int,
+        before: int,
+        is_judged: bool,
+        is_limited: bool = False,
+        is_new_item: bool = False,
+    ) -> None:
+        """Add an event; `before` as `Window.follow` says, `is_limited` if it may teach nobody."""
+        how = is_judged * IS_JUDGED | is_limited * IS_LIMITED | is_new_item * IS_NEW_ITEM
+        if joined.event.recommendation_id is not None:
+            how |= IS_ANSWER
+        _ROW.pack_into(
+            self._rows,
+            len(self.joined) * _ROW.size,
+            joined.user,
+            joined.item,
+            type_index,
+            time_ms,
+            watermark_ms,
+            how,
+            before,
+            joined.reward,
+        )
+        self.joined.append(joined)
+
+    def learn(self, recommender: Recommender, how: Teaching) -> int:
+        """Judge and learn all of them, in their order; return how many taught something good."""
+        history, profile, n = self._history, self._profile, len(self.joined)
+        blend, pool = recommender.blend, recommender.pool
+        n_learned, n_rooms = kernels.learn_events(
+            history.arrays,
+            blend.shared,
+            pool.buffers,
+            how.kindred,
+            self._books,
+            how.harm.values,
+            how.outside.values,
+            how.asked.values,
+            how.versions,
+            _ALONE,
+            n,
+            *self._begin,
+            profile.items,
+            profile.weights,
+            profile.times,
+            profile.refused,
+            pool.begin_many(n),
+            MOST,
+            _NOTHING,
+            history.items.n_removed == 0,
+            how.exclude_had,
+            history.had_length,
+            how.teach_repeats,
+            how.is_compared,
+            how.asks,
+            how.knows_labels,
+            how.margin,
+        )
+        history.n_rooms += n_rooms
+        return int(n_learned)
+
+    def repeats(self) -> list[bool]:
+        """Return of each event whether it teaches its user alone, as it repeats the one before."""
+        return [bool(found & IS_REPEAT) for found in self._found[: len(self.joined)].tolist()]
+
+    def compared(self) -> list[Losses]:
+        """Return the losses of the events that were compared."""
+        n = len(self.joined)
+        pairs = zip(self._found[:n].tolist(), self._losses[:n].tolist(), strict=True)
+        return [
+            Losses(champion, shadow, anchor, bool(found & IS_IN_TOP), bool(found & ANSWERS))
+            for found, (champion, shadow, anchor) in pairs
+            if found & IS_COMPARED
+        ]
