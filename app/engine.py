@@ -649,6 +649,7 @@ class Engine(Serving):
             versions=_ALL_THREE,
             is_compared=gate.is_compared,
             asks=gate.data.ask_trial is not None,
+            asks_answers=gate.asks_answers,
             harm=gate.watch.harm["harm"],
             outside=gate.watch.harm["harm_outside"],
             asked=gate.ask_harm,

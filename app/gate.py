@@ -95,7 +95,7 @@ class Gate:
         self.semantics = semantics
 
     @property
-    def _asks_answers(self) -> bool:
+    def asks_answers(self) -> bool:
         """Tell whether answers to slates count in ASK.
 
         They do not since it is known that whoever clicks what the champion shows proves its order
@@ -225,7 +225,7 @@ class Gate:
         data = self.data
         if data.candidate_trial is not None:
             self._try_candidate(data.candidate_trial, losses.champion - losses.anchor)
-        if data.ask_trial is not None and (self._asks_answers or not losses.answers):
+        if data.ask_trial is not None and (self.asks_answers or not losses.answers):
             difference = losses.shadow - losses.champion
             data.ask_trial.n += 1
             data.ask_trial.total += difference
@@ -500,7 +500,7 @@ class Gate:
         takes_longer = trial.reason in _TAKES_LONGER
         may_be_short = not takes_longer and elapsed_ms >= settings.ask_s * 1_000
         # Where all are answers to slates, nothing would ever be shown.
-        is_long = not self._asks_answers and self.now.event - trial.event >= settings.hold_events
+        is_long = not self.asks_answers and self.now.event - trial.event >= settings.hold_events
         if is_long or trial.n >= (settings.ask_min_judged if may_be_short else wanted):
             self.reopen("ask_resolved", "the shadow is not shown worse", evidence)
             if trial.reason == "overlap" and self.data.mode == "normal":

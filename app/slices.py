@@ -57,12 +57,13 @@ class Joined(NamedTuple):
 class Teaching(NamedTuple):
     """How a slice is learned: by which versions it is ranked, and what is compared.
 
-    `asks` where the detector of ASK listens, too.
+    `asks` where the detector of ASK listens, too, also to answers if it `asks_answers`.
     """
 
     versions: I64
     is_compared: bool
     asks: bool
+    asks_answers: bool
     harm: EDetector
     outside: EDetector
     asked: EDetector
@@ -175,6 +176,7 @@ class Slice:
             how.teach_repeats,
             how.is_compared,
             how.asks,
+            how.asks_answers,
             how.knows_labels,
             how.margin,
         )

@@ -277,6 +277,7 @@ class Blend(Learner):
             item,
             reward,
             time_ms,
+            self.personal.items.n_removed == 0,
         )
         self.combiner.learn(profile, item, reward)
 
@@ -321,6 +322,7 @@ class Blend(Learner):
             profile.n,
             is_taught,
             personal.had_length,
+            personal.items.n_removed == 0,
         )
         if done == kernels.NO_ROOM:
             return False

@@ -88,4 +88,5 @@ class Covisit(NeighbourLists):
             self.n_used(profile),
             self.shrink,
             self.limit,
+            self.personal.items.n_removed == 0,
         )

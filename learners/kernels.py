@@ -1825,15 +1825,28 @@ def mix(x: Any) -> Any:
 
 
 @kernel
+def _sketched(sketch: U16, key: Any, other: Any) -> tuple[Any, Any]:
+    """Return where an ordered pair of item keys is counted."""
+    mask = np.uint64(len(sketch) - 1)
+    x = mix(key * np.uint64(0x9E3779B97F4A7C15) + other * np.uint64(0xC2B2AE3D27D4EB4F))
+    return (x >> np.uint64(32)) & mask, x & np.uint64(0xFFFFFFFF) & mask
+
+
+@kernel
+def _prefetch_sketched(sketch: U16, key: Any, other: Any) -> None:
+    """Ask for what `sketch_add` reads: of a large table, at places that nobody can foresee."""
+    first, second = _sketched(sketch, key, other)
+    _prefetch_one(sketch, first)
+    _prefetch_one(sketch, second)
+
+
+@kernel
 def sketch_add(sketch: U16, key: Any, other: Any, units: int, at_least: int) -> int:
     """Count units for an ordered pair of item keys, conservatively; return the estimate.
 
     With `at_least` the estimate is raised to that.
     """
-    mask = np.uint64(len(sketch) - 1)
-    x = mix(key * np.uint64(0x9E3779B97F4A7C15) + other * np.uint64(0xC2B2AE3D27D4EB4F))
-    first = np.int64((x >> np.uint64(32)) & mask)
-    second = np.int64(x & np.uint64(0xFFFFFFFF) & mask)
+    first, second = _sketched(sketch, key, other)
     least = min(int(sketch[first]), int(sketch[second]))
     estimate = min(max(least + units, at_least), SKETCH_MAX)
     sketch[first] = max(sketch[first], estimate)
@@ -1870,6 +1883,11 @@ def _find_neighbour(rows: Neighbours, slot: int, handle: Any) -> int:
 def is_neighbour(rows: Neighbours, slots: I32, items: I32, n: int, handle: Any) -> bool:
     """Tell whether a handle is in the row of one of the first n items."""
     for r in range(n):
+        if r + 1 < n:
+            ahead = slots[items[r + 1]]
+            _prefetch_one(rows.size, ahead)
+            for j in range(0, rows.handle.shape[1], 8):
+                _prefetch(rows.handle, ahead, j)
         if _find_neighbour(rows, slots[items[r]], handle) != MISS:
             return True
     return False
@@ -1885,11 +1903,12 @@ def _add_neighbour(
     key: U64,
     sketch: U16,
     item: int,
+    all_live: bool,
 ) -> None:
     """Add to a neighbour's weight in the row of `item`.
 
-    A full row gives up a stale neighbour, else the weakest, for a newcomer that the sketch has
-    counted more for; the count of who leaves goes into the sketch.
+    A full row gives up a stale neighbour (unless they are `all_live`), else the weakest, for a
+    newcomer that the sketch has counted more for; the count of who leaves goes into the sketch.
     """
     n, place = rows.size[slot], _find_neighbour(rows, slot, handle)
     if place != MISS:
@@ -1903,14 +1922,13 @@ def _add_neighbour(
     units = max(1, int(amount * SKETCH_UNIT + 0.5))
     estimate = sketch_add(sketch, key[item], key[handle & INDEX_MASK], units, 0)
     weight = np.float32(estimate / SKETCH_UNIT)
-    weakest, least = 0, np.float32(np.inf)
-    for j in range(n):
-        if rows.weight[slot, j] < least:
-            weakest, least = j, rows.weight[slot, j]
-    for j in range(n):
-        if not is_live(rows.handle[slot, j], generation):
-            weakest, least = j, np.float32(-1.0)
-            break
+    weakest = _weakest(rows.weight.view(np.int32), slot, n)
+    least = rows.weight[slot, weakest]
+    if not all_live:
+        for j in range(n):
+            if not is_live(rows.handle[slot, j], generation):
+                weakest, least = j, np.float32(-1.0)
+                break
     if weight <= least:
         return
     if least >= 0.0:
@@ -1918,6 +1936,20 @@ def _add_neighbour(
         sketch_add(sketch, key[item], key[left], 0, min(int(least * SKETCH_UNIT), SKETCH_MAX))
     rows.handle[slot, weakest] = handle
     rows.weight[slot, weakest] = weight
+
+
+@kernel
+def _weakest(weight_bits: I32, slot: int, n: int) -> int:
+    """Return where in a row the least weight is first; these are bits of floats that are not below
+    0, so in the order of the floats, and compared many at once.
+    """
+    row, least = np.uint64(slot), np.int32(2**31 - 1)
+    for j in range(np.uint64(n)):
+        least = min(least, weight_bits[row, j])
+    place = 0
+    while weight_bits[row, place] != least:
+        place += 1
+    return place
 
 
 @kernel
@@ -1946,6 +1978,7 @@ def covisit_learn(
     n: int,
     shrink: float,
     limit: float,
+    all_live: bool,
 ) -> None:
     """Count an item together with each item of the profile, both ways, by the root of recency."""
     empty = inverse_norm(0.0, shrink)
@@ -1953,13 +1986,17 @@ def covisit_learn(
     handle = (np.int64(generation[item]) << 32) | item
     for r in range(n):
         other = items[r]
+        _prefetch_sketched(sketch, key[item], key[other])
+        _prefetch_sketched(sketch, key[other], key[item])
+    for r in range(n):
+        other = items[r]
         if other == item:
             continue
         amount = reward * np.sqrt(weights[r])
         theirs = (np.int64(generation[other]) << 32) | other
-        _add_neighbour(rows, own, theirs, amount, generation, key, sketch, item)
+        _add_neighbour(rows, own, theirs, amount, generation, key, sketch, item, all_live)
         slot = _own_neighbours(pool, rows, slots, other, empty)
-        _add_neighbour(rows, slot, handle, amount, generation, key, sketch, other)
+        _add_neighbour(rows, slot, handle, amount, generation, key, sketch, other, all_live)
     _count(rows, own, reward, limit)
     rows.inv_norm[own] = inverse_norm(rows.mass[own], shrink)
     sketch_age(sketch, place)
@@ -1984,9 +2021,12 @@ def sequence_learn(
     shrink: float,
     limit: float,
     gap_ms: float,
+    all_live: bool,
 ) -> None:
     """Count an item as what followed each item of the profile, less the longer ago that was."""
     handle = (np.int64(generation[item]) << 32) | item
+    for r in range(n):
+        _prefetch_sketched(sketch, key[items[r]], key[item])
     for r in range(n):
         other = items[r]
         if other == item:
@@ -1994,7 +2034,7 @@ def sequence_learn(
         passed = max(0.0, float(time_ms - times[r]))
         amount = reward * weights[r] * gap_ms / (gap_ms + passed)
         slot = _own_neighbours(pool, rows, slots, other, inverse_mass(0.0, shrink))
-        _add_neighbour(rows, slot, handle, amount, generation, key, sketch, other)
+        _add_neighbour(rows, slot, handle, amount, generation, key, sketch, other, all_live)
         _count(rows, slot, amount, limit)
         rows.inv_norm[slot] = inverse_mass(rows.mass[slot], shrink)
     sketch_age(sketch, place)
@@ -3093,6 +3133,7 @@ def blend_teach(
     item: int,
     reward: float,
     time_ms: int,
+    all_live: bool,
 ) -> None:
     """Teach every source of the blend an event; a refusal teaches the factors alone.
 
@@ -3118,6 +3159,7 @@ def blend_teach(
             min(n_items, shared.covisit_last),
             shared.covisit_shrink,
             shared.covisit_limit,
+            all_live,
         )
         sequence_learn(
             shared.sequence_rows.pool,
@@ -3137,6 +3179,7 @@ def blend_teach(
             shared.sequence_shrink,
             shared.sequence_limit,
             shared.gap_ms,
+            all_live,
         )
         trending_learn(
             shared.trending_rows.pool,
@@ -3357,6 +3400,7 @@ def blend_take(
     n_items: int,
     is_taught: bool,
     had_length: int,
+    all_live: bool,
 ) -> int:
     """Teach an event and append it to its user's history, if there is room for one more.
 
@@ -3378,6 +3422,7 @@ def blend_take(
             item,
             reward,
             time_ms,
+            all_live,
         )
     return append_event(personal, user, item, time_ms, reward, type_index, had_length)
 
@@ -3840,10 +3885,10 @@ def labels_learn(
             theirs = (np.int64(generation[other]) << 32) | other
             if other == label:
                 amount *= 2.0
-            _add_neighbour(rows, own, theirs, amount, generation, key, sketch, label)
+            _add_neighbour(rows, own, theirs, amount, generation, key, sketch, label, False)
             if other != label:
                 slot = _own_neighbours(pool, rows, slots, other, empty)
-                _add_neighbour(rows, slot, handle, amount, generation, key, sketch, other)
+                _add_neighbour(rows, slot, handle, amount, generation, key, sketch, other, False)
         rows.mass[own] += reward
         rows.inv_norm[own] = inverse_norm(rows.mass[own], shrink)
     sketch_age(sketch, place)
@@ -4124,6 +4169,7 @@ def learn_events(
     teach_repeats: bool,
     is_compared: bool,
     asks: bool,
+    asks_answers: bool,
     knows_labels: bool,
     margin: float,
 ) -> tuple[int, int]:
@@ -4177,7 +4223,7 @@ def learn_events(
             harm[last] = detect(harm[:last], champion - anchor, margin)
             if not found & IS_IN_TOP:
                 outside[last] = detect(outside[:last], champion - anchor, margin)
-            if asks and not found & ANSWERS:
+            if asks and (asks_answers or not found & ANSWERS):
                 asked[last] = detect(asked[:last], shadow - champion, margin)
         books.found[i] = found
         renew(books.users_older, books.users_newer, user + 1)
@@ -4213,6 +4259,7 @@ def learn_events(
                 item,
                 reward,
                 time_ms,
+                all_live,
             )
             count_taught(books.taught, item, books.whole[i, WATERMARK])
             n_learned += reward > 0.0

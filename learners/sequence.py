@@ -98,4 +98,5 @@ class Sequence(NeighbourLists):
             self.shrink,
             self.limit,
             self.gap_s * 1_000.0,
+            self.personal.items.n_removed == 0,
         )
