@@ -36,30 +36,37 @@ process, such as the event loop itself, operators' requests and threads.
 EVERY = 8
 """Of what is read from connections, one in so many is measured: the clock itself takes 0.3 µs."""
 
-_JUDGED_EVERY = 32
+_JUDGED_EVERY = _STEPS_EVERY = 32
 # As if so many seconds had been seen at even shares, so that the first sample is not all.
 _PRIOR_S = 1e-4
 
 
 class Meter:
-    """Charges CPU to stages. `cpu` is the thread's clock, `process_cpu` that of all threads."""
+    """Charges CPU to stages. `cpu` is the thread's clock, `process_cpu` that of all threads.
+
+    That takes ten times as long to ask as the time of day (`clock`), by which steps are measured;
+    how much of it is CPU, and not the wait for a core, is measured now and then.
+    """
 
     def __init__(
         self,
         cpu: Callable[[], float] = time.thread_time,
         process_cpu: Callable[[], float] = time.process_time,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.n_received = self.n_applied = 0
         self._cpu = cpu
+        self._clock = clock
         self._process_cpu = process_cpu
+        self._steps_chosen, self._busy = _Chosen(_STEPS_EVERY), _Share(1.0)
         self._seconds: dict[Stage, float] = dict.fromkeys(
             (READS, RECEIVING, APPENDING, LEARNING, SNAPSHOTS, OTHER), 0.0
         )
         self._copies_s = 0.0
         self._stage: Stage = OTHER
-        self._since = cpu()
+        self._since = clock()
         self._reads, self._records = _Chosen(EVERY), _Chosen(_JUDGED_EVERY)
-        self._judging = _Share()
+        self._judging = _Share(0.5)
         self._shown = dict.fromkeys(STAGES, 0.0)
         self._split_at = 0.0
 
@@ -77,6 +84,7 @@ class Meter:
         resume: Callable[[Any], Any] = work.send
         value: Any = None
         while True:
+            began = (self._cpu(), self._clock()) if self._steps_chosen.next() else None
             before = self._switch(stage)
             try:
                 waits_for = resume(value)
@@ -85,6 +93,8 @@ class Meter:
                 return result
             finally:
                 self._switch(before)
+                if began is not None:
+                    self._busy.add(self._cpu() - began[0], self._clock() - began[1])
             try:
                 value, resume = (yield waits_for), work.send
             except GeneratorExit:
@@ -95,8 +105,8 @@ class Meter:
 
     def _switch(self, stage: Stage) -> Stage:
         """Charge what was done since the last switch; return for which stage that was."""
-        now, before = self._cpu(), self._stage
-        self._seconds[before] += now - self._since
+        now, before = self._clock(), self._stage
+        self._seconds[before] += (now - self._since) * self._busy.value
         self._since, self._stage = now, stage
         return before
 
@@ -161,8 +171,8 @@ class Meter:
 
     def _now(self, stage: Stage) -> float:
         """Return a stage's seconds, with those that go on."""
-        running = self._cpu() - self._since if self._stage == stage else 0.0
-        return self._seconds[stage] + running
+        running = self._clock() - self._since if self._stage == stage else 0.0
+        return self._seconds[stage] + running * self._busy.value
 
     def seconds(self) -> dict[str, float]:
         """Return the CPU seconds by stage since the start; none of them ever goes down."""
@@ -203,13 +213,11 @@ class _Share:
 
     _KEEPS = 1 - 1 / 256
 
-    def __init__(self) -> None:
-        self._part, self._whole = _PRIOR_S / 2, _PRIOR_S
-
-    @property
-    def value(self) -> float:
-        return self._part / self._whole
+    def __init__(self, prior: float) -> None:
+        self._part, self._whole = _PRIOR_S * prior, _PRIOR_S
+        self.value = prior
 
     def add(self, part: float, whole: float) -> None:
         self._part = self._part * self._KEEPS + part
         self._whole = self._whole * self._KEEPS + whole
+        self.value = self._part / self._whole

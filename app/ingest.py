@@ -12,7 +12,8 @@ import secrets
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 from app import collector, events, tasks, traces
 from app.budget import Budget
@@ -335,31 +336,48 @@ class Ingest:
         that is known.
         """
         tag, applied = self._expect()
-        cursor = None
+        appended: asyncio.Future[Cursor] | None = None
+        timeout_s, loop = self.settings.feedback_timeout_s, asyncio.get_running_loop()
+        # Nothing but a future to be told: a timeout of asyncio's own takes five times as long.
+        overdue = loop.call_later(timeout_s, _fail, applied, TimeoutError())
         try:
-            async with asyncio.timeout(self.settings.feedback_timeout_s):
-                cursor = await self._append(records, arrival_ms, tag)
-                while not (is_patient or self.budget.share is None or applied.done()):
-                    if self.is_delayed:
-                        raise Delayed(cursor)
-                    await asyncio.wait([applied], timeout=DELAYED_S / 4)
-                return await applied
+            appended = self._put(records, arrival_ms, tag)
+            # Whoever waits is woken once, when all is done.
+            appended.add_done_callback(partial(_pass_on, applied))
+            if tag in self._traced:
+                with traces.span("append", records=len(records)):
+                    await asyncio.wait([appended])
+            if not (is_patient or self.budget.share is None):
+                await self._wait_unless_delayed(appended, applied)
+            return await applied
         except TimeoutError:
             self._refuse_if_stopped()
-            if cursor is not None and self.budget.is_delaying:
-                raise Delayed(cursor) from None
+            if self.budget.is_delaying and appended is not None and _is_good(appended):
+                raise Delayed(appended.result()) from None
             raise StoreUnavailable(_MAYBE_IN_LOG) from None
         finally:
+            overdue.cancel()
             self._waiting.pop(tag, None)
             self._traced.pop(tag, None)
             if applied.done() and not applied.cancelled():
-                applied.exception()  # seen, also where the append failed first
+                applied.exception()  # seen, also where putting it into the queue failed
+
+    async def _wait_unless_delayed(
+        self, appended: asyncio.Future[Cursor], applied: asyncio.Future[Outcome]
+    ) -> None:
+        """Wait until an entry is applied; raise Delayed as soon as that is delayed for too long."""
+        await asyncio.wait([appended])
+        while not applied.done():
+            if _is_good(appended) and self.is_delayed:
+                raise Delayed(appended.result())
+            await asyncio.wait([applied], timeout=DELAYED_S / 4)
 
     async def submit_only(self, records: Sequence[Record], *, arrival_ms: int) -> Cursor:
         """Append records as one entry, durably, and return its cursor without waiting for more."""
         try:
             async with asyncio.timeout(self.settings.feedback_timeout_s):
-                return await self._append(records, arrival_ms, self._next_tag())
+                with traces.span("append", records=len(records)):
+                    return await self._put(records, arrival_ms, self._next_tag())
         except TimeoutError:
             raise StoreUnavailable(_MAYBE_IN_LOG) from None
 
@@ -375,14 +393,14 @@ class Ingest:
             self._traced[tag] = context
         return tag, applied
 
-    async def _append(self, records: Sequence[Record], arrival_ms: int, tag: str) -> Cursor:
+    def _put(self, records: Sequence[Record], arrival_ms: int, tag: str) -> asyncio.Future[Cursor]:
+        """Let an entry be appended next; return what will be its cursor."""
         self._refuse_if_stopped()
         # Without its settings applied here, the entry might become the log's first.
         if not (self.is_store_up and self.engine.is_configured):
             raise StoreUnavailable("the store does not answer; nothing was written")
         self.meter.n_received += len(records)
-        with traces.span("append", records=len(records)):
-            return await self._writer.append(events.encode(Entry(list(records), arrival_ms)), tag)
+        return self._writer.put(events.encode(Entry(list(records), arrival_ms)), tag)
 
     # -- reading ------------------------------------------------------------------------------
 
@@ -705,6 +723,17 @@ def _log(decision: Decision) -> None:
         " ".join(f"{name}={value}" for name, value in shown.items()),
         extra={"decision": about},
     )
+
+
+def _is_good(appended: asyncio.Future[Cursor]) -> bool:
+    """Tell whether an entry is known to be in the log."""
+    return appended.done() and not appended.cancelled() and appended.exception() is None
+
+
+def _pass_on(applied: asyncio.Future[Outcome], appended: asyncio.Future[Cursor]) -> None:
+    """Tell whoever waits for an entry to be applied that it has not been appended."""
+    if not appended.cancelled() and (error := appended.exception()) is not None:
+        _fail(applied, cast("Exception", error))
 
 
 def _fail(waiting: asyncio.Future[Any], error: Exception) -> None:

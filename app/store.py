@@ -31,6 +31,7 @@ import re
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
+from functools import lru_cache
 from typing import Any, NamedTuple, TypeVar
 
 import orjson
@@ -108,11 +109,20 @@ class StoredEntry(NamedTuple):
 
 def parse_cursor(text: str) -> tuple[int, int]:
     """Return a cursor as numbers, which compare as the log is ordered."""
+    return _known_cursor(text) if len(text) <= _MOST_DIGITS else _parse_cursor(text)
+
+
+def _parse_cursor(text: str) -> tuple[int, int]:
     if found := _CURSOR.fullmatch(text):
         ms, seq = int(found[1]), int(found[2])
         if ms < 2**64 and seq < 2**64:
             return ms, seq
     raise InvalidRequest(f"cursor {text[:64]!r} is not of the form <milliseconds>-<sequence>")
+
+
+# Whatever comes is asked about several times in a row.
+_known_cursor = lru_cache(maxsize=256)(_parse_cursor)
+_MOST_DIGITS = 41
 
 
 def following(cursor: Cursor) -> Cursor:

@@ -40,21 +40,22 @@ class Writer:
         self._queue: asyncio.Queue[_Append] = asyncio.Queue()
         self._n_pending_bytes = 0
 
-    async def append(self, payload: bytes, tag: str) -> Cursor:
-        """Return the entry's cursor once it is durable.
+    def put(self, payload: bytes, tag: str) -> asyncio.Future[Cursor]:
+        """Return what will be the entry's cursor, once that is durable.
 
-        Raises TooManyRequests or NothingWritten before anything is written, StoreUnavailable when
-        the outcome is unknown.
+        Raises TooManyRequests. The future has NothingWritten, or StoreUnavailable where the outcome
+        is unknown.
         """
         if self._n_pending_bytes + len(payload) > MAX_PENDING_BYTES:
             raise TooManyRequests("too much is waiting to be written; try again in a second")
         self._n_pending_bytes += len(payload)
         appended: asyncio.Future[Cursor] = asyncio.get_running_loop().create_future()
         self._queue.put_nowait(_Append(payload, tag, appended))
-        try:
-            return await appended
-        finally:
-            self._n_pending_bytes -= len(payload)
+        return appended
+
+    async def append(self, payload: bytes, tag: str) -> Cursor:
+        """Return the entry's cursor once it is durable; raises what `put` says."""
+        return await self.put(payload, tag)
 
     async def run(self) -> None:
         """Write until cancelled."""
@@ -67,11 +68,13 @@ class Writer:
                     [(a.payload, a.tag) for a in batch], after=self._end()
                 )
             except StoreUnavailable as error:
+                self._n_pending_bytes -= sum(len(a.payload) for a in batch)
                 self._on_failure()
                 for append in batch:
                     if not append.appended.done():
                         append.appended.set_exception(_failure(error))
                 continue
+            self._n_pending_bytes -= sum(len(a.payload) for a in batch)
             pairs = zip(batch, cursors, strict=True)
             self._on_appended([StoredEntry(at, a.payload, a.tag) for a, at in pairs])
             for append, cursor in zip(batch, cursors, strict=True):

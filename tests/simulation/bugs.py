@@ -26,7 +26,7 @@ class AcknowledgesBeforeAppend(Ingest):
 
     async def submit_only(self, records: Sequence[Record], *, arrival_ms: int) -> Cursor:
         """Append in the background."""
-        append = self._append(records, arrival_ms, self._next_tag())
+        append = self._put(records, arrival_ms, self._next_tag())
         self._tasks.append(asyncio.create_task(_ignoring_outages(append)))
         return self.engine.cursor
 

@@ -44,7 +44,7 @@ def cpu() -> Cpu:
 @pytest.fixture
 def meter(cpu: Cpu) -> Meter:
     """A meter by that clock."""
-    return Meter(cpu, cpu)
+    return Meter(cpu, cpu, cpu)
 
 
 async def test_each_step_is_charged_to_its_own_stage(cpu: Cpu, meter: Meter) -> None:
