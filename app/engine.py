@@ -7,7 +7,7 @@ no randomness. What has to be done outside is returned.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
@@ -126,11 +126,35 @@ class Outcome:
     """What applying an entry did, and what is left for the shell to do."""
 
     cursor: str
-    version_before: int
+    version_before: int = 0
     version_after: int = 0
     results: list[Result] = field(default_factory=list)
     decisions: list[Decision] = field(default_factory=list)
     quarantined: list[tuple[int, bytes]] = field(default_factory=list)
+
+
+class Place(NamedTuple):
+    """A record of an entry, by its index there (`at`); None for an entry that has none."""
+
+    record: events.Record | None
+    arrival_ms: int | None
+    at: int
+    is_last: bool
+    outcome: Outcome
+
+
+def _places(entries: Sequence[tuple[Entry, str]]) -> list[Place]:
+    """Return the records of some entries, one after the other."""
+    places: list[Place] = []
+    for entry, cursor in entries:
+        outcome, last = Outcome(cursor), len(entry.records) - 1
+        if last < 0:
+            places.append(Place(None, entry.arrival_ms, 0, True, outcome))
+        places += [
+            Place(record, entry.arrival_ms, index, index == last, outcome)
+            for index, record in enumerate(entry.records)
+        ]
+    return places
 
 
 class Engine(Serving):
@@ -217,24 +241,43 @@ class Engine(Serving):
         `snapshot` is the state that a restore command names. Raises LogStopped where this program
         must not go on.
         """
-        outcome = Outcome(cursor, self.gate.data.version)
-        n_decisions = self.gate.data.n_decisions
-        records, at = entry.records, 0
+        done: list[Outcome] = []
+        yield from self.steps_of([(entry, cursor)], done, snapshot)
+        return done[0]
+
+    def steps_of(
+        self,
+        entries: Sequence[tuple[Entry, str]],
+        done: list[Outcome],
+        snapshot: State | None = None,
+    ) -> Steps[None]:
+        """Apply entries with their cursors, as if one by one; what became of each goes to `done`.
+
+        Where nothing is due in between, events of several are learned together.
+        """
+        places = _places(entries)
+        n_decisions, at = self.gate.data.n_decisions, 0
         ahead: Verdict | None = None  # of the event that is next, where it was looked at already
-        while at < len(records):
-            record = records[at]
+        while at < len(places):
+            place = places[at]
+            record, outcome = place.record, place.outcome
             at += 1
-            if isinstance(record, _EVENTS):
-                verdict, ahead = ahead or self._decide(record, entry.arrival_ms), None
+            self._begin(place)
+            if record is None:
+                pass
+            elif isinstance(record, _EVENTS):
+                verdict, ahead = ahead or self._decide(record, place.arrival_ms), None
                 self._tell(verdict)
                 is_learned = verdict.status == "learned"
                 if is_learned and any(self.gate.freshness):
                     yield from self._begin_batches()
                 room = self._room_for(record) if is_learned else 0
                 if room and isinstance(record, Feedback):
-                    at, ahead = self._learn_joined(record, verdict, entry, at, room, outcome)
+                    at, ahead = self._learn_joined(record, verdict, places, at, room, done)
+                    place = places[at - 1]
+                    outcome = place.outcome
                 else:
-                    self._take(record, verdict, at - 1, outcome)
+                    self._take(record, verdict, place.at, outcome)
                 if is_learned and self._is_unsettled:
                     yield from self._settle()
             else:
@@ -242,12 +285,21 @@ class Engine(Serving):
             if self.gate.data.n_decisions != n_decisions:
                 n_decisions = self._stamp_decisions(outcome, n_decisions)
                 yield from fresh.give_back()  # what a shadow that was set back had counted
+            if place.is_last:
+                self._end(outcome, done)
             yield
-        self.cursor = cursor
-        if self.gate.data.version != outcome.version_before or self.gate.is_following:
-            self.champion_cursor = cursor
+
+    def _begin(self, place: Place) -> None:
+        if place.at == 0:
+            place.outcome.version_before = self.gate.data.version
+
+    def _end(self, outcome: Outcome, done: list[Outcome]) -> None:
+        """Take note that all of an entry has been applied."""
+        self.cursor = outcome.cursor
         outcome.version_after = self.gate.data.version
-        return outcome
+        if outcome.version_after != outcome.version_before or self.gate.is_following:
+            self.champion_cursor = outcome.cursor
+        done.append(outcome)
 
     def _stamp_decisions(self, outcome: Outcome, n_before: int) -> int:
         """Give new decisions the cursor, list them in the outcome; return how many there are."""
@@ -557,28 +609,31 @@ class Engine(Serving):
         self,
         first: Feedback,
         verdict: Verdict,
-        entry: Entry,
+        places: Sequence[Place],
         at: int,
         room: int,
-        outcome: Outcome,
+        done: list[Outcome],
     ) -> tuple[int, Verdict | None]:
-        """Learn an admitted event, and what comes behind it, from a place in its entry on, up to
-        where something may be due, or there is no room for more.
+        """Learn an admitted event, and what comes behind it, from a place on, up to where something
+        may be due, or there is no room for more.
 
         Return the next place, and the verdict on what is there, if it is known: it is not learned.
         """
         gate, watermark_ms = self.gate, self.admission.watermark_ms
-        joined = self._slice()
+        joined, n_decisions = self._slice(), gate.data.n_decisions
         joined.begin(self.n_events + 1, self.window.n, self.tick + 1)
         user, item = self._indices(first)
         gate.before_event(first.item_id, watermark_ms, is_known=item != MISS)
         limit = self._limit(first, item)
         self._situate(first, user)
         self._join(first, verdict, user, item, is_limited=limit is not None)
-        most, until_ms = self._most_joined() if at < len(entry.records) else (1, 0)
-        most, ahead, arrival_ms = min(most, room), None, entry.arrival_ms
-        while len(joined.joined) < most and watermark_ms < until_ms and at < len(entry.records):
-            record = entry.records[at]
+        begun, most, until_ms = at - 1, 1, 0
+        if at < len(places) and gate.data.n_decisions == n_decisions:
+            most, until_ms = self._most_joined()
+            most = min(most, room)
+        ahead = None
+        while len(joined.joined) < most and watermark_ms < until_ms and at < len(places):
+            record, arrival_ms = places[at].record, places[at].arrival_ms
             if not (isinstance(record, Feedback) and self._may_follow(record, arrival_ms)):
                 break
             verdict = self._decide(record, arrival_ms)
@@ -589,7 +644,7 @@ class Engine(Serving):
             gate.join(record.item_id, is_known=item != MISS)
             self._join(record, verdict, user, item)
             at, watermark_ms = at + 1, self.admission.watermark_ms
-        self._learn_slice(joined, limit, outcome)
+        self._learn_slice(joined, places[begun:at], limit, done)
         return at, ahead
 
     def _most_joined(self) -> tuple[int, int]:
@@ -642,7 +697,9 @@ class Engine(Serving):
             self._joined = Slice(self.history, self.window, self.growth, self.prequential)
         return self._joined
 
-    def _learn_slice(self, joined: Slice, limit: str | None, outcome: Outcome) -> None:
+    def _learn_slice(
+        self, joined: Slice, places: Sequence[Place], limit: str | None, done: list[Outcome]
+    ) -> None:
         """Learn what has been joined, and take note of it; `limit` is of the first."""
         gate, explores, labels = self.gate, self.explores, self.exploration.labels
         how = Teaching(
@@ -660,16 +717,21 @@ class Engine(Serving):
             knows_labels=explores and labels.is_any,
         )
         self.n_learned += joined.learn(self.recommender, how)
-        number = self.n_events - len(joined.joined)
-        for (event, user, item, reward), is_repeat in zip(joined.joined, joined.repeats()):
+        count, number, last = self.admission.count, self.n_events - len(places), places[-1]
+        for place, (event, user, item, reward), is_repeat in zip(
+            places, joined.joined, joined.repeats(), strict=True
+        ):
             number += 1
             reason, limit = REPEAT if is_repeat else limit, None
             if explores:
                 self._count_taken(number, user, item, is_taught=reason is None and reward > 0)
             if event.token == VALID and event.recommendation_id and reward > 0:
                 self._note_answer(event, event.recommendation_id)
-            self.admission.count("learned", reason)
-            outcome.results.append(Result(event.event_id, "learned", reason))
+            count("learned", reason)
+            self._begin(place)
+            place.outcome.results.append(Result(event.event_id, "learned", reason))
+            if place.is_last and place is not last:  # what is due after the last is of its entry
+                self._end(place.outcome, done)
         now = Clock(self.n_events, self.n_learned, self.admission.watermark_ms)
         gate.after_events(now, joined.compared())
 

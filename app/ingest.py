@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from functools import partial
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
+
+import msgspec
 
 from app import collector, events, tasks, traces
 from app.budget import Budget
@@ -35,10 +37,11 @@ from app.errors import (
     StoreUnavailable,
     TooManyRequests,
 )
-from app.events import Command, Configure, Entry, Record
+from app.events import Command, Configure, Entry, Feedback, Malformed, Record
 from app.gate_data import Decision
 from app.keeper import Keeper, StartCopy, read_snapshot
 from app.settings import SEMANTICS, Settings
+from app.slices import SIZE
 from app.store import BEGINNING, Cursor, Store, StoredEntry, parse_cursor
 from app.tail import Tail
 from app.writer import Writer
@@ -235,14 +238,15 @@ class Ingest:
             batch = await self._read_tail()
             if not batch:
                 break  # a store that forgets has lost the rest meanwhile
-            for entry in batch:
-                await self._apply(*entry)
-                self.keeper.is_due(self.n, entry.cursor)
+            for run in self._runs(batch):
+                await self._apply(run)
+                self._is_snapshot_due(run)
+                cursor = run[-1].cursor
                 if begin_ms == 0:
-                    begin_ms = parse_cursor(entry[0])[0]
+                    begin_ms = parse_cursor(cursor)[0]
                 if self._clock.monotonic() - told > PROGRESS_S:
                     told = self._clock.monotonic()
-                    share = (parse_cursor(entry[0])[0] - begin_ms) / max(end_ms - begin_ms, 1)
+                    share = (parse_cursor(cursor)[0] - begin_ms) / max(end_ms - begin_ms, 1)
                     logger.info("replaying the log: %d events, %.0f %%", self.n, share * 100)
             if self.stopped is not None:
                 raise SettingsError(self.stopped.message)
@@ -443,12 +447,13 @@ class Ingest:
         batch = await self._read(block_ms=BLOCK_MS)
         self._begin_slice()
         is_behind, rested_s = len(batch) == count, self.budget.rested_s
-        for cursor, payload, tag in batch:
-            await self._apply(cursor, payload, tag)
+        for run in self._runs(batch):
+            await self._apply(run)
             if self.stopped is not None:
                 return
-            if self.keeper.is_due(self.n, cursor):
+            if self._is_snapshot_due(run):
                 await self.keeper.begin()
+            cursor = run[-1].cursor
             self._note_lag(cursor)
             await self._rest(cursor)
         if not is_behind and self.budget.rested_s == rested_s:
@@ -596,25 +601,68 @@ class Ingest:
         except StoreUnavailable:
             await asyncio.sleep(RETRY_S)
 
-    async def _apply(self, cursor: Cursor, payload: bytes, tag: str) -> None:
-        """Apply one entry in slices; an entry that must not be applied ends the loop."""
+    def _runs(self, batch: Sequence[StoredEntry]) -> Iterator[list[Read]]:
+        """Yield entries that are to be applied together: small ones of events, one after the other.
+
+        Each as the one before it has been applied: after none but the last a snapshot may be due.
+        """
+        run: list[Read] = []
+        n = 0
+        for stored in batch:
+            read = _read(stored)
+            n_records = 0 if read.entry is None else len(read.entry.records)
+            is_small = read.is_of_events and n_records <= SIZE and stored.tag not in self._traced
+            if run and (
+                not is_small
+                or n + n_records > SIZE
+                or self.keeper.may_be_due(self.n + n, run[-1].cursor)
+            ):
+                yield run
+                run, n = [], 0
+            run.append(read)
+            n += n_records
+            if not is_small:
+                yield run
+                run, n = [], 0
+        if run:
+            yield run
+
+    def _is_snapshot_due(self, run: Sequence[Read]) -> bool:
+        """Tell whether a snapshot is due after the last of some entries; after the others none is.
+
+        To be asked after every one.
+        """
+        due = [self.keeper.is_due(self.n, read.cursor) for read in run]
+        return due[-1]
+
+    async def _apply(self, run: Sequence[Read]) -> None:
+        """Apply some entries in slices; one that must not be applied ends the loop."""
+        done: list[Outcome] = []
+        error: Exception | None = None
         try:
-            entry = events.decode(payload)
-            state = await self._snapshot_for(entry)
+            entries = [read.entry or events.decode(read.payload) for read in run]
+            state = await self._snapshot_for(entries[0])
             async with self._whole_entries:
-                with traces.span("apply", self._traced.get(tag), records=len(entry.records)):
-                    outcome = await self._in_slices(entry, cursor, state)
-                self._take_note(outcome, entry)
+                context, n = self._traced.get(run[0].tag), len(entries[0].records)
+                try:
+                    with traces.span("apply", context, records=n):
+                        pairs = [(e, read.cursor) for e, read in zip(entries, run, strict=True)]
+                        await self._in_slices(pairs, state, done)
+                finally:
+                    for outcome, entry in zip(done, entries):
+                        self._take_note(outcome, entry)
         except StoreUnavailable:
             raise
-        except Exception as error:  # a wrong turn here would be taken on every replica: stop
-            self._stop_at(cursor, error)
-            return
-        waiting = self._waiting.get(tag)
-        if waiting is not None and not waiting.done():
-            waiting.set_result(outcome)
-        if self._awaited:
-            self._tell_reached(parse_cursor(cursor))
+        except Exception as found:  # a wrong turn here would be taken on every replica: stop
+            error = found
+        for read, outcome in zip(run, done):
+            waiting = self._waiting.get(read.tag)
+            if waiting is not None and not waiting.done():
+                waiting.set_result(outcome)
+            if self._awaited:
+                self._tell_reached(parse_cursor(read.cursor))
+        if error is not None:
+            self._stop_at(run[len(done)].cursor, error)
 
     async def _snapshot_for(self, entry: Entry) -> State | None:
         """Return the state that a restore command of the entry names."""
@@ -626,18 +674,20 @@ class Ingest:
                     raise LogStopped(f"the log restores a snapshot, but {error.message}") from None
         return None
 
-    async def _in_slices(self, entry: Entry, cursor: Cursor, state: State | None) -> Outcome:
-        steps, meter = self.engine.steps(entry, cursor, state), self.meter
-        meter.n_applied += len(entry.records)
+    async def _in_slices(
+        self, entries: Sequence[tuple[Entry, Cursor]], state: State | None, done: list[Outcome]
+    ) -> None:
+        steps, meter = self.engine.steps_of(entries, done, state), self.meter
+        meter.n_applied += sum(len(entry.records) for entry, _ in entries)
+        cursor = entries[0][1]
         while True:
             try:
                 if meter.is_sampled():
                     meter.sample(steps.__next__, self._watch_judging)
                 else:
                     next(steps)
-            except StopIteration as end:
-                outcome: Outcome = end.value
-                return outcome
+            except StopIteration:
+                return
             if self._clock.monotonic() > self._slice_ends:
                 await self._pause(cursor)
 
@@ -707,6 +757,29 @@ class Ingest:
         for wanted, reached in self._awaited:
             if wanted <= here and not reached.done():
                 reached.set_result(None)
+
+
+class Read(NamedTuple):
+    """An entry as it was read; `entry` is None where it cannot be: whoever applies it says why."""
+
+    cursor: Cursor
+    payload: bytes
+    tag: str
+    entry: Entry | None
+
+    @property
+    def is_of_events(self) -> bool:
+        """Tell whether it has events and nothing else."""
+        return self.entry is not None and all(
+            isinstance(record, Feedback | Malformed) for record in self.entry.records
+        )
+
+
+def _read(stored: StoredEntry) -> Read:
+    try:
+        return Read(*stored, events.decode(stored.payload))
+    except (ValueError, msgspec.MsgspecError):
+        return Read(*stored, None)
 
 
 def _log(decision: Decision) -> None:

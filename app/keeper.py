@@ -235,6 +235,15 @@ class Keeper:
         self._point = Point(n_events, ms)
         return True
 
+    def may_be_due(self, n_events: int, cursor: Cursor) -> bool:
+        """Tell whether a snapshot may be due after an entry, with so many events at most."""
+        settings, last = self._settings, self._point
+        return (
+            last is None
+            or n_events - last.n_events >= settings.snapshot_events
+            or parse_cursor(cursor)[0] - last.ms >= settings.snapshot_s * 1_000
+        )
+
     async def begin(self) -> None:
         """Begin a snapshot of the present state, unless one is under way; return when copied."""
         if self._task is not None and not self._task.done():

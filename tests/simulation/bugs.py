@@ -39,9 +39,11 @@ async def _ignoring_outages(append: Any) -> None:
 class ForgetsIds(Ingest):
     """Has no memory of event ids."""
 
-    async def _in_slices(self, entry: Entry, cursor: Cursor, state: State | None) -> Outcome:
+    async def _in_slices(
+        self, entries: Sequence[tuple[Entry, Cursor]], state: State | None, done: list[Outcome]
+    ) -> None:
         self.engine.admission._ids.clear()
-        return await super()._in_slices(entry, cursor, state)
+        await super()._in_slices(entries, state, done)
 
 
 class NamesSnapshotsTooLate(Ingest):

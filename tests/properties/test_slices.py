@@ -1,0 +1,138 @@
+"""Events that are learned together end where they would have ended one by one."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from app import slices
+from app.engine import Engine, Outcome
+from app.events import Entry, Feedback, Record
+from tests.factories import EVICTING, busy_log, feed, fingerprint, make_engine, sessions
+from tests.properties.test_challengers import EAGER, contested_log
+
+ROOMY: dict[str, Any] = {"max_items": 400, "max_users": 400, "warmup_events": 100}
+WATCHFUL: dict[str, Any] = {
+    **ROOMY,
+    "promote_events": 30,
+    "overlap_min": 0.9,
+    "candidate_events": 120,
+    "candidate_min_events": 20,
+    "bless_judged": 30,
+    "harm_alarm": 3e4,
+    "ask_alarm": 2e3,
+    "ask_judged": 40,
+    "ask_min_judged": 15,
+    "ask_s": 60,
+    "probation_judged": 30,
+    "adwin_delta": 0.9,
+    "traffic_delta": 0.9,
+}
+ALARMED: dict[str, Any] = {**WATCHFUL, "harm_alarm": 20.0, "ask_alarm": 10.0}
+KINDS: dict[str, dict[str, Any]] = {
+    "watchful": WATCHFUL,
+    "alarmed": ALARMED,
+    "evicting": {**EVICTING, **EAGER},
+    "unguarded": {**ROOMY, "gate": "off"},
+    "thinned": {**WATCHFUL, "judge_share": 0.4, "teach_repeats": True},
+    "growing": {**WATCHFUL, "growth_least": 2},
+    "short window": {**WATCHFUL, "relearn_events": 5},
+    "no window": {**WATCHFUL, "relearn_events": 0},
+    "few rows": {**WATCHFUL, "max_items": 100, "scored_history": 8},
+    "known items only": {**WATCHFUL, "create_unknown_items": False},
+}
+
+
+def log_of(seed: int) -> list[Record]:
+    """Return a log in which much is due: duplicates, late events, labels, challengers, faults."""
+    records = contested_log(250, seed) if seed % 2 else busy_log(250, seed=seed)
+    chance = random.Random(seed)
+    return [*records, *chance.choices(records, k=10), *sessions(500, seed=seed)]
+
+
+def entries_of(records: Sequence[Record], chance: random.Random) -> list[tuple[Entry, str]]:
+    """Return records as entries of one to five, some of none, with their cursors."""
+    left, entries = list(records), []
+    while left:
+        n = chance.choice([0, 1, 1, 1, 2, 5])
+        entries.append((Entry(left[:n], 1_000_020_000_000), f"{len(entries) + 1}-0"))
+        left = left[n:]
+    return entries
+
+
+def seen(outcomes: Sequence[Outcome]) -> list[tuple[Any, ...]]:
+    """Return all that outcomes say."""
+    return [
+        (
+            *(o.cursor, o.version_before, o.version_after, o.results, o.quarantined),
+            [(d.number, d.kind, d.event, d.cursor, d.evidence) for d in o.decisions],
+        )
+        for o in outcomes
+    ]
+
+
+def one_by_one(entries: Sequence[tuple[Entry, str]], **settings: Any) -> tuple[Engine, Any]:
+    """Apply entries one by one, each event by itself."""
+    engine = make_engine(**settings)
+    engine.on_judge = lambda: None
+    done = [engine.apply(entry, cursor) for entry, cursor in entries]
+    return engine, seen(done)
+
+
+def in_runs(
+    entries: Sequence[tuple[Entry, str]], chance: random.Random, **settings: Any
+) -> tuple[Engine, Any]:
+    """Apply entries as many at a time as chance has it."""
+    engine, left = make_engine(**settings), list(entries)
+    done: list[Outcome] = []
+    while left:
+        n = chance.choice([1, 2, 7, 40])
+        for _ in engine.steps_of(left[:n], done):
+            pass
+        left = left[n:]
+    return engine, seen(done)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("seed", range(4))
+def test_together_is_as_one_by_one(kind: str, seed: int) -> None:
+    """Whatever is due, and whoever has to go: the same state, to the bit, and the same answers."""
+    chance = random.Random(seed)
+    entries = entries_of(log_of(seed), chance)
+    one, said = one_by_one(entries, **KINDS[kind])
+    other, told = in_runs(entries, chance, **KINDS[kind])
+    assert told == said
+    assert one.hashes() == other.hashes()
+    assert fingerprint(one.state()) == fingerprint(other.state())
+
+
+def test_what_is_watched_rings_within_what_is_joined(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The logs above have all that cuts a slice short, and slices are long all the same."""
+    sizes: list[int] = []
+    learn = slices.Slice.learn
+
+    def noted(self: slices.Slice, *about: Any) -> int:
+        sizes.append(len(self.joined))
+        return learn(self, *about)
+
+    monkeypatch.setattr(slices.Slice, "learn", noted)
+    kinds: set[str] = set()
+    for seed, settings in enumerate((WATCHFUL, WATCHFUL, ALARMED)):
+        chance = random.Random(seed)
+        entries = entries_of(log_of(seed), chance)
+        kinds |= {d.kind for d in in_runs(entries, chance, **settings)[0].gate.decisions}
+    wanted = {"promote", "candidate", "bless", "ask", "ask_resolved", "rollback", "shadow_reset"}
+    assert wanted <= kinds, kinds
+    assert max(sizes) == slices.SIZE
+    assert sum(size > 1 for size in sizes) > len(sizes) / 10
+
+
+def test_a_slice_is_a_run_of_plain_events() -> None:
+    """A log of nothing but events of known users goes through the kernel that learns several."""
+    engine = feed(make_engine(**ROOMY), sessions(300))
+    joined = engine._joined
+    assert joined is not None
+    assert all(isinstance(one.event, Feedback) for one in joined.joined)
