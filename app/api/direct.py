@@ -1,23 +1,36 @@
-"""The way of nearly all GETs: answered as soon as they are read, before anything is begun for them.
+"""The way of nearly all requests: past what is made for each that goes the way of all.
 
-A list waits for nothing, so it need not queue up for a turn of its own; and under overload, where a
-queue would only make answers late, it is here that less is answered, or nothing, at the least cost
-(see `arrivals`). What is not plain, or has to wait, goes the way of all requests.
+A list waits for nothing, so it need not queue up for a turn of its own: it is answered as soon as
+it is read. Under overload, where a queue would only make answers late, it is here that less is
+answered, or nothing, at the least cost (see `arrivals`). Feedback is learned from as soon as its
+body is there. What is not plain, or has to wait, goes the way of all requests.
 """
 
 from __future__ import annotations
 
+import asyncio
+import time
 from typing import NamedTuple
 
 from starlette.responses import Response
 
 from app import traces
 from app.api.arrivals import Rung
-from app.api.errors import answer_error, answer_unexpected
+from app.api.errors import answer_error, answer_unexpected, answer_unknown
 from app.api.features import with_known
+from app.api.feedback import Headers, learn_from
 from app.api.recommendations import slate_answer
-from app.api.service import Json, Service
-from app.api.shortcut import PATH, RECOMMENDATIONS, ROUTE, Headers, Plain, plain_recommendations
+from app.api.service import Json, Service, is_plainly_allowed
+from app.api.shortcut import (
+    ACKS,
+    FEEDBACK,
+    PATH,
+    POSTING,
+    RECOMMENDATIONS,
+    ROUTE,
+    Plain,
+    plain_recommendations,
+)
 from app.errors import Overloaded, SluiceError
 from app.feature_state import check_names
 from app.recommend import Request
@@ -30,6 +43,28 @@ class Head(NamedTuple):
     method: bytes
     url: bytes
     headers: Headers
+
+
+# Of a body that is longer, others may want to be told that it is being read too slowly.
+MOST_HELD_BYTES = 2**16
+# What makes the reading of a body more than to wait for so many bytes.
+_NOT_PLAIN = {b"content-encoding", b"transfer-encoding", b"upgrade"}
+
+
+class Posted:
+    """Feedback whose body is on its way, in the place of uvicorn's own record of a request."""
+
+    response_complete = False
+    disconnected = False
+    keep_alive = True
+    more_body = True
+    message_event = asyncio.Event()
+
+    def __init__(self, headers: Headers, ack: str) -> None:
+        self.body = b""
+        self.headers = headers
+        self.ack = ack
+        self.begin = time.perf_counter()
 
 
 _REFUSAL = answer_error(Overloaded("too many requests are waiting; try again in a second"))
@@ -47,6 +82,45 @@ def answer_directly(service: Service, head: Head) -> Response | None:
             return response
     is_full = service.arrivals.n_waiting >= service.settings.max_waiting
     return _refuse(service) if is_full and head.url.startswith(b"/v1/") else None
+
+
+def begin_posted(service: Service, head: Head) -> Posted | None:
+    """Return what collects the body of feedback, if nothing has to be known of it but its end."""
+    if head.method != b"POST" or not head.url.startswith(FEEDBACK):
+        return None
+    path, _, query_string = head.url.partition(b"?")
+    ack = ACKS.get(query_string)
+    if path != FEEDBACK or ack is None or not is_plainly_allowed(service.settings, head.headers):
+        return None
+    n_bytes = -1
+    for name, value in head.headers:
+        if name == b"content-length":
+            n_bytes = int(value) if value.isdigit() else -1
+        elif name in _NOT_PLAIN:
+            return None
+    most = min(MOST_HELD_BYTES, service.settings.max_body_bytes)
+    return Posted(head.headers, ack) if 0 <= n_bytes <= most else None
+
+
+def note_broken_off(service: Service, posted: Posted) -> None:
+    """Count feedback whose client hung up before the body had come whole: a fault of theirs."""
+    service.metrics.note(POSTING, 422, time.perf_counter() - posted.begin)
+
+
+async def answer_posted(service: Service, posted: Posted) -> Response:
+    """Learn from feedback that is all there, and return the answer."""
+    with traces.request("POST", posted.headers) as traced:
+        try:
+            response = await learn_from(service, posted.headers, posted.body, posted.ack)
+        except SluiceError as error:
+            response = answer_error(error)
+        except asyncio.CancelledError:  # a stop has waited for long enough
+            response = answer_unknown()
+        except Exception as error:  # as the outermost of Starlette's layers does
+            response = answer_unexpected({"method": "POST", "path": FEEDBACK.decode()}, error)
+        traced.route, traced.status = FEEDBACK.decode(), response.status_code
+    service.metrics.note(POSTING, response.status_code, time.perf_counter() - posted.begin)
+    return response
 
 
 def _has_to_wait(service: Service, plain: Plain) -> bool:

@@ -22,6 +22,8 @@ from app.tokens import MAX_TOKEN_BYTES
 
 router = APIRouter(tags=["feedback"], dependencies=[Depends(may_use)], route_class=StrictRoute)
 
+Headers = Sequence[tuple[bytes, bytes]]
+
 NDJSON = "application/x-ndjson"
 # Parsing yields to other requests this often; 256 events take about a millisecond.
 _PARSE_BATCH = 256
@@ -77,7 +79,12 @@ async def post_feedback(
 async def take_feedback(service: Service, scope: Scope, receive: Receive, ack: str) -> Response:
     """Read the body and learn: what `post_feedback` and `shortcut` come down to."""
     body = await read_body(scope, receive, service.settings.max_body_bytes)
-    events = await _read_events(body, _is_ndjson(scope), service)
+    return await learn_from(service, scope["headers"], body, ack)
+
+
+async def learn_from(service: Service, headers: Headers, body: bytes, ack: str) -> Response:
+    """Learn from a body that has been read; raise what is wrong with it."""
+    events = await _read_events(body, _is_ndjson(headers), service)
     if not events:
         raise InvalidRequest("there are no events in the body")
     if service.feature_store is not None:
@@ -133,8 +140,8 @@ def _answer(
     return answer(content, status=status)
 
 
-def _is_ndjson(scope: Scope) -> bool:
-    for name, value in scope["headers"]:
+def _is_ndjson(headers: Headers) -> bool:
+    for name, value in headers:
         if name == b"content-type":
             kind: bytes = value.partition(b";")[0]
             return kind.strip().lower() == NDJSON.encode()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Sequence
 from typing import Any, cast
 
 from starlette.responses import Response
@@ -16,7 +17,14 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from app.api.arrivals import Arrivals
-from app.api.direct import Head, answer_directly
+from app.api.direct import (
+    Head,
+    Posted,
+    answer_directly,
+    answer_posted,
+    begin_posted,
+    note_broken_off,
+)
 from app.api.service import Service
 from app.api.stream import ABORT
 from app.cost import OTHER, READS, RECEIVING, Meter, Stage
@@ -66,7 +74,43 @@ class SluiceProtocol(HttpToolsProtocol):
             if response is not None:
                 self._answer(response)
                 return
+            posted = begin_posted(self._service, head)
+            if posted is not None:
+                self.cycle = cast("Any", posted)
+                return
         super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """Begin to learn from feedback, once it is all there."""
+        posted: Any = self.cycle
+        if isinstance(posted, Posted) and not posted.response_complete:
+            posted.more_body = False
+            self._arrivals.n_waiting += 1
+            task = self.loop.create_task(self._learn(posted))
+            task.add_done_callback(self.tasks.discard)
+            self.tasks.add(task)
+        else:
+            super().on_message_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Count feedback that breaks off half-way."""
+        posted: Any = self.cycle
+        if isinstance(posted, Posted) and posted.more_body and self._service is not None:
+            note_broken_off(self._service, posted)
+        super().connection_lost(exc)
+
+    async def _learn(self, posted: Posted) -> None:
+        self._arrivals.n_waiting -= 1
+        await self._meter.timed(RECEIVING, self._answer_posted(posted))
+
+    async def _answer_posted(self, posted: Posted) -> None:
+        response = await answer_posted(cast("Service", self._service), posted)
+        posted.response_complete = True
+        if not self.transport.is_closing():
+            self._send(response, () if posted.keep_alive else ((b"connection", b"close"),))
+            if not posted.keep_alive:
+                self.transport.close()
+        super().on_response_complete()
 
     def _is_plain(self) -> bool:
         """Tell whether an answer may go out now, and the connection go on after it."""
@@ -76,12 +120,15 @@ class SluiceProtocol(HttpToolsProtocol):
 
     def _answer(self, response: Response) -> None:
         self.cycle = cast("Any", ANSWERED)
+        self._send(response)
+        super().on_response_complete()
+
+    def _send(self, response: Response, more: Sequence[tuple[bytes, bytes]] = ()) -> None:
         parts = [STATUS_LINE[response.status_code]]
-        for name, value in (*self.server_state.default_headers, *response.raw_headers):
+        for name, value in (*self.server_state.default_headers, *response.raw_headers, *more):
             parts += (name, b": ", value, b"\r\n")
         parts += (b"\r\n", bytes(response.body))
         self._gathering.send(b"".join(parts))
-        super().on_response_complete()
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
         self._arrivals.n_waiting += 1

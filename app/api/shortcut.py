@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine
 from functools import lru_cache
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
@@ -19,20 +19,19 @@ from starlette.types import Receive, Scope, Send
 
 from app import traces
 from app.api.errors import answer_error, answer_unexpected, answer_unknown
-from app.api.feedback import take_feedback
+from app.api.feedback import Headers, take_feedback
 from app.api.recommendations import recommend_now
 from app.api.schemas import RecommendationsQuery
 from app.api.service import Service, decode_segment, is_plainly_allowed
 from app.errors import SluiceError
 
 _Answering = Coroutine[Any, Any, Response]
-Headers = Sequence[tuple[bytes, bytes]]
-
-_FEEDBACK = b"/v1/feedback"
+FEEDBACK = b"/v1/feedback"
 RECOMMENDATIONS = b"/v1/recommendations/"
 PATH = "/v1/recommendations/{user_id}"
 ROUTE = f"GET {PATH}"
-_ACKS = {b"": "learned", b"ack=learned": "learned", b"ack=log": "log"}
+POSTING = "POST /v1/feedback"
+ACKS = {b"": "learned", b"ack=learned": "learned", b"ack=log": "log"}
 _LISTS = {"exclude", "category", "category_all", "category_none", "where"}
 _KNOWN_BYTES = 128
 _DEFAULTS = RecommendationsQuery()
@@ -68,8 +67,8 @@ def _begin(scope: Scope, receive: Receive) -> tuple[str, _Answering | None]:
         path = scope.get("raw_path") or b""
         if path.startswith(RECOMMENDATIONS) and scope["method"] == "GET":
             return ROUTE, _begin_recommending(scope, path)
-        if path == _FEEDBACK and scope["method"] == "POST":
-            return "POST /v1/feedback", _begin_learning(scope, receive)
+        if path == FEEDBACK and scope["method"] == "POST":
+            return POSTING, _begin_learning(scope, receive)
     return "", None
 
 
@@ -129,7 +128,7 @@ _known_query = lru_cache(maxsize=1_024)(_parse_query)
 
 def _begin_learning(scope: Scope, receive: Receive) -> _Answering | None:
     service: Service = scope["state"]["service"]
-    ack = _ACKS.get(scope["query_string"])
+    ack = ACKS.get(scope["query_string"])
     if ack is None or not is_plainly_allowed(service.settings, scope["headers"]):
         return None
     return take_feedback(service, scope, receive, ack)

@@ -55,7 +55,8 @@ def log_of(seed: int) -> list[Record]:
 
 def entries_of(records: Sequence[Record], chance: random.Random) -> list[tuple[Entry, str]]:
     """Return records as entries of one to five, some of none, with their cursors."""
-    left, entries = list(records), []
+    left = list(records)
+    entries: list[tuple[Entry, str]] = []
     while left:
         n = chance.choice([0, 1, 1, 1, 2, 5])
         entries.append((Entry(left[:n], 1_000_020_000_000), f"{len(entries) + 1}-0"))
