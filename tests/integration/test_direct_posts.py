@@ -39,7 +39,8 @@ def connected(service: Service) -> Iterator[socket.socket]:
 
 def answers(connection: socket.socket, n: int) -> list[tuple[int, dict[str, Any]]]:
     """Return status and content of the next n answers."""
-    received, found = b"", []
+    received = b""
+    found: list[tuple[int, dict[str, Any]]] = []
     while len(found) < n:
         head, end, rest = received.partition(b"\r\n\r\n")
         length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0] or 0)
@@ -103,7 +104,7 @@ def test_bad_feedback_is_refused_as_ever(service: Service) -> None:
         b"POST /v1/feedback HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
         b"8\r\nno JSON!\r\n0\r\n\r\n"
     )
-    long = orjson.dumps([event(n) for n in range(1_500)])
+    long = orjson.dumps([event(n, user_id=f"u{n % 7}") for n in range(1_500)])
     assert len(long) > MOST_HELD_BYTES
     requests = [
         posted(b"{"),
