@@ -343,8 +343,11 @@ class Engine(Serving):
 
     def _decide(self, event: Feedback | Malformed, arrival_ms: int | None) -> Verdict:
         """Decide whether an event may be learned."""
-        self._require_settings()
-        barred = None if isinstance(event, Malformed) else self._barred(event)
+        if not self.is_configured:
+            self._require_settings()
+        # Nearly always nothing is barred: then nobody need look.
+        may_bar = self.gate.data.suspects or not self.settings.create_unknown_items
+        barred = self._barred(event) if may_bar and isinstance(event, Feedback) else None
         return self.admission.decide(event, arrival_ms, barred=barred)
 
     def _tell(self, verdict: Verdict) -> None:

@@ -406,6 +406,7 @@ def derive_event_id(user_id: str, item_id: str, type_: str, time_ms: int) -> str
     return "d-" + digest((user_id, item_id, type_, str(time_ms))).hex()
 
 
+_LENGTHS = [n.to_bytes(4, "little") for n in range(MAX_ID_BYTES + 1)]
 # A copy of one that is there takes a third of the time of a new one.
 _HASH = hashlib.blake2b(digest_size=16)
 
@@ -413,7 +414,8 @@ _HASH = hashlib.blake2b(digest_size=16)
 def digest(parts: tuple[str, ...]) -> bytes:
     """Return 128 bits that depend on every part and on where one ends and the next begins."""
     found = _HASH.copy()
-    found.update(b"".join(map(_framed, parts)))
+    framed = b"".join(map(_framed, parts)) if len(parts) > 1 else _framed(parts[0])
+    found.update(framed)
     return found.digest()
 
 
@@ -438,4 +440,5 @@ def user_digest(user_id: str, item_id: str | None = None) -> bytes:
 
 def _framed(part: str) -> bytes:
     encoded = part.encode()
-    return len(encoded).to_bytes(4, "little") + encoded
+    n = len(encoded)
+    return (_LENGTHS[n] if n <= MAX_ID_BYTES else n.to_bytes(4, "little")) + encoded
