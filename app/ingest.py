@@ -630,10 +630,9 @@ class Ingest:
     def _is_snapshot_due(self, run: Sequence[Read]) -> bool:
         """Tell whether a snapshot is due after the last of some entries; after the others none is.
 
-        To be asked after every one.
+        To be asked after every run: for those before the last, `n` would be one of later events.
         """
-        due = [self.keeper.is_due(self.n, read.cursor) for read in run]
-        return due[-1]
+        return self.keeper.is_due(self.n, run[-1].cursor)
 
     async def _apply(self, run: Sequence[Read]) -> None:
         """Apply some entries in slices; one that must not be applied ends the loop."""

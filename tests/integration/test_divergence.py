@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from app import events
 from app.errors import Conflict, Diverged, LogStopped
-from app.events import DAY_MS, Command, Malformed
+from app.events import DAY_MS, Command, Entry, Malformed
 from app.ingest import Ingest
 from app.keeper import read_engine
 from app.settings import Settings
@@ -94,6 +95,33 @@ async def test_snapshots_go_on_while_log_time_stands_still(open_store: OpenStore
     assert is_due(200, "3600000-100")
     assert not is_due(300, "3601000-0")
     assert is_due(301, "3660000-0")
+
+
+async def test_snapshots_are_due_at_the_same_places_however_entries_are_read(
+    open_store: OpenStore, url: str, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who applies small entries together stops where one who applies each by itself does."""
+    first, second = await open_store(url), await open_store(url)
+    read = second.read
+    monkeypatch.setattr(second, "read", lambda after, **how: read(after, **{**how, "count": 1}))
+    asked = {"snapshot_events": 20}
+    async with running(first, url, **asked) as one, running(second, url, **asked) as two:
+        found: dict[Ingest, list[str]] = {one: [], two: []}
+
+        def note(ingest: Ingest) -> Callable[[], Awaitable[None]]:
+            async def begin() -> None:
+                found[ingest].append(ingest.engine.cursor)
+
+            return begin
+
+        for ingest in (one, two):
+            monkeypatch.setattr(ingest.keeper, "begin", note(ingest))
+        entries = [events.encode(Entry(list(batch), 10**13)) for batch in batches(mixed(300), 3)]
+        await first.append([(entry, f"x-{n}") for n, entry in enumerate(entries)])
+        last = await first.last_cursor()
+        await eventually(lambda: one.engine.cursor == last == two.engine.cursor)
+        assert len(found[two]) > 10
+        assert found[one] == found[two]
 
 
 async def test_a_clock_of_ours_that_is_ahead_empties_no_quarantine(
