@@ -253,7 +253,7 @@ class Keeper:
         except SluiceError as error:
             logger.warning("no snapshot now: %s", error.message)
             return
-        self._task = asyncio.create_task(self._meter.timed(SNAPSHOTS, self._finish_quietly(job)))
+        self._task = asyncio.create_task(self._finish_timed(job))
 
     async def write(self) -> Manifest:
         """Write a snapshot of the present state, if there is none of it, and return its manifest.
@@ -331,6 +331,10 @@ class Keeper:
         except (NotFound, SnapshotRefused):
             return None
         return base if kept.get("digest") == base.manifest["digest"] else None
+
+    async def _finish_timed(self, job: _Job) -> None:
+        # Made here: a task that is cancelled before its first step would leave it behind.
+        await self._meter.timed(SNAPSHOTS, self._finish_quietly(job))
 
     async def _finish_quietly(self, job: _Job) -> None:
         try:

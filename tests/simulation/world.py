@@ -212,9 +212,8 @@ class World:
 
     def applied(self, replica: Replica, outcome: Outcome) -> None:
         """Compare what an entry did on one replica with what it did on the others."""
-        engine = replica.ingest.engine
         results = tuple((r.event_id, r.status, r.reason) for r in outcome.results)
-        here = (results, engine.n_events, engine.tick, engine.n_learned)
+        here = (results, outcome.version_before, outcome.version_after)
         self.note(f"{replica.name} applied {outcome.cursor}: {' '.join(r[1] for r in results)}")
         # A store that forgets may give a cursor out twice; then only the end is compared.
         there = self.outcomes.setdefault(outcome.cursor, here)
