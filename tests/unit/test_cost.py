@@ -65,6 +65,21 @@ async def test_each_step_is_charged_to_its_own_stage(cpu: Cpu, meter: Meter) -> 
     assert seconds[OTHER] == 24.0
 
 
+async def test_waiting_for_a_core_is_not_charged() -> None:
+    """Where steps take twice as long by the clock as they work, half of their time is charged."""
+    cpu, clock = Cpu(), Cpu()
+    meter = Meter(cpu, cpu, clock)
+
+    async def work() -> None:
+        for _ in range(20_000):
+            cpu.work(0.001)
+            clock.work(0.002)
+            await asyncio.sleep(0)
+
+    await meter.timed(APPENDING, work())
+    assert meter.seconds()[APPENDING] == pytest.approx(20.0, rel=0.01)
+
+
 async def test_work_within_work_is_charged_once(cpu: Cpu, meter: Meter) -> None:
     """What a stage does in another one's name is the other's; errors and results come through."""
 

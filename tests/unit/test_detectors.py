@@ -151,3 +151,48 @@ def test_a_damaged_drift_state_is_refused(values: list[float]) -> None:
     with pytest.raises(ValueError, match="damaged"):
         drift.load_state({"delta": 0.002, "values": np.array(values)})
     assert drift.mean == 0.5
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_no_alarm_rings_sooner_than_it_is_said(seed: int) -> None:
+    """Until so many differences have come, the worst that there are cannot bring an alarm."""
+    chance = random.Random(seed)
+    margin, threshold = chance.choice([0.0, 0.005, 0.4]), 10 ** chance.uniform(1, 8)
+    detector = EDetector()
+    for _ in range(chance.randrange(60)):
+        detector.update(chance.choice([1.0, 0.5, chance.uniform(-1, 1)]), margin)
+        if detector.statistic >= threshold:
+            detector = EDetector()
+    for _ in range(detector.n_below(threshold) - 1):
+        detector.update(1.0, margin)
+        assert detector.statistic < threshold
+
+
+def test_what_is_said_of_alarms_is_not_far_off() -> None:
+    """From nothing, an alarm of five million is 22 of the worst differences away or more: 25."""
+    detector, n = EDetector(), 0
+    assert detector.n_below(5e6) == 22
+    while detector.statistic < 5e6:
+        detector.update(1.0, 0.0)
+        n += 1
+    assert n == 25
+
+
+def test_a_drift_detector_says_when_it_looks() -> None:
+    """Through its whole life, and that of the one that takes its place."""
+    drift, chance = Drift(0.9), random.Random(1)
+    looks, feed = [0], drift._feed
+
+    def noted() -> tuple[float, float] | None:
+        looks[0] += 1
+        return feed()
+
+    drift._feed = noted  # type: ignore[method-assign]
+    while drift.n_failures == 0 and looks[0] < 3 * ADWIN_LIFE // 32:
+        n_unlooked = drift.n_unlooked
+        assert 0 <= n_unlooked < 32
+        for _ in range(n_unlooked):
+            assert drift.update(chance.random()) is None
+        assert len(drift._values) % 32 == 31
+        drift.update(chance.random())
+        assert len(drift._values) % 32 == 0
