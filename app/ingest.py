@@ -350,7 +350,7 @@ class Ingest:
             appended.add_done_callback(partial(_pass_on, applied))
             if tag in self._traced:
                 with traces.span("append", records=len(records)):
-                    await asyncio.wait([appended])
+                    await _first_of(appended, applied)
             if not (is_patient or self.budget.share is None):
                 await self._wait_unless_delayed(appended, applied)
             return await applied
@@ -370,7 +370,7 @@ class Ingest:
         self, appended: asyncio.Future[Cursor], applied: asyncio.Future[Outcome]
     ) -> None:
         """Wait until an entry is applied; raise Delayed as soon as that is delayed for too long."""
-        await asyncio.wait([appended])
+        await _first_of(appended, applied)
         while not applied.done():
             if _is_good(appended) and self.is_delayed:
                 raise Delayed(appended.result())
@@ -795,6 +795,10 @@ def _log(decision: Decision) -> None:
         " ".join(f"{name}={value}" for name, value in shown.items()),
         extra={"decision": about},
     )
+
+
+async def _first_of(*futures: asyncio.Future[Any]) -> None:
+    await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
 
 
 def _is_good(appended: asyncio.Future[Cursor]) -> bool:

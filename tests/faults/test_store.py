@@ -245,6 +245,24 @@ def test_a_post_during_a_stop_is_refused_or_there(make_service: StartService) ->
     assert service.get("/v1/model")["events"]["admitted"] == 10
 
 
+@pytest.mark.parametrize("how", [{}, {"budget_learning": 0.5}], ids=str)
+def test_a_post_waits_no_longer_than_it_may(
+    make_service: StartService, how: dict[str, object]
+) -> None:
+    """Who waits for a store that is given more time is answered when its own time is up."""
+    service = make_service(store_timeout_s=15, feedback_timeout_s=1, **how).start()
+    event = {"user_id": "u", "item_id": "i", "type": "click"}
+    service.post("/v1/feedback", event)
+    pid = service.store_pid()
+    os.kill(pid, signal.SIGSTOP)
+    begin = time.monotonic()
+    try:
+        refused(service.client.post("/v1/feedback", json=event))
+        assert time.monotonic() - begin < 8
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
 def test_a_stop_without_a_store_ends(make_service: StartService) -> None:
     """SIGTERM while the store stands still ends the service in bounded time, and its store too."""
     service = make_service().start()

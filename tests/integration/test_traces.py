@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -30,9 +33,9 @@ CALLER = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
 @asynccontextmanager
-async def asked(folder: Path) -> AsyncIterator[tuple[httpx.AsyncClient, Service]]:
+async def asked(folder: Path, **more: Any) -> AsyncIterator[tuple[httpx.AsyncClient, Service]]:
     """Run a service in this process, and lend who asks it."""
-    settings = Settings(**SMALL, data_dir=folder)
+    settings = Settings(**{**SMALL, **more, "data_dir": folder})
     async with running_service(settings) as service:
         app = create_app(settings)
 
@@ -79,6 +82,24 @@ async def test_a_request_is_traced_to_where_it_is_learned(tmp_path: Path) -> Non
     snapshot = named(spans, "snapshot")
     assert snapshot.parent == named(spans, "POST /v1/snapshots").context
     assert "secrets" not in "".join(span.to_json() for span in spans)
+
+
+async def test_a_traced_post_waits_no_longer_than_it_may(tmp_path: Path) -> None:
+    """Who waits for a store that is given more time is answered when its own time is up."""
+    event = {"user_id": "u", "item_id": "i", "type": "click"}
+    with traces.recorded(TracerProvider()):
+        async with asked(tmp_path, store_timeout_s=15, feedback_timeout_s=1) as (client, service):
+            await client.post("/v1/feedback", json=event)
+            server = service.ingest._server
+            pid = None if server is None else server.pid
+            assert pid is not None
+            os.kill(pid, signal.SIGSTOP)
+            begin = time.monotonic()
+            try:
+                assert (await client.post("/v1/feedback", json=event)).status_code == 503
+                assert time.monotonic() - begin < 8
+            finally:
+                os.kill(pid, signal.SIGCONT)
 
 
 async def test_without_traces_nothing_is_made() -> None:
