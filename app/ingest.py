@@ -15,8 +15,6 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any, NamedTuple, cast
 
-import msgspec
-
 from app import collector, events, tasks, traces
 from app.budget import Budget
 from app.clock import Clock
@@ -661,7 +659,8 @@ class Ingest:
             if self._awaited:
                 self._tell_reached(parse_cursor(read.cursor))
         if error is not None:
-            self._stop_at(run[len(done)].cursor, error)
+            # Where all are done, what took note of them failed.
+            self._stop_at(run[min(len(done), len(run) - 1)].cursor, error)
 
     async def _snapshot_for(self, entry: Entry) -> State | None:
         """Return the state that a restore command of the entry names."""
@@ -777,7 +776,7 @@ class Read(NamedTuple):
 def _read(stored: StoredEntry) -> Read:
     try:
         return Read(*stored, events.decode(stored.payload))
-    except (ValueError, msgspec.MsgspecError):
+    except Exception:  # not here: what was read before it is yet to be applied
         return Read(*stored, None)
 
 

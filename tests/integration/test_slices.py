@@ -12,6 +12,7 @@ import pytest
 
 from app import events
 from app.clock import Clock
+from app.engine import Outcome
 from app.events import Entry
 from app.ingest import Ingest
 from app.settings import Settings
@@ -54,3 +55,57 @@ async def test_small_entries_share_a_slice(
     finally:
         await ingest.stop()
     assert max(applied.values()) <= 3 * SIZE
+
+
+@pytest.mark.parametrize(
+    "bad", [b"{", b'{"records":[],"more":' + b"[" * 10_000], ids=["cut", "deep"]
+)
+async def test_all_before_what_cannot_be_read_is_applied(
+    open_store: Callable[..., Awaitable[Store]],
+    start_external: Callable[..., str],
+    valkey_server: Any,
+    eventually: Callable[[Callable[[], bool]], Awaitable[None]],
+    bad: bytes,
+) -> None:
+    """An entry that nobody can read stops the log there, whatever was read with it."""
+    url = start_external(valkey_server)
+    settings = Settings(**{**SMALL, "redis_url": url, "namespace": "test"})
+    ingest = Ingest(await open_store(url), settings)
+    await ingest.start()
+    told: list[str] = []
+    ingest.on_outcome = lambda outcome, entry: told.append(outcome.cursor)
+    good = [events.encode(Entry([event], 10**13)) for event in mixed(5)]
+    try:
+        payloads = [*good[:3], bad, *good[3:]]
+        cursors = await ingest.store.append([(payload, "x") for payload in payloads])
+        await eventually(lambda: ingest.stopped is not None)
+    finally:
+        await ingest.stop()
+    assert told == cursors[:3]
+    assert ingest.engine.cursor == cursors[2]
+    assert f"stopped at log entry {cursors[3]}: " in str(ingest.stopped)
+
+
+async def test_a_fault_of_who_is_told_stops_in_the_open(
+    open_store: Callable[..., Awaitable[Store]],
+    start_external: Callable[..., str],
+    valkey_server: Any,
+    eventually: Callable[[Callable[[], bool]], Awaitable[None]],
+) -> None:
+    """Should what is told of an outcome fail, that is what the service says that it stopped for."""
+    url = start_external(valkey_server)
+    settings = Settings(**{**SMALL, "redis_url": url, "namespace": "test"})
+    ingest = Ingest(await open_store(url), settings)
+    await ingest.start()
+
+    def fail(outcome: Outcome, entry: Entry) -> None:
+        raise ValueError("nobody can count this")
+
+    ingest.on_outcome = fail
+    try:
+        entries = [events.encode(Entry([event], 10**13)) for event in mixed(3)]
+        cursors = await ingest.store.append([(entry, "x") for entry in entries])
+        await eventually(lambda: ingest.stopped is not None)
+    finally:
+        await ingest.stop()
+    assert f"{cursors[-1]}: nobody can count this" in str(ingest.stopped)
