@@ -107,6 +107,13 @@ def note_broken_off(service: Service, posted: Posted) -> None:
     service.metrics.note(POSTING, 422, time.perf_counter() - posted.begin)
 
 
+def answer_unfinished(service: Service, posted: Posted) -> Response:
+    """Return the answer to feedback whose body has not come whole when a stop waits no longer."""
+    response = answer_unknown()
+    service.metrics.note(POSTING, response.status_code, time.perf_counter() - posted.begin)
+    return response
+
+
 async def answer_posted(service: Service, posted: Posted) -> Response:
     """Learn from feedback that is all there, and return the answer."""
     with traces.request("POST", posted.headers) as traced:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from typing import Any, cast
 
 from starlette.responses import Response
@@ -22,6 +22,7 @@ from app.api.direct import (
     Posted,
     answer_directly,
     answer_posted,
+    answer_unfinished,
     begin_posted,
     note_broken_off,
 )
@@ -62,6 +63,8 @@ class SluiceProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Let the handler know when the request came, and how to cut the connection off."""
         super().on_message_begin()
+        # What was in the same packet before it may have been answered already.
+        self._unset_keepalive_if_required()
         self.scope["extensions"] = self._extensions
         self.scope["state"]["arrived"] = self._arrivals.arrived
 
@@ -86,11 +89,16 @@ class SluiceProtocol(HttpToolsProtocol):
         if isinstance(posted, Posted) and not posted.response_complete:
             posted.more_body = False
             self._arrivals.n_waiting += 1
-            task = self.loop.create_task(self._learn(posted))
-            task.add_done_callback(self.tasks.discard)
-            self.tasks.add(task)
+            self._start(self._learn(posted))
         else:
             super().on_message_complete()
+
+    def shutdown(self) -> None:
+        """Let a stop wait for a body that is on its way, as for everything that is not answered."""
+        posted: Any = self.cycle
+        if isinstance(posted, Posted) and posted.more_body:
+            self._start(self._wait_for_rest(posted))
+        super().shutdown()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Count feedback that breaks off half-way."""
@@ -103,8 +111,26 @@ class SluiceProtocol(HttpToolsProtocol):
         self._arrivals.n_waiting -= 1
         await self._meter.timed(RECEIVING, self._answer_posted(posted))
 
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self.loop.create_task(work)
+        task.add_done_callback(self.tasks.discard)
+        self.tasks.add(task)
+
+    async def _wait_for_rest(self, posted: Posted) -> None:
+        come = posted.message_event = asyncio.Event()  # set with each part, and at the end
+        try:
+            while posted.more_body and not posted.disconnected:
+                come.clear()
+                await come.wait()
+        except asyncio.CancelledError:  # the stop has waited for long enough
+            if posted.more_body and not posted.disconnected:
+                posted.more_body = False
+                self._complete(posted, answer_unfinished(cast("Service", self._service), posted))
+
     async def _answer_posted(self, posted: Posted) -> None:
-        response = await answer_posted(cast("Service", self._service), posted)
+        self._complete(posted, await answer_posted(cast("Service", self._service), posted))
+
+    def _complete(self, posted: Posted, response: Response) -> None:
         posted.response_complete = True
         if not self.transport.is_closing():
             self._send(response, () if posted.keep_alive else ((b"connection", b"close"),))
@@ -116,7 +142,13 @@ class SluiceProtocol(HttpToolsProtocol):
         """Tell whether an answer may go out now, and the connection go on after it."""
         cycle: Any = self.cycle  # None before the first request
         is_free = cycle is None or cycle.response_complete
-        return is_free and self.parser.should_keep_alive() and not self.expect_100_continue
+        return (
+            is_free
+            and not self.flow.write_paused  # else whoever does not read might ask without end
+            and self.parser.should_keep_alive()
+            and not self.expect_100_continue
+            and self.parser.get_http_version() != "1.0"  # uvicorn closes it, whatever was asked
+        )
 
     def _answer(self, response: Response) -> None:
         self.cycle = cast("Any", ANSWERED)

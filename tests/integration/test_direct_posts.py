@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -137,6 +140,72 @@ def test_a_key_is_asked_for(make_service: StartService) -> None:
         for header, status in ((f"X-API-Key: {KEY}", 200), ("X-API-Key: other", 401)):
             connection.sendall(posted(body, header))
             assert answers(connection, 1)[0][0] == status
+
+
+def test_a_stop_answers_who_has_not_sent_all(service: Service) -> None:
+    """Whose body has not come whole when a stop has waited for long enough is told so."""
+    whole = posted(orjson.dumps(event(1)))
+    with connected(service) as silent, connected(service) as slow:
+        for connection in (silent, slow):
+            connection.sendall(whole[:-5])
+        service.get("/readyz")  # both have been read
+        assert service.pid is not None
+        os.kill(service.pid, signal.SIGTERM)
+        time.sleep(1)
+        slow.sendall(whole[-5:])
+        assert answers(slow, 1)[0][0] == 200
+        [(status, answer)] = answers(silent, 1)
+        assert (status, answer["error"]["code"]) == (503, "store_unavailable")
+        assert silent.recv(1) == slow.recv(1) == b""
+    service.wait()
+
+
+def test_feedback_behind_a_list_has_its_time(make_service: StartService) -> None:
+    """A connection is not idle while feedback waits that came in one packet with a list's GET."""
+    service = make_service(store_timeout_s=15, feedback_timeout_s=7).start()
+    get = b"GET /v1/recommendations/a HTTP/1.1\r\nHost: x\r\n\r\n"
+    pid = service.store_pid()
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        with connected(service) as connection:
+            connection.sendall(get + posted(orjson.dumps(event(1))))
+            assert [status for status, _ in answers(connection, 2)] == [200, 503]
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def test_an_old_client_may_read_to_the_end(service: Service) -> None:
+    """A connection of HTTP/1.0 ends with the answer, which says so, whatever was asked for."""
+    requests = [
+        posted(orjson.dumps(event(1)), "Connection: keep-alive"),
+        b"GET /v1/recommendations/a HTTP/1.1\r\nHost: x\r\nConnection: keep-alive\r\n\r\n",
+    ]
+    for request in requests:
+        with connected(service) as connection:
+            begin = time.monotonic()
+            connection.sendall(request.replace(b"HTTP/1.1", b"HTTP/1.0"))
+            received = b""
+            while part := connection.recv(65_536):
+                received += part
+            assert time.monotonic() - begin < 3
+        assert b"\r\nconnection: close\r\n" in received
+
+
+def test_who_does_not_read_is_not_answered_without_end(service: Service) -> None:
+    """Long answers to short bodies wait until they are read, and do not fill the memory."""
+    most, lines = 40, 5_000
+    request = posted(b"{\n" * lines, "Content-Type: application/x-ndjson")
+    answered = 'sluice_http_requests_total{route="POST /v1/feedback",status="200"}'
+    with connected(service) as connection:
+        n, is_waiting = 0, False
+        while n < most and not is_waiting:
+            connection.sendall(request)
+            n, deadline = n + 1, time.monotonic() + 3
+            while not is_waiting and service.counter(answered) < n:
+                is_waiting = time.monotonic() > deadline
+        assert is_waiting
+        found = answers(connection, n)
+    assert [answer["counts"]["quarantined"] for _, answer in found] == [lines] * n
 
 
 class _Settings:
