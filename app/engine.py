@@ -272,6 +272,8 @@ class Engine(Serving):
                 if is_learned and any(self.gate.freshness):
                     yield from self._begin_batches()
                 room = self._room_for(record) if is_learned else 0
+                if self.gate.data.n_decisions != n_decisions:  # these are of its own entry
+                    room = min(room, 1)
                 if room and isinstance(record, Feedback):
                     at, ahead = self._learn_joined(record, verdict, places, at, room, done)
                     place = places[at - 1]

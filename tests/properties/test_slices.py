@@ -10,7 +10,7 @@ import pytest
 
 from app import slices
 from app.engine import Engine, Outcome
-from app.events import Entry, Feedback, Record
+from app.events import Entry, Feedback, Malformed, Record
 from tests.factories import EVICTING, busy_log, feed, fingerprint, make_engine, sessions
 from tests.properties.test_challengers import EAGER, contested_log
 
@@ -108,6 +108,24 @@ def test_together_is_as_one_by_one(kind: str, seed: int) -> None:
     assert told == said
     assert one.hashes() == other.hashes()
     assert fingerprint(one.state()) == fingerprint(other.state())
+
+
+@pytest.mark.parametrize("seed", [0, 1, 3, 5])
+def test_what_an_alarm_decides_is_of_the_entry_that_it_rang_at(seed: int) -> None:
+    """Also where what rings is whether the first event of a slice was quarantined."""
+    chance, records = random.Random(seed), [*sessions(500, seed=seed)]
+    settings = {**WATCHFUL, "traffic_delta": 0.5, "promote_events": 10_000, "promote_s": 10**6}
+    flawed: list[Record] = [
+        record if chance.random() < 0.9 else Malformed("schema", "made up")
+        for record in sessions(2_000, seed=seed, n_users=100, start=500)
+    ]
+    entries = [(Entry([record]), f"{n}-0") for n, record in enumerate([*records, *flawed], 1)]
+    one, said = one_by_one(entries, **settings)
+    other, told = in_runs(entries, chance, **settings)
+    assert told == said
+    assert fingerprint(one.state()) == fingerprint(other.state())
+    asked = {d.cursor for d in one.gate.decisions if (d.kind, d.reason) == ("ask", "quarantined")}
+    assert asked & {cursor for (entry, cursor) in entries if isinstance(entry.records[0], Feedback)}
 
 
 def test_what_is_watched_rings_within_what_is_joined(monkeypatch: pytest.MonkeyPatch) -> None:
