@@ -37,7 +37,7 @@ class NeighbourLists(Source):
 
     def _reserve(self) -> None:
         items = self.personal.max_items
-        self.rows_per_event = 1 + self.personal.scored_history
+        self.rows_per_event = 1 + max(self.personal.scored_history, self.look_back)
         self._pool = RowPool(2 * items + self.rows_per_event + 1, items)
         n, width = self._pool.n_slots, self.max_neighbours
         self.neighbours = Neighbours(

@@ -57,6 +57,20 @@ def make(learner: type[Learner]) -> Learner:
     return learner(history=History(N_ITEMS, 8, history_length=6, scored_history=4, had_length=30))
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_a_short_look_back_leaves_rows_for_all_that_follows(seed: int) -> None:
+    """What follows looks back at five items, also where scores look at one: there is room."""
+    history = History(N_ITEMS, 8, history_length=6, scored_history=1, had_length=30)
+    chance, model = random.Random(seed), Sequence(history=history)
+    for tick in range(1, 600):
+        if chance.random() < 0.6:
+            learn(model, chance, tick, n_items=N_ITEMS)
+        else:
+            assign(model, chance)
+        assert model.rows.n_used <= model.rows.n_slots
+    check_counts(model.rows)
+
+
 @pytest.mark.parametrize("learner", MADE, ids=NAMES)
 @pytest.mark.parametrize("seed", range(6))
 def test_slots_are_counted(learner: type[Learner], seed: int) -> None:
