@@ -63,7 +63,7 @@ def declared_bytes(scope: Scope) -> int:
     """Return how long a body is going to be, as far as its headers say so."""
     for name, value in scope["headers"]:
         if name == b"content-length":
-            return int(value) if value.isdigit() else 0
+            return int(value.lstrip(b"0") or b"0") if value.isdigit() else 0
     return 0
 
 

@@ -47,6 +47,8 @@ class Head(NamedTuple):
 
 # Of a body that is longer, others may want to be told that it is being read too slowly.
 MOST_HELD_BYTES = 2**16
+# Python reads no number that is much longer, zeros before it or not.
+_MOST_DIGITS = 20
 # What makes the reading of a body more than to wait for so many bytes.
 _NOT_PLAIN = {b"content-encoding", b"transfer-encoding", b"upgrade"}
 
@@ -95,7 +97,7 @@ def begin_posted(service: Service, head: Head) -> Posted | None:
     n_bytes = -1
     for name, value in head.headers:
         if name == b"content-length":
-            n_bytes = int(value) if value.isdigit() else -1
+            n_bytes = int(value) if value.isdigit() and len(value) <= _MOST_DIGITS else -1
         elif name in _NOT_PLAIN:
             return None
     most = min(MOST_HELD_BYTES, service.settings.max_body_bytes)

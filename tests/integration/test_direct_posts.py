@@ -132,6 +132,15 @@ def test_bad_feedback_is_refused_as_ever(service: Service) -> None:
     assert 'sluice_http_requests_total{route="POST /v1/feedback",status="422"} 5' in shown
 
 
+@pytest.mark.parametrize("target", ["/v1/feedback", "/v1/feedback?ack=learned&more=1"])
+def test_a_length_may_have_zeros_before_it(service: Service, target: str) -> None:
+    """However many digits say it, the length of a body is what they say, whichever way it goes."""
+    request = posted(orjson.dumps(event(1)), target=target)
+    with connected(service) as connection:
+        connection.sendall(request.replace(b"Content-Length: ", b"Content-Length: " + b"0" * 5_000))
+        assert answers(connection, 1)[0][0] == 200
+
+
 def test_a_key_is_asked_for(make_service: StartService) -> None:
     """Without the key nothing is learned, whichever way it comes."""
     service = make_service(api_key=KEY).start()
