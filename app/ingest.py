@@ -640,7 +640,7 @@ class Ingest:
             entries = [read.entry or events.decode(read.payload) for read in run]
             state = await self._snapshot_for(entries[0])
             async with self._whole_entries:
-                context, n = self._traced.get(run[0].tag), len(entries[0].records)
+                context, n = self._traced.get(run[0].tag), sum(len(e.records) for e in entries)
                 try:
                     with traces.span("apply", context, records=n):
                         pairs = [(e, read.cursor) for e, read in zip(entries, run, strict=True)]

@@ -20,12 +20,13 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind
 
-from app import traces
+from app import events, traces
 from app.api.service import Service
 from app.errors import SettingsError
+from app.events import Entry
 from app.main import create_app, running_service
 from app.settings import Settings
-from tests.factories import SMALL
+from tests.factories import SMALL, mixed
 
 pytestmark = pytest.mark.anyio
 
@@ -100,6 +101,22 @@ async def test_a_traced_post_waits_no_longer_than_it_may(tmp_path: Path) -> None
                 assert time.monotonic() - begin < 8
             finally:
                 os.kill(pid, signal.SIGCONT)
+
+
+async def test_what_is_applied_together_is_one_span(tmp_path: Path) -> None:
+    """Entries that nobody here waits for are applied together: the span has the records of all."""
+    kept = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(kept))
+    entries = [events.encode(Entry([event], 10**13)) for event in mixed(5)]
+    with traces.recorded(provider):
+        async with asked(tmp_path) as (_, service):
+            kept.clear()
+            cursors = await service.ingest.store.append([(entry, "x") for entry in entries])
+            assert await service.ingest.wait_for(cursors[-1], 20)
+    spans = [span for span in kept.get_finished_spans() if span.name == "apply"]
+    assert len(spans) < len(entries)
+    assert sum((span.attributes or {})["records"] for span in spans) == len(entries)  # type: ignore[misc]
 
 
 async def test_without_traces_nothing_is_made() -> None:
