@@ -46,7 +46,7 @@ from learners.base import ANCHOR, CHAMPION, N_VERSIONS, SHADOW
 from learners.clicks import MOST_PLACES, ClickModel
 from learners.history import History, Profile
 from learners.ids import State
-from learners.kernels import F64, I64, MISS, MOST_TYPES
+from learners.kernels import F64, I64, IS_REPEAT, MISS, MOST_TYPES
 
 TOP_10_DOUBLED = 20
 
@@ -627,25 +627,33 @@ class Engine(Serving):
         gate, watermark_ms = self.gate, self.admission.watermark_ms
         joined, n_decisions = self._slice(), gate.data.n_decisions
         joined.begin(self.n_events + 1, self.window.n, self.tick + 1)
-        user, item = self._indices(first)
+        user = self.history.users.get(first.user_id)
+        item = self.history.items.get(first.item_id)
         gate.before_event(first.item_id, watermark_ms, is_known=item != MISS)
         limit = self._limit(first, item)
         self._situate(first, user)
         self._join(first, verdict, user, item, is_limited=limit is not None)
-        begun, most, until_ms = at - 1, 1, 0
+        begun, most, until_ms, ahead = at - 1, 1, 0, None
         if at < len(places) and gate.data.n_decisions == n_decisions:
             most, until_ms = self._most_joined()
             most = min(most, room)
-        ahead = None
+        users, items, ends_ms = self.history.users, self.history.items, gate.joins_until_ms
+        is_place = min(users.n_free, items.n_free) >= most
         while len(joined.joined) < most and watermark_ms < until_ms and at < len(places):
             record, arrival_ms = places[at].record, places[at].arrival_ms
-            if not (isinstance(record, Feedback) and self._may_follow(record, arrival_ms)):
+            if not isinstance(record, Feedback):
+                break
+            time_ms = arrival_ms if record.time_ms is None else record.time_ms
+            # What was released may come as of another time.
+            if time_ms is None or time_ms >= ends_ms or record.released:
+                break
+            if not (is_place or self._is_place_for(record)):
                 break
             verdict = self._decide(record, arrival_ms)
             if verdict.status != "learned":
                 ahead = verdict
                 break
-            user, item = self._indices(record)
+            user, item = users.get(record.user_id), items.get(record.item_id)
             gate.join(record.item_id, is_known=item != MISS)
             self._join(record, verdict, user, item)
             at, watermark_ms = at + 1, self.admission.watermark_ms
@@ -659,18 +667,6 @@ class Engine(Serving):
             return 1, 0
         n, until_ms = self.gate.quiet()
         return min(n, SIZE, capacity or SIZE), until_ms
-
-    def _may_follow(self, event: Feedback, arrival_ms: int | None) -> bool:
-        """Tell whether an event, if it is admitted, may be learned with the one before it."""
-        time_ms = event.time_ms if event.time_ms is not None else arrival_ms
-        if event.released or time_ms is None:  # it may come as of another time
-            return False
-        now_ms = max(time_ms, self.admission.watermark_ms)
-        return self.gate.may_join(now_ms) and self._is_place_for(event)
-
-    def _indices(self, event: Feedback) -> tuple[int, int]:
-        history = self.history
-        return history.users.get(event.user_id), history.items.get(event.item_id)
 
     def _join(
         self, event: Feedback, verdict: Verdict, user: int, item: int, *, is_limited: bool = False
@@ -691,7 +687,7 @@ class Engine(Serving):
             time_ms=verdict.time_ms,
             watermark_ms=self.admission.watermark_ms,
             before=self.window.follow(user),
-            is_judged=is_chosen(event.event_id, self.judge_share, "judge"),
+            is_judged=(share := self.judge_share) >= 1 or is_chosen(event.event_id, share, "judge"),
             is_limited=is_limited,
             is_new_item=is_new_item,
         )
@@ -723,11 +719,12 @@ class Engine(Serving):
         )
         self.n_learned += joined.learn(self.recommender, how)
         count, number, last = self.admission.count, self.n_events - len(places), places[-1]
-        for place, (event, user, item, reward), is_repeat in zip(
-            places, joined.joined, joined.repeats(), strict=True
+        found = joined.found()
+        for place, (event, user, item, reward), bits in zip(
+            places, joined.joined, found, strict=True
         ):
             number += 1
-            reason, limit = REPEAT if is_repeat else limit, None
+            reason, limit = REPEAT if bits & IS_REPEAT else limit, None
             if explores:
                 self._count_taken(number, user, item, is_taught=reason is None and reward > 0)
             if event.token == VALID and event.recommendation_id and reward > 0:
@@ -738,7 +735,7 @@ class Engine(Serving):
             if place.is_last and place is not last:  # what is due after the last is of its entry
                 self._end(place.outcome, done)
         now = Clock(self.n_events, self.n_learned, self.admission.watermark_ms)
-        gate.after_events(now, joined.compared())
+        gate.after_events(now, joined.compared(found))
 
     # -- an event by itself -------------------------------------------------------------------
 

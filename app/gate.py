@@ -319,9 +319,10 @@ class Gate:
         if self.settings.gate != "off":
             self._ask_about(self.watch.admitted(item_id, time_ms, is_known=is_known))
 
-    def may_join(self, time_ms: int) -> bool:
-        """Tell whether `join` may be told of an event that comes at a time."""
-        return self.settings.gate == "off" or self.watch.may_join(time_ms)
+    @property
+    def joins_until_ms(self) -> int:
+        """Return from which event time on `join` must not be told of an event."""
+        return MAX_TIME_MS + 1 if self.settings.gate == "off" else self.watch.joins_until_ms
 
     def join(self, item_id: str, *, is_known: bool) -> None:
         """Do as `after_admission` and `before_event`, for what comes before anything is due.

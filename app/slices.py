@@ -32,7 +32,6 @@ from learners.kernels import (
     IS_JUDGED,
     IS_LIMITED,
     IS_NEW_ITEM,
-    IS_REPEAT,
     REWARD,
 )
 
@@ -183,16 +182,18 @@ class Slice:
         history.n_rooms += n_rooms
         return int(n_learned)
 
-    def repeats(self) -> list[bool]:
-        """Return of each event whether it teaches its user alone, as it repeats the one before."""
-        return [bool(found & IS_REPEAT) for found in self._found[: len(self.joined)].tolist()]
+    def found(self) -> list[int]:
+        """Return what was found of each event, as bits: IS_REPEAT where it teaches its user alone.
 
-    def compared(self) -> list[Losses]:
-        """Return the losses of the events that were compared."""
-        n = len(self.joined)
-        pairs = zip(self._found[:n].tolist(), self._losses[:n].tolist(), strict=True)
+        Then it is as the one before it, and repeats are not taught.
+        """
+        found: list[int] = self._found[: len(self.joined)].tolist()
+        return found
+
+    def compared(self, found: list[int]) -> list[Losses]:
+        """Return the losses of the events that were compared, given what was found."""
         return [
-            Losses(champion, shadow, anchor, bool(found & IS_IN_TOP), bool(found & ANSWERS))
-            for found, (champion, shadow, anchor) in pairs
-            if found & IS_COMPARED
+            Losses(champion, shadow, anchor, bool(bits & IS_IN_TOP), bool(bits & ANSWERS))
+            for bits, (champion, shadow, anchor) in zip(found, self._losses.tolist())
+            if bits & IS_COMPARED
         ]

@@ -40,9 +40,10 @@ class Rate:
         self.count += 1
         return values
 
-    def is_in_minute(self, time_ms: int) -> bool:
-        """Tell whether an event of a time is in the same minute as the last one."""
-        return time_ms // _MINUTE_MS == self.minute
+    @property
+    def minute_ends_ms(self) -> int:
+        """Return when the minute of the last event is over."""
+        return (self.minute + 1) * _MINUTE_MS
 
     def _finish(self) -> float:
         count, self.count = self.count, 0

@@ -160,9 +160,10 @@ class Watch:
         concentration = self._drifted(CONCENTRATION, self.concentration.add(item_id))
         return rate or unknown or concentration
 
-    def may_join(self, time_ms: int) -> bool:
-        """Tell whether `join` may be told of an event of a time: one of the last one's minute."""
-        return self.rate.is_in_minute(time_ms)
+    @property
+    def joins_until_ms(self) -> int:
+        """Return from which event time on `join` must not be told: that of the next minute."""
+        return self.rate.minute_ends_ms
 
     def join(self, item_id: str, *, is_known: bool) -> None:
         """Do as `decided` and `admitted`, for one after which no detector looks: see `n_quiet`."""

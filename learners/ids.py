@@ -133,6 +133,11 @@ class Ids:
         """Return the ids of indices."""
         return list(map(self.ids.__getitem__, indices))
 
+    @property
+    def n_free(self) -> int:
+        """Return how many new ids need no other one to go."""
+        return self.capacity - len(self.index)
+
     def is_full(self) -> bool:
         """Tell whether a new id needs another one to go."""
         return len(self.index) >= self.capacity
