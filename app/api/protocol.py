@@ -61,10 +61,21 @@ class SluiceProtocol(HttpToolsProtocol):
             self._meter.end_read(self._stage, began)
 
     def on_message_begin(self) -> None:
-        """Let the handler know when the request came, and how to cut the connection off."""
-        super().on_message_begin()
+        """Make ready for a request; what is made for one that goes the long way can wait."""
+        self.url = b""
+        self.headers = []
+        self.expect_100_continue = False
         # What was in the same packet before it may have been answered already.
         self._unset_keepalive_if_required()
+
+    def _begin_long_way(self) -> None:
+        """Do what uvicorn does where a request begins, given its head; the handler is to know when
+        it came, and how to cut the connection off.
+        """
+        url, headers, expects = self.url, self.headers, self.expect_100_continue
+        super().on_message_begin()
+        self.url, self.headers, self.expect_100_continue = url, headers, expects
+        self.scope["headers"] = headers
         self.scope["extensions"] = self._extensions
         self.scope["state"]["arrived"] = self._arrivals.arrived
 
@@ -81,6 +92,7 @@ class SluiceProtocol(HttpToolsProtocol):
             if posted is not None:
                 self.cycle = cast("Any", posted)
                 return
+        self._begin_long_way()
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
