@@ -65,8 +65,8 @@ def new_engine(**changes: object) -> Engine:
     return engine
 
 
-def filled_engine(n_items: int, **changes: object) -> Engine:
-    """Return an engine that serves a user "u0" with 20 items, every row of every source full.
+def filled_engine(n_items: int, n_users: int = 1, /, **changes: object) -> Engine:
+    """Return an engine that serves "u0", "u1" ... with 20 items each, and every row full.
 
     The rows are written straight into the arrays, as if they had been learned: neighbours are
     random, so a request meets nearly as many different candidates as there can be, its worst case.
@@ -75,9 +75,11 @@ def filled_engine(n_items: int, **changes: object) -> Engine:
     engine = new_engine(**(usual | changes))
     for tick in range(n_items):
         engine.history.touch_item(f"i{tick}", tick)
-    user = engine.history.touch_user("u0", 0)
-    for item in range(0, 20 * 97, 97):
-        engine.history.append(user, item, time_ms=START_MS, reward=1.0)
+    for number in range(n_users):
+        user = engine.history.touch_user(f"u{number}", number)
+        for item in range(0, 20 * 97, 97):
+            had = (item + number * 7_919) % n_items
+            engine.history.append(user, had, time_ms=START_MS, reward=1.0)
     rng, learner, own = np.random.default_rng(1), engine.learner, slice(1, n_items + 1)
     for lists in (learner.covisit, learner.sequence):
         rows, shape = lists.neighbours, (n_items, lists.max_neighbours)

@@ -20,6 +20,7 @@ from app.settings import Settings
 from tests.benchmarks.made import filled_engine
 
 # What every floor answers: ten items, and no more.
+N_USERS = 250
 ITEMS = [{"item_id": f"i{n}", "score": 1.0 / (n + 1)} for n in range(10)]
 
 
@@ -80,7 +81,7 @@ def service(folder: Path, n_items: int) -> FastAPI:
     async def filled(app: FastAPI) -> AsyncIterator[Any]:
         async with started(app) as state:
             ingest = state["service"].ingest
-            engine = filled_engine(n_items)
+            engine = filled_engine(n_items, N_USERS)
             engine.cursor = ingest.engine.cursor  # the log goes on from there
             ingest.engine = engine
             yield state
