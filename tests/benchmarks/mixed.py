@@ -63,7 +63,7 @@ def serve(port: int, folder: Path) -> None:
             yield state
             task.cancel()
             found = sorted(watch.stalls, reverse=True)
-            report = [stall for stall in found[:1_000] if stall.ms > 1]
+            report = [list(stall) for stall in found[:1_000]]
             (folder / "stalls.json").write_bytes(orjson.dumps(report))
 
     app.router.lifespan_context = watched
