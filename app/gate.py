@@ -39,6 +39,7 @@ from learners.kernels import F64
 
 MAX_DECISIONS = 10_000
 MAX_SET_ASIDE = 20
+_NO_END = 2**62
 # Slates that the click model must have learned before clicks are held against it.
 ARMED_SLATES = 500
 # This many items suspected within a day are no attack on an item: something has changed for all.
@@ -244,7 +245,7 @@ class Gate:
         if not data.has_anchor and self._has_versions:
             return settings.warmup_events - now.learned, MAX_TIME_MS
         if settings.gate == "off":
-            return MAX_DECISIONS, MAX_TIME_MS
+            return _NO_END, MAX_TIME_MS
         n, until_ms = self.watch.n_quiet(), MAX_TIME_MS
         if data.ask_trial is not None:
             n_asked, asked_ms = self._quiet_in_ask(data.ask_trial)

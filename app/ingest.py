@@ -238,8 +238,8 @@ class Ingest:
                 break  # a store that forgets has lost the rest meanwhile
             for run in self._runs(batch):
                 await self._apply(run)
-                self._is_snapshot_due(run)
                 cursor = run[-1].cursor
+                self.keeper.is_due(self.n, cursor)
                 if begin_ms == 0:
                     begin_ms = parse_cursor(cursor)[0]
                 if self._clock.monotonic() - told > PROGRESS_S:
@@ -449,9 +449,9 @@ class Ingest:
             await self._apply(run)
             if self.stopped is not None:
                 return
-            if self._is_snapshot_due(run):
-                await self.keeper.begin()
             cursor = run[-1].cursor
+            if self.keeper.is_due(self.n, cursor):  # after those before it none can be
+                await self.keeper.begin()
             self._note_lag(cursor)
             await self._rest(cursor)
         if not is_behind and self.budget.rested_s == rested_s:
@@ -624,13 +624,6 @@ class Ingest:
                 run, n = [], 0
         if run:
             yield run
-
-    def _is_snapshot_due(self, run: Sequence[Read]) -> bool:
-        """Tell whether a snapshot is due after the last of some entries; after the others none is.
-
-        To be asked after every run: for those before the last, `n` would be one of later events.
-        """
-        return self.keeper.is_due(self.n, run[-1].cursor)
 
     async def _apply(self, run: Sequence[Read]) -> None:
         """Apply some entries in slices; one that must not be applied ends the loop."""

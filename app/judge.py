@@ -34,9 +34,7 @@ DISCOUNTS_TABLE: F64 = np.array(DISCOUNTS)
 
 def loss_of(doubled_rank: int) -> float:
     """Return 1 - 1/log2(rank + 2), or 1 beyond rank 100."""
-    if doubled_rank == MISS or doubled_rank > 2 * DEEPEST:
-        return 1.0
-    return 1.0 - DISCOUNTS[doubled_rank]
+    return float(kernels.loss_of(DISCOUNTS_TABLE, doubled_rank))
 
 
 class Prequential:

@@ -221,7 +221,10 @@ class Keeper:
         )
 
     def is_due(self, n_events: int, cursor: Cursor) -> bool:
-        """Tell whether a snapshot is due after this entry. To be asked after every one."""
+        """Tell whether a snapshot is due after this entry.
+
+        To be asked after every one, but for those after which it cannot be: see `may_be_due`.
+        """
         settings, ms = self._settings, parse_cursor(cursor)[0]
         last = self._point = self._point or Point(0, ms)
         age_ms = ms - last.ms

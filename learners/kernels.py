@@ -1675,8 +1675,8 @@ def _that_reach(value: F64, n: int, bound: float, kept: I32) -> int:
     return n_kept
 
 
-# Where an item goes is as good as chance to the processor, and each wrong guess costs more than the
-# work on ten items. So what is below writes every item down, and counts those that are to stay.
+# Where an item goes is as good as chance to the processor, and a wrong guess costs more than the
+# work on several items. So what is below writes every item down, and counts those that are to stay.
 
 
 @kernel

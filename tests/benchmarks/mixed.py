@@ -17,6 +17,7 @@ import argparse
 import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -142,8 +143,6 @@ async def load(url: str, seconds: float) -> dict[str, list[float]]:
 
 def free_port() -> int:
     """Return a port that nobody listens to."""
-    import socket
-
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port: int = free.getsockname()[1]
@@ -156,8 +155,6 @@ def serving(folder: Path, port: int, core: int) -> subprocess.Popen[bytes]:
     env = {n: v for n, v in os.environ.items() if not n.startswith("SLUICE_")}
     server = subprocess.Popen(command, env=env)
     deadline = time.monotonic() + START_S
-    import socket
-
     while True:
         with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
             os.sched_setaffinity(server.pid, {core})  # only now: its store may run anywhere

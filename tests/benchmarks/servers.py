@@ -20,8 +20,11 @@ from app.settings import Settings
 from tests.benchmarks.made import filled_engine
 
 # What every floor answers: ten items, and no more.
-N_USERS = 250
 ITEMS = [{"item_id": f"i{n}", "score": 1.0 / (n + 1)} for n in range(10)]
+
+
+# As many as `scripts.bench` asks for.
+N_USERS = 250
 
 
 class Item(BaseModel):

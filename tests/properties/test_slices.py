@@ -11,7 +11,7 @@ import pytest
 from app import slices
 from app.engine import Engine, Outcome
 from app.events import Entry, Feedback, Malformed, Record
-from tests.factories import EVICTING, busy_log, feed, fingerprint, make_engine, sessions
+from tests.factories import EVICTING, busy_log, fingerprint, make_engine, sessions
 from tests.properties.test_challengers import EAGER, contested_log
 
 ROOMY: dict[str, Any] = {"max_items": 400, "max_users": 400, "warmup_events": 100}
@@ -147,11 +147,3 @@ def test_what_is_watched_rings_within_what_is_joined(monkeypatch: pytest.MonkeyP
     assert wanted <= kinds, kinds
     assert max(sizes) == slices.SIZE
     assert sum(size > 1 for size in sizes) > len(sizes) / 10
-
-
-def test_a_slice_is_a_run_of_plain_events() -> None:
-    """A log of nothing but events of known users goes through the kernel that learns several."""
-    engine = feed(make_engine(**ROOMY), sessions(300))
-    joined = engine._joined
-    assert joined is not None
-    assert all(isinstance(one.event, Feedback) for one in joined.joined)
