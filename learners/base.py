@@ -20,14 +20,25 @@ from learners.candidates import Candidates
 from learners.history import History, Profile
 from learners.ids import State
 from learners.kernels import I32, I64, MISS, Pool, Versions
+from learners.lines import zeros_by_lines
 
 SHADOW, CHAMPION, ANCHOR, CANDIDATE = range(4)
 N_VERSIONS = 4
+MOST_POOLS = 4
 NOTHING: I32 = np.zeros(0, np.int32)
 
 
+def slot_table(n_items: int) -> I32:
+    """Return room for the indices of several pools, [versions, items, pools]: see `RowPool`."""
+    return zeros_by_lines((N_VERSIONS, n_items, MOST_POOLS), np.int32)
+
+
 class RowPool:
-    """Slots with reference counts, and one index (item -> slot) per version; slot 0 is empty."""
+    """Slots with reference counts, and one index (item -> slot) per version; slot 0 is empty.
+
+    The indices of pools that are read for the same items lie together, in one `slot_table`: far
+    apart, each costs a cache miss of its own.
+    """
 
     def __init__(self, n_slots: int, n_items: int) -> None:
         self.n_slots = n_slots
@@ -36,8 +47,18 @@ class RowPool:
             free=np.zeros(n_slots, np.int32),
             marks=np.array([0, 1], np.int64),
         )
-        self.versions = Versions(self.pool, np.zeros((N_VERSIONS, n_items), np.int32))
+        # Also where it is alone: so kernels are compiled for one layout.
+        self._lie_in(slot_table(n_items), 0)
+
+    def _lie_in(self, table: I32, column: int) -> None:
+        self.versions = Versions(self.pool, table[:, :, column])
         self.slots = list(self.versions.slots)
+
+    def move_to(self, table: I32, column: int) -> None:
+        """Have the indices in a column of a table from now on, which is still all 0."""
+        if self.n_used > 1:
+            table[:, :, column] = self.versions.slots
+        self._lie_in(table, column)
 
     @property
     def n_used(self) -> int:

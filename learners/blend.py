@@ -9,7 +9,7 @@ import numpy as np
 from river import base
 
 from learners import kernels
-from learners.base import NOTHING, SHADOW, Learner, RowPool, Source
+from learners.base import NOTHING, SHADOW, Learner, RowPool, Source, slot_table
 from learners.candidates import Candidates
 from learners.categories import MAX_LISTED
 from learners.combiner import OF_ITEM, Combiner, LinearCombiner, feature_names
@@ -114,6 +114,7 @@ class Blend(Learner):
             "factors": self.factors,
             "trending": self.trending,
         }
+        self._lie_together()
         # The name of each column's source.
         self.columns = [name for name, s in self.sources.items() for _ in range(s.n_columns)]
         self.n_columns = len(self.columns)
@@ -124,6 +125,13 @@ class Blend(Learner):
             for number in range(2 ** len(names))
         ]
         self._combine()
+
+    def _lie_together(self) -> None:
+        """Let the sources have what says where their rows are in one table."""
+        table = slot_table(self.personal.max_items)
+        for column, source in enumerate(self.sources.values()):
+            source.rows.move_to(table, column)
+        self._shared: Any = None
 
     def _combine(self) -> None:
         """Make a combiner of what the sources give, and of what is given."""
@@ -145,7 +153,7 @@ class Blend(Learner):
             self.combiner.context = inputs.context
         else:
             self.combiner = adapt(self.model, features, personal, self.seed)
-        self._shared: Any = None
+        self._shared = None
 
     def take_inputs(self) -> None:
         """Go on with the inputs that the history has by now; what stays by name stays learned."""
@@ -634,8 +642,8 @@ class Blend(Learner):
         for name, source in self.sources.items():
             extra = {"generation": state["generation"]} if "generation" in state else {}
             source.load_state(state.pop(name) | extra, remap)
+        self._lie_together()
         self.combiner.load_state(state["combiner"], is_moved=remap is not None)
-        self._shared = None  # what is loaded is in other arrays
 
     def inherit(self, other: Blend) -> list[str]:
         """Take over, in all versions, what another blend over the same history has learned.
@@ -651,6 +659,7 @@ class Blend(Learner):
                 self.sources[name].load_state(other.sources[name].state())
             else:
                 empty.append(name)
+        self._lie_together()
         if "factors" in empty:
             self.factors.use_users(is_on=other.factors.users.width > 0)
         ours, theirs = self.combiner, other.combiner

@@ -9,6 +9,7 @@ import numpy as np
 
 from learners import kernels
 from learners.kernels import F64, I32, MISS, Filter
+from learners.lines import zeros_by_lines
 
 FEW_CLAUSES, FEW_VALUES = 130, 2_000
 """What there is room for from the beginning: two for each clause of a condition, and two on when an
@@ -51,10 +52,10 @@ class Candidates:
         self.features = np.zeros((n_features, capacity), np.float64)
         self.total = np.zeros(capacity, np.float64)
         self.share = np.zeros(capacity, np.float64)
-        self.pooled = np.zeros(n_items, np.int64)
+        # Side by side, as they are read together.
+        self._mark, self.pooled = zeros_by_lines((n_items, 2), np.int64).T
         self.tick = 0
         self.n = 0
-        self._mark = np.zeros(n_items, np.int64)
         self._hidden = np.zeros(n_items, np.uint8) if hidden is None else hidden
         self._labels = np.zeros((1, 1), np.int32) if labels is None else labels
         self._columns = np.zeros((1, 1)) if columns is None else columns

@@ -12,6 +12,7 @@ from learners.candidates import Candidates
 from learners.history import History, Profile
 from learners.ids import State
 from learners.kernels import F32, I32, I64, MISS
+from learners.lines import zeros_by_lines
 from learners.user_rows import UserRows
 
 # Candidates expected less than this teach next to nothing, and are most of a pool.
@@ -99,7 +100,7 @@ class Factors(Source):
     def _reserve(self) -> None:
         items = self.personal.max_items
         self._pool = RowPool(N_VERSIONS * items + 2, items)
-        self.factors = np.zeros((self._pool.n_slots, 2 * self.n_factors), np.float32)
+        self.factors = zeros_by_lines((self._pool.n_slots, 2 * self.n_factors), np.float32)
         # What negatives are drawn from: items in the order in which they were first had. An
         # eviction moves the last one into the gap. Never indices: these have no meaning.
         self.order = np.zeros(items, np.int32)

@@ -575,14 +575,21 @@ def assign_slots(pool: Pool, target: I32, source: I32, n_items: int) -> int:
     """Make one version hold what another holds; return how many rows differed."""
     n_changed = 0
     for item in range(n_items):
-        if target[item] != source[item]:
-            old = target[item]
-            target[item] = source[item]
-            if source[item] != 0:
-                pool.refs[source[item]] += 1
-            release_slot(pool, old)
-            n_changed += 1
+        n_changed += _assign_slot(pool, target, source, item)
     return n_changed
+
+
+@kernel
+def _assign_slot(pool: Pool, target: I32, source: I32, item: int) -> bool:
+    """Do so for an item; tell whether its row differed."""
+    old, new = target[item], source[item]
+    if old == new:
+        return False
+    target[item] = new
+    if new != 0:
+        pool.refs[new] += 1
+    release_slot(pool, old)
+    return True
 
 
 @njit(nogil=True, **_UNCOUNTED)
@@ -1788,10 +1795,9 @@ def is_among_best(
 
 @kernel
 def _prefetch_item(allowed: Filter, slots: I32, pooled: I64, item: int) -> None:
-    """Ask for all that says whether an item is pooled."""
+    """Ask for all that says whether an item is pooled; its mark is where `pooled` is."""
     _prefetch_one(slots, item)
     _prefetch_one(pooled, item)
-    _prefetch_one(allowed.mark, item)
     _prefetch_one(allowed.hidden, item)
 
 
@@ -2138,8 +2144,7 @@ def neighbours_score(
 @kernel
 def _prefetch_neighbours(rows: Neighbours, slot: int) -> None:
     """Ask for a row that is read next: so many lines of 64 bytes are not foreseen by hardware."""
-    _prefetch_one(rows.size, slot)
-    _prefetch_one(rows.inv_norm, slot)
+    _prefetch_one(rows.size, slot)  # and inv_norm, beside it
     for j in range(0, rows.handle.shape[1], 8):
         _prefetch(rows.handle, slot, j)
     for j in range(0, rows.weight.shape[1], 16):
@@ -2704,24 +2709,19 @@ def _prefetch_slots(
     since: I64,
     labels: I32,
     slots: I32,
-    factors_slots: I32,
-    trending_slots: I32,
     pool: I32,
     n: int,
 ) -> None:
     """Ask for what says where the rows of pooled items are, and for what is by their indices."""
     for c in range(n):
         item = pool[c]
-        _prefetch_one(slots, item)
-        _prefetch_one(factors_slots, item)
-        _prefetch_one(trending_slots, item)
+        _prefetch_one(slots, item)  # and those of the other sources, beside it
         _prefetch_one(since, item)
         _prefetch(labels, item, 0)
 
 
 @kernel
 def _prefetch_rows(
-    inv_norm: F64,
     mass: F64,
     slots: I32,
     factors: F32,
@@ -2735,10 +2735,8 @@ def _prefetch_rows(
     n_factors = factors.shape[1]
     for c in range(n):
         item = pool[c]
-        _prefetch_one(inv_norm, slots[item])
-        _prefetch_one(mass, slots[item])
-        _prefetch(decayed.weight, trending_slots[item], 0)
-        _prefetch(decayed.epoch, trending_slots[item], 0)
+        _prefetch_one(mass, slots[item])  # and inv_norm, beside it
+        _prefetch(decayed.weight, trending_slots[item], 0)  # and epochs
         for k in range(n_factors // 2, n_factors, 16):
             _prefetch(factors, factors_slots[item], k)
 
@@ -2900,9 +2898,8 @@ def _rate(
     factors, factors_slots = shared.factors, shared.factors_rows.slots[version]
     decayed, trending_slots = shared.decayed, shared.trending_rows.slots[version]
     since, labels = personal.since, personal.labels
-    _prefetch_slots(since, labels, slots, factors_slots, trending_slots, pool, n)
+    _prefetch_slots(since, labels, slots, pool, n)
     _prefetch_rows(
-        covisit.inv_norm,
         covisit.mass,
         slots,
         factors,
@@ -3517,18 +3514,14 @@ def blend_assign(shared: Any, target: int, source: int, n_items: int, n_lists: i
     for h in range(shared.top.shape[1]):
         n = shared.top_size[target, h] = shared.top_size[source, h]
         shared.top[target, h, :n] = shared.top[source, h, :n]
-    _assign_version(shared.list_rows, target, source, n_lists)
-    return (
-        _assign_version(shared.covisit_rows, target, source, n_items)
-        + _assign_version(shared.sequence_rows, target, source, n_items)
-        + _assign_version(shared.factors_rows, target, source, n_items)
-        + _assign_version(shared.trending_rows, target, source, n_items)
-    )
-
-
-@kernel
-def _assign_version(rows: Versions, target: int, source: int, n_items: int) -> int:
-    return assign_slots(rows.pool, rows.slots[target], rows.slots[source], n_items)
+    rows, n_changed = shared.list_rows, 0
+    assign_slots(rows.pool, rows.slots[target], rows.slots[source], n_lists)
+    covisit, sequence = shared.covisit_rows, shared.sequence_rows
+    factors, trending = shared.factors_rows, shared.trending_rows
+    for item in range(n_items):  # the four of an item lie together
+        for rows in (covisit, sequence, factors, trending):
+            n_changed += _assign_slot(rows.pool, rows.slots[target], rows.slots[source], item)
+    return n_changed
 
 
 @kernel

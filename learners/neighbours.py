@@ -13,8 +13,19 @@ from learners.candidates import Candidates
 from learners.history import Profile
 from learners.ids import PackedRows, State
 from learners.kernels import I32, I64, MISS, Accumulator, Neighbours
+from learners.lines import zeros_by_lines
 
 _HASH_CHUNK = 1_024
+
+# What is read of a row by itself, together; two of them are a cache line.
+_HEAD = np.dtype(
+    {
+        "names": ["mass", "inv_norm", "size"],
+        "formats": [np.float64, np.float64, np.int32],
+        "offsets": [0, 8, 16],
+        "itemsize": 32,
+    }
+)
 
 SKETCH_PER_ITEM = 128
 """Counters of the sketch per item of capacity, 2 bytes each; up to the next power of two."""
@@ -40,12 +51,11 @@ class NeighbourLists(Source):
         self.rows_per_event = 1 + max(self.personal.scored_history, self.look_back)
         self._pool = RowPool(2 * items + self.rows_per_event + 1, items)
         n, width = self._pool.n_slots, self.max_neighbours
+        heads = zeros_by_lines(n, _HEAD)
         self.neighbours = Neighbours(
-            handle=np.zeros((n, width), np.int64),
-            weight=np.zeros((n, width), np.float32),
-            size=np.zeros(n, np.int32),
-            mass=np.zeros(n, np.float64),
-            inv_norm=np.zeros(n, np.float64),
+            handle=zeros_by_lines((n, width), np.int64),
+            weight=zeros_by_lines((n, width), np.float32),
+            **{name: heads[name] for name in _HEAD.names or ()},
         )
         counters = 1 << (SKETCH_PER_ITEM * items - 1).bit_length()
         self.sketch = fresh.zeros(counters, np.uint16)

@@ -13,6 +13,7 @@ from learners.categories import MAX_LISTED
 from learners.history import History, Profile
 from learners.ids import PackedRows, State
 from learners.kernels import I32, I64, Decayed, Lists
+from learners.lines import zeros_by_lines
 
 # Items in the list of a category: the most that a request may ask for.
 N_LISTED = 200
@@ -74,10 +75,11 @@ class Trending(Source):
     def _reserve(self) -> None:
         items = self.personal.max_items
         self._pool = RowPool(N_VERSIONS * items + 2, items)
-        shape = self._pool.n_slots, self.n_columns
-        self.decayed = Decayed(weight=np.zeros(shape, np.float64), epoch=np.zeros(shape, np.int64))
-        self.half_lives_ms = np.array(self.half_lives_s, np.int64) * 1_000
+        # Side by side: of up to four half-lives, a row is a cache line.
         n = self.n_columns
+        both = zeros_by_lines((self._pool.n_slots, 4 * -(-n // 4), 2), np.int64)
+        self.decayed = Decayed(weight=both.view(np.float64)[:, :n, 0], epoch=both[:, :n, 1])
+        self.half_lives_ms = np.array(self.half_lives_s, np.int64) * 1_000
         self.top = np.zeros((N_VERSIONS, n, self.n_top), np.int64)
         self.top_size = np.zeros((N_VERSIONS, n), np.int64)
         self.list_rows = RowPool(N_VERSIONS * MAX_LISTED + 2, MAX_LISTED)
