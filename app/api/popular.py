@@ -6,12 +6,12 @@ not be shown. A list like the engine's own (see `Request.in_haste`), for a third
 
 from __future__ import annotations
 
-import os
 from typing import NamedTuple
 
 import numpy as np
 import orjson
 
+from app.api.random_ids import random_id
 from app.engine import Engine
 from app.recommend import Request
 from learners.kernels import I32
@@ -50,7 +50,7 @@ class Popular:
             return None
         parts = [
             b'{"recommendation_id":"%b","user_id":%b,"items":['
-            % (os.urandom(12).hex().encode(), orjson.dumps(user_id))
+            % (random_id().encode(), orjson.dumps(user_id))
         ]
         for position, place in enumerate(places, 1):
             parts += (made.before[place], b"%d" % position, made.after[place], b",")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Annotated, Any
 
 import msgspec
@@ -12,6 +11,7 @@ from starlette.types import Scope
 
 from app.api import schemas
 from app.api.features import is_known, with_read
+from app.api.random_ids import random_id
 from app.api.service import (
     GivenKey,
     ItemId,
@@ -115,7 +115,7 @@ async def _recommend(
 def slate_answer(service: Service, request: Request, degraded: str | None = None) -> Response:
     """Answer with a list, and in what way it is `degraded`, if it is known to be."""
     if service.signing is None:
-        id_ = os.urandom(12).hex()
+        id_ = random_id()
         slate = service.engine.recommend(request, id_, is_signed=False)
     else:
         slate, id_ = service.signing.recommend(service.engine, request, now_ms())
