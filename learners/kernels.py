@@ -121,17 +121,17 @@ class Versions(NamedTuple):
 class Accumulator(NamedTuple):
     """A hash table in which a source adds up scores; no state survives in it.
 
-    Of the size of what one request can touch, so that it stays in the processor's caches, however
-    many items there are.
+    Of eight times the size of what one request can touch (n): it stays in the processor's caches,
+    however many items there are, and hardly any two of them belong in the same place.
     """
 
     key: I64  # [2^b] (request << 32) | index of the item
     sum: F64  # [2^b] the item's sum
-    place: I32  # [2^b / 2] where in the table those are that were touched in this request
-    touched: I32  # [2^b / 2] their indices
-    value: F64  # [2^b / 2] their sums
-    kept: I32  # [2^b / 2] which of them `nominate_best` looks at
-    work: F64  # [2^b / 2]
+    place: I32  # [n] where in the table those are that were touched in this request
+    touched: I32  # [n] their indices
+    value: F64  # [n] their sums
+    kept: I32  # [n] which of them `nominate_best` looks at
+    work: F64  # [n]
     bins: I32  # of `promising`
     tick: I64  # [1] number of the request
 
@@ -1727,6 +1727,11 @@ def nominate_best(
         bound = least * 0.999999  # whatever is lost by rounding
         bound = bound / largest if largest > 0.0 else bound
     n_good, n_kept = 0, _that_reach(value, n_touched, bound, kept)
+    if largest > 0.0:
+        for i in range(n_kept):
+            _prefetch_one(slots, touched[kept[i]])
+        for i in range(n_kept):
+            _prefetch_one(damping, slots[touched[kept[i]]])
     for i in range(n_kept):
         place = kept[i]
         score = _damped(value[place], damping, slots, largest, touched[place])

@@ -61,7 +61,8 @@ class NeighbourLists(Source):
         self.sketch = fresh.zeros(counters, np.uint16)
         self.sketch_place = np.zeros(1, np.int64)
         most = self.look_back * width
-        bins = 1 << (2 * most - 1).bit_length()
+        # So large that hardly any two meet: whether they do cannot be guessed.
+        bins = 1 << (8 * most - 1).bit_length()
         self.sums = Accumulator(
             key=np.zeros(bins, np.int64),
             sum=np.zeros(bins, np.float64),
