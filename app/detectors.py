@@ -55,6 +55,7 @@ class EDetector:
     def __init__(self) -> None:
         # The M_k, and their sum: where it is one kernel that takes several differences.
         self.values: F64 = np.zeros(N_DETECTOR_BETS + 1)
+        self._room: F64 = np.zeros(N_DETECTOR_BETS)
 
     @property
     def statistic(self) -> float:
@@ -65,12 +66,12 @@ class EDetector:
         """Take one difference, in [-1, 1]."""
         self.values[-1] = kernels.detect(self.values[:-1], difference, margin)
 
-    def n_below(self, threshold: float) -> int:
+    def n_below(self, threshold: float, margin: float, most: int) -> int:
         """Return how many differences it takes at least until the statistic is at a threshold.
 
-        None can do more than to make 2 (M + 1) of it; so after n, it is below 2^n (M + 2).
+        Or `most`, where it takes more.
         """
-        return max(1, math.ceil(math.log2(threshold / (self.statistic + 2.0)) - 1e-9))
+        return int(kernels.n_below(self.values, self._room, threshold, margin, most))
 
     def state(self) -> list[float]:
         """Return the M_k, and the statistic."""

@@ -622,7 +622,7 @@ class Engine(Serving):
         """Learn an admitted event, and what comes behind it, from a place on, up to where something
         may be due, or there is no room for more.
 
-        Return the next place, and the verdict on what is there, if it is known: it is not learned.
+        Return the next place, and the verdict on what is there, if it is known.
         """
         gate, watermark_ms = self.gate, self.admission.watermark_ms
         joined, n_decisions = self._slice(), gate.data.n_decisions
@@ -654,7 +654,9 @@ class Engine(Serving):
                 ahead = verdict
                 break
             user, item = users.get(record.user_id), items.get(record.item_id)
-            gate.join(record.item_id, is_known=item != MISS)
+            if not gate.join(record.item_id, is_known=item != MISS):
+                ahead = verdict
+                break
             self._join(record, verdict, user, item)
             at, watermark_ms = at + 1, self.admission.watermark_ms
         self._learn_slice(joined, places[begun:at], limit, done)
@@ -734,7 +736,8 @@ class Engine(Serving):
             place.outcome.results.append(Result(event.event_id, "learned", reason))
             if place.is_last and place is not last:  # what is due after the last is of its entry
                 self._end(place.outcome, done)
-        now = Clock(self.n_events, self.n_learned, self.admission.watermark_ms)
+        # Who comes next may have been admitted: what the time is then plays no part yet.
+        now = Clock(self.n_events, self.n_learned, joined.watermark_ms)
         gate.after_events(now, joined.compared(found))
 
     # -- an event by itself -------------------------------------------------------------------

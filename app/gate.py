@@ -82,8 +82,10 @@ class Gate:
         self.arbiter = Arbiter()
         self.ask_harm = EDetector()
         self.semantics = SEMANTICS
-        # Carried out before the next event, so never in a snapshot.
+        # Carried out before the next event, so never in a snapshot; and what has rung by that event
+        # already, see `join`.
         self._relearn: Relearn | None = None
+        self._rung: tuple[Alarm | None, Alarm | None] | None = None
 
     def use(self, settings: EngineSettings) -> None:
         """Go on under other settings; a drift detector of another significance starts anew."""
@@ -234,7 +236,8 @@ class Gate:
                 self.ask_harm.update(difference, self.settings.harm_margin)
 
     def quiet(self) -> tuple[int, int]:
-        """Return after how many events something may be due, and from which event time on.
+        """Return after how many events something may be due, and from which event time on; but for
+        what `join` tells.
 
         The first of them has been admitted already, and may be that after which it is; before that,
         all that comes is counted.
@@ -264,7 +267,8 @@ class Gate:
         """Return `quiet` for what ends ASK."""
         settings, (wanted, threshold) = self.settings, self._ask_terms(trial)
         n_long = trial.event + settings.hold_events - self.now.event
-        n = min(wanted - trial.n, n_long, self.ask_harm.n_below(threshold))
+        n = min(wanted - trial.n, n_long)
+        n = self.ask_harm.n_below(threshold, settings.harm_margin, n)
         short_ms = trial.time_ms + settings.ask_s * 1_000
         if trial.reason in _TAKES_LONGER:
             return n, MAX_TIME_MS
@@ -312,12 +316,17 @@ class Gate:
 
     def after_admission(self, *, is_quarantined: bool) -> None:
         """Take note of whether an event that is no duplicate was quarantined."""
-        if self.settings.gate != "off":
+        if self._rung is not None:
+            self._ask_about(self._rung[0])
+        elif self.settings.gate != "off":
             self._ask_about(self.watch.decided(is_quarantined=is_quarantined))
 
     def before_event(self, item_id: str, time_ms: int, *, is_known: bool) -> None:
         """Take note of what an admitted event names, and when it came."""
-        if self.settings.gate != "off":
+        rung, self._rung = self._rung, None
+        if rung is not None:
+            self._ask_about(rung[1])
+        elif self.settings.gate != "off":
             self._ask_about(self.watch.admitted(item_id, time_ms, is_known=is_known))
 
     @property
@@ -325,13 +334,16 @@ class Gate:
         """Return from which event time on `join` must not be told of an event."""
         return MAX_TIME_MS + 1 if self.settings.gate == "off" else self.watch.joins_until_ms
 
-    def join(self, item_id: str, *, is_known: bool) -> None:
-        """Do as `after_admission` and `before_event`, for what comes before anything is due.
+    def join(self, item_id: str, *, is_known: bool) -> bool:
+        """Do as `after_admission` and `before_event`, for what comes before anything is due: see
+        `quiet`. Return False where something rings by it.
 
-        See `quiet`.
+        Then the gate acts when it is told of the same event again, by these two: once all that came
+        before has been learned.
         """
         if self.settings.gate != "off":
-            self.watch.join(item_id, is_known=is_known)
+            self._rung = self.watch.join(item_id, is_known=is_known)
+        return self._rung is None
 
     @property
     def is_compared(self) -> bool:

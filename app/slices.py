@@ -84,6 +84,8 @@ class Slice:
         prequential: Mapping[str, Prequential],
     ) -> None:
         self.joined: list[Joined] = []
+        # As of the last one that was added.
+        self.watermark_ms = 0
         self._history = history
         self._profile = Profile(history.history_length)
         self._whole = np.zeros((SIZE, REWARD + 1), np.int64)
@@ -144,6 +146,7 @@ class Slice:
             joined.reward,
         )
         self.joined.append(joined)
+        self.watermark_ms = watermark_ms
 
     def learn(self, recommender: Recommender, how: Teaching) -> int:
         """Judge and learn all of them, in their order; return how many taught something good."""

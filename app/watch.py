@@ -24,9 +24,6 @@ CONCENTRATION = "concentration"
 # Of traffic, a change in one direction means trouble; of its rate, in both.
 _SERIES = (LOSS, QUARANTINED, UNKNOWN, RATE, CONCENTRATION)
 
-# Those that every event, or every admitted one, is told to.
-_OF_TRAFFIC = (QUARANTINED, UNKNOWN, CONCENTRATION)
-
 HARM = ("harm", "harm_outside")
 CLICKS = ("clicks_over", "clicks_under")
 ITEM = "item"
@@ -107,14 +104,11 @@ class Watch:
         return self._drifted(LOSS, several[-1].champion)
 
     def n_quiet(self) -> int:
-        """Return after how many events an alarm can ring, of which the first is `admitted` already.
-
-        Or, where that might be while a later one is admitted, how many there are before it.
-        """
-        before = min(self.drift[name].n_unlooked for name in _OF_TRAFFIC)
-        alarm = self.settings.harm_alarm
-        harm = min(detector.n_below(alarm) for detector in self.harm.values())
-        return min(1 + before, self.drift[LOSS].n_unlooked + 1, harm)
+        """Return after how many events an alarm can ring, but for those that `join` returns."""
+        n, settings = self.drift[LOSS].n_unlooked + 1, self.settings
+        for detector in self.harm.values():
+            n = detector.n_below(settings.harm_alarm, settings.harm_margin, n)
+        return n
 
     def slate(self, items: list[str], expected: F64, clicked: F64, event: int) -> Alarm | None:
         """Take what was expected of a slate's places, and what came of them, by some event.
@@ -165,13 +159,14 @@ class Watch:
         """Return from which event time on `join` must not be told: that of the next minute."""
         return self.rate.minute_ends_ms
 
-    def join(self, item_id: str, *, is_known: bool) -> None:
-        """Do as `decided` and `admitted`, for one after which no detector looks: see `n_quiet`."""
-        drift = self.drift
-        drift[QUARANTINED].update(0.0)
-        drift[UNKNOWN].update(0.0 if is_known else 1.0)
-        drift[CONCENTRATION].update(self.concentration.add(item_id))
+    def join(self, item_id: str, *, is_known: bool) -> tuple[Alarm | None, Alarm | None] | None:
+        """Do as `decided` and `admitted` in one; return their alarms, if there are any."""
+        decided = self._drifted(QUARANTINED, 0.0)
         self.rate.count += 1
+        unknown = self._drifted(UNKNOWN, 0.0 if is_known else 1.0)
+        concentration = self._drifted(CONCENTRATION, self.concentration.add(item_id))
+        admitted = unknown or concentration
+        return None if decided is None and admitted is None else (decided, admitted)
 
     def decided(self, *, is_quarantined: bool) -> Alarm | None:
         """Take whether an event was quarantined."""

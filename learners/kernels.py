@@ -3797,6 +3797,21 @@ def detect(m: F64, difference: float, margin: float) -> float:
 
 
 @kernel
+def n_below(values: F64, room: F64, threshold: float, margin: float, most: int) -> int:
+    """Return how many differences it takes at least until an e-detector is at a threshold, or
+    `most` where it takes more.
+
+    `values`: its M and their sum; `room` for the former. No difference does more than one of 1.
+    """
+    for k in range(len(room)):
+        room[k] = values[k]
+    for n in range(1, most):
+        if detect(room, 1.0, margin) >= threshold:
+            return n
+    return most
+
+
+@kernel
 def watch_outcomes(
     places: I32,
     expected: F64,
