@@ -32,7 +32,7 @@ from app.gate import Gate
 from app.gate_data import Clock, Decision, Losses, Refusal, Relearn, Version
 from app.growth import Growth
 from app.ignored import Ignored
-from app.judge import Prequential, loss_of
+from app.judge import Pace, Prequential, loss_of
 from app.quarantine import record_of
 from app.recommend import Recommender, mean_overlap, mean_share
 from app.rulebook import Rulebook
@@ -98,6 +98,7 @@ TUNABLE = frozenset(
     "suspect_s",
     "bless_judged",
     "judge_share",
+    "judge_per_s",
     "lateness_s",
     "future_s",
     "rewards",
@@ -172,6 +173,7 @@ class Engine(Serving):
         self.n_impressions = 0
         # The part that is judged of what is to be judged, and which replica asked for it.
         self.thinned: tuple[float, str] = (1.0, "")
+        self.pace = Pace()
         self.tick = 0
         self.promoted_tick = 0
         # snapshot id -> cursor of the command that restored it: retention must keep it so long.
@@ -689,7 +691,7 @@ class Engine(Serving):
             time_ms=verdict.time_ms,
             watermark_ms=self.admission.watermark_ms,
             before=self.window.follow(user),
-            is_judged=(share := self.judge_share) >= 1 or is_chosen(event.event_id, share, "judge"),
+            is_judged=self._is_judged(event),
             is_limited=is_limited,
             is_new_item=is_new_item,
         )
@@ -790,7 +792,7 @@ class Engine(Serving):
             type_index=type_index,
             reward=reward,
             time_ms=time_ms,
-            is_judged=is_chosen(event.event_id, self.judge_share, "judge"),
+            is_judged=self._is_judged(event),
             is_taught=is_taught,
         )
         if ranks is None:
@@ -952,8 +954,17 @@ class Engine(Serving):
 
     @property
     def judge_share(self) -> float:
-        """Return the share of events that are judged: what is set, thinned by a budget."""
-        return self.settings.judge_share * self.thinned[0]
+        """Return the share of events that are judged: what is set, thinned by a budget, and less
+        where there are many.
+        """
+        settings = self.settings
+        return settings.judge_share * self.thinned[0] * self.pace.part(settings.judge_per_s)
+
+    def _is_judged(self, event: Feedback) -> bool:
+        """Count an admitted event, and tell whether it is judged."""
+        if self.semantics >= 11:
+            self.pace.count(self.admission.watermark_ms)
+        return is_chosen(event.event_id, self.judge_share, "judge")
 
     def _thin(self, record: events.Thin) -> str | None:
         """Judge another part of the events; return why not, if another replica was faster."""
@@ -1267,11 +1278,16 @@ class Engine(Serving):
             "prequential": {name: p.state() for name, p in self.prequential.items()},
             **self._rules_state(),
             **self._thinned_state(),
+            **self._pace_state(),
         }
         if self.explores:
             state["exploration"] = self.exploration.state()
             state["ignored"] = self.ignored.state()
         return state
+
+    def _pace_state(self) -> State:
+        """Return what is kept from semantics version 11 on."""
+        return {"pace": self.pace.state()} if self.semantics >= 11 else {}
 
     def _calibration_state(self) -> State:
         """Return what is kept from semantics version 8 on: programs before it compare snapshots."""
@@ -1315,6 +1331,8 @@ class Engine(Serving):
             engine.exploration.begin()
         part, replica = state.get("thinned", (1.0, ""))
         engine.thinned = float(part), str(replica)
+        if "pace" in state:
+            engine.pace.load_state(state["pace"])
         engine._use_rules(orjson.loads(state.get("rules", "[]")))
         return engine
 
@@ -1371,6 +1389,7 @@ class Engine(Serving):
             "prequential": {name: p.state() for name, p in self.prequential.items()},
             **self._rules_state(),
             **self._thinned_state(),
+            **self._pace_state(),
         }
 
 

@@ -100,6 +100,43 @@ class Prequential:
         figures.recent_reward[: len(state["recent_reward"])] = state["recent_reward"]
 
 
+class Pace:
+    """How many events come in a second of event time, and which part of them is judged for that.
+
+    To compare versions takes some thousands of judged events, however many there are: past
+    `judge_per_s`, more of them would only cost more.
+    """
+
+    def __init__(self) -> None:
+        self._second = 0
+        self._n = 0
+        self._n_before = 0
+
+    def count(self, time_ms: int) -> None:
+        """Count an event; time never goes back."""
+        second = time_ms // 1_000
+        if second != self._second:
+            self._n_before = self._n if second == self._second + 1 else 0
+            self._second, self._n = second, 0
+        self._n += 1
+
+    def part(self, most: int) -> float:
+        """Return the part to be judged so that it is about `most` a second; 0 is no limit.
+
+        By the second before; in the first second of a burst, by what has come of it so far.
+        """
+        n = max(self._n_before, self._n)
+        return most / n if 0 < most < n else 1.0
+
+    def state(self) -> list[int]:
+        """Return what `load_state` continues from."""
+        return [self._second, self._n, self._n_before]
+
+    def load_state(self, state: list[int]) -> None:
+        """Become what `state` was taken from."""
+        self._second, self._n, self._n_before = map(int, state)
+
+
 def _means(counts: list[int], sums: list[float]) -> dict[str, Any]:
     (judged, hits_10, hits_20), (mrr, dcg, reward), n = counts, sums, max(counts[0], 1)
     return {

@@ -34,7 +34,7 @@ from app.features import Features, check_feature_store_url, check_inputs, inputs
 from learners import river_adapter
 from learners.combiner import feature_names
 
-SEMANTICS = 10
+SEMANTICS = 11
 """Version of what the engine computes from a log; hashes compare only within one.
 
 A new log begins with it. 7: a user who is forgotten leaves the shares of traffic, too. 8: the
@@ -42,10 +42,11 @@ catalogue has typed columns; slots explore, and what was ignored counts for less
 calibrated. 9: users have factors of their own. 10: a branch has to be better by a margin, marked
 users prove a fault, and single items are learned anew where the world has changed; an id that
 begins to swallow others teaches nothing about what one may have; a slate counts once; what was
-requeued, restored or suspected is heeded by later rollbacks.
+requeued, restored or suspected is heeded by later rollbacks. 11: where more events come than
+`judge_per_s`, about so many of them are judged.
 """
 
-KNOWN_SEMANTICS = (6, 7, 8, 9, 10)
+KNOWN_SEMANTICS = (6, 7, 8, 9, 10, 11)
 """The versions that this program can compute: a log goes from one to the next by an Upgrade."""
 
 PREFIX = "SLUICE_"
@@ -79,6 +80,9 @@ SINCE_8 = (
 
 SINCE_10 = ("arbiter_margin",)
 """The same of version 10."""
+
+SINCE_11 = ("judge_per_s",)
+"""The same of version 11."""
 
 IF_SET = ("features", "halve_counts_at")
 """What is in a log only where it is set: logs of before go on as they are, bytes and hashes."""
@@ -229,6 +233,12 @@ class EngineSettings(BaseModel):
     judge_share: float = Field(
         1.0, gt=0, le=1, description="share of the events that versions are ranked on"
     )
+    judge_per_s: int = Field(
+        1_000,
+        ge=0,
+        le=10**9,
+        description="of more events in a second of event time, about so many are; 0: all",
+    )
     warmup_events: Positive = Field(2_000, description="learned events before the first anchor")
     promote_events: Positive = Field(500, description="admitted events between promotions")
     promote_s: Positive = Field(60, description="or seconds of event time, if anything came")
@@ -373,7 +383,7 @@ class EngineSettings(BaseModel):
         """Return the settings as a log of a semantics version has them, for all that follow it."""
         values = self.model_dump()
         unknown = set(IF_SET)
-        for since, names in ((8, SINCE_8), (10, SINCE_10)):
+        for since, names in ((8, SINCE_8), (10, SINCE_10), (11, SINCE_11)):
             unknown.update(names if semantics < since else ())
         return {
             name: value

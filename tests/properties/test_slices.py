@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from app import slices
 from app.engine import Engine, Outcome
 from app.events import Entry, Feedback, Malformed, Record
-from tests.factories import EVICTING, busy_log, fingerprint, make_engine, sessions
+from tests.factories import EVICTING, START_MS, busy_log, fingerprint, make_engine, sessions
 from tests.properties.test_challengers import EAGER, contested_log
 
 ROOMY: dict[str, Any] = {"max_items": 400, "max_users": 400, "warmup_events": 100}
@@ -108,6 +109,29 @@ def test_together_is_as_one_by_one(kind: str, seed: int) -> None:
     assert told == said
     assert one.hashes() == other.hashes()
     assert fingerprint(one.state()) == fingerprint(other.state())
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_what_is_judged_of_many_is_the_same_together(seed: int) -> None:
+    """Ten events a second, of which three are to be judged; also from a snapshot on."""
+    chance, settings = random.Random(seed), {**WATCHFUL, "judge_per_s": 3}
+    records = [
+        replace(event, time_ms=START_MS + number * 100)
+        for number, event in enumerate(sessions(900, seed=seed, n_users=60))
+    ]
+    entries = entries_of(records, chance)
+    one, said = one_by_one(entries, **settings)
+    other, told = in_runs(entries, chance, **settings)
+    assert told == said
+    n_all = one_by_one(entries, **(settings | {"judge_per_s": 0}))[0].prequential["shadow"].n
+    assert 0.25 * n_all < one.prequential["shadow"].n < 0.4 * n_all
+    assert fingerprint(one.state()) == fingerprint(other.state())
+    half = len(entries) // 2 + 3
+    begun, _ = one_by_one(entries[:half], **settings)
+    again = Engine.from_state(begun.state())
+    for entry, cursor in entries[half:]:
+        again.apply(entry, cursor)
+    assert again.hashes() == one.hashes()
 
 
 @pytest.mark.parametrize("seed", [0, 1, 3, 5])

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from app.judge import Prequential, loss_of
+from app.judge import Pace, Prequential, loss_of
 from learners.kernels import MISS
 
 
@@ -83,3 +83,42 @@ def test_state_continues_identically(n: int) -> None:
         judge.add(rank, worth(rank))
         twin.add(rank, worth(rank))
     assert twin.view() == judge.view()
+
+
+def parts(per_second: list[int], most: int) -> list[list[float]]:
+    """Return the part that is judged at each event of each second, of so many."""
+    pace, found = Pace(), list[list[float]]()
+    for second, n in enumerate(per_second):
+        found.append([])
+        for event in range(n):
+            pace.count(1_700_000_000_000 + second * 1_000 + event * 1_000 // n)
+            found[-1].append(pace.part(most))
+    return found
+
+
+def test_where_few_come_all_are_judged() -> None:
+    """Up to so many a second; and of any number where there is no limit."""
+    assert {part for second in parts([100, 1, 100, 0, 99], 100) for part in second} == {1.0}
+    assert {part for second in parts([5_000, 5_000], 0) for part in second} == {1.0}
+
+
+def test_of_many_as_many_are_judged_as_are_wanted() -> None:
+    """From the second second on; in the first, some more; after a silence it begins anew."""
+    first, second, third, _, after = parts([4_000, 4_000, 1_000, 0, 50], 100)
+    assert 100 < sum(first) < 100 * (1 + math.log(40)) + 1
+    assert sum(second) == pytest.approx(100)
+    assert set(third) == {100 / 4_000}
+    assert set(after) == {1.0}
+
+
+def test_a_pace_goes_on_from_its_state() -> None:
+    """What comes next is judged as if nothing had been in between."""
+    one, other = Pace(), Pace()
+    for number in range(700):
+        one.count(number * 3)
+    other.load_state(one.state())
+    for number in range(700, 2_000):
+        one.count(number * 3)
+        other.count(number * 3)
+        assert one.part(50) == other.part(50) <= 1
+    assert one.state() == other.state()
