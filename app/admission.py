@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from app.caps import Cap, Caps, counted_by
-from app.events import VALID, Event, Feedback, Malformed, digest
+from app.events import VALID, Event, Feedback, Malformed, digest_of
 from app.id_share import IdShare
 from app.settings import EngineSettings
 from learners.ids import State
@@ -86,6 +86,13 @@ class Admission:
                 verdict = Verdict("quarantined", *barred)
         return verdict
 
+    def is_among(self, share: float) -> bool:
+        """Tell whether the event in hand is among a share of all, by a digest of its id.
+
+        That is the same everywhere, and known already: duplicates are told by it.
+        """
+        return share >= 1.0 or int.from_bytes(self._key[:6], "little") < share * 2.0**48
+
     def count(self, status: Status, reason: str | None) -> None:
         """Count what became of an event, by status and reason."""
         label = status if reason is None else f"{status}:{reason}"
@@ -99,7 +106,7 @@ class Admission:
             reward = reward_of(event, settings)
         except RewardError as error:
             return Verdict("quarantined", error.reason, str(error))
-        self._key = digest((event.event_id,))
+        self._key = digest_of(event.event_id)
         if self._key in self._ids:
             return Verdict("duplicate")
         self._counted_by = counted_by(event, settings)

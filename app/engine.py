@@ -961,10 +961,11 @@ class Engine(Serving):
         return settings.judge_share * self.thinned[0] * self.pace.part(settings.judge_per_s)
 
     def _is_judged(self, event: Feedback) -> bool:
-        """Count an admitted event, and tell whether it is judged."""
-        if self.semantics >= 11:
-            self.pace.count(self.admission.watermark_ms)
-        return is_chosen(event.event_id, self.judge_share, "judge")
+        """Count the event that was admitted last, and tell whether it is judged."""
+        if self.semantics < 11:
+            return is_chosen(event.event_id, self.judge_share, "judge")
+        self.pace.count(self.admission.watermark_ms)
+        return self.admission.is_among(self.judge_share)
 
     def _thin(self, record: events.Thin) -> str | None:
         """Judge another part of the events; return why not, if another replica was faster."""

@@ -414,8 +414,14 @@ _HASH = hashlib.blake2b(digest_size=16)
 def digest(parts: tuple[str, ...]) -> bytes:
     """Return 128 bits that depend on every part and on where one ends and the next begins."""
     found = _HASH.copy()
-    framed = b"".join(map(_framed, parts)) if len(parts) > 1 else _framed(parts[0])
-    found.update(framed)
+    found.update(b"".join(map(_framed, parts)))
+    return found.digest()
+
+
+def digest_of(part: str) -> bytes:
+    """Return `digest` of one part alone."""
+    found = _HASH.copy()
+    found.update(_framed(part))
     return found.digest()
 
 
