@@ -41,6 +41,8 @@ START_S = 300.0
 # for again and again is in the processor's caches, and its branches are known by heart.
 N_USERS, N_ITEMS, LEARNED_FIRST = 250, 3_000, 5_000
 BATCH = 100
+# Of which so many are learned, too: half a million events, which takes half a minute.
+MANY = 100_000
 
 Make = Callable[[int], bytes]
 _numbers = count()  # of events: one stream, whoever posts them
@@ -116,6 +118,7 @@ def cases(sizes: list[int]) -> list[Case]:
         Case("FastAPI, empty, ten items as orjson", ("fastapi", 0), get("/orjson/u0")),
         Case("FastAPI, response model", ("fastapi", 0), get("/model/u0")),
         Case(f"Sluice: {learned}", ("sluice", 0), get(path)),
+        Case(f"Sluice: GET, {MANY:,} items as they were learned", ("learned", MANY), get(path)),
         *ours,
         Case("Sluice: POST of one event, learned", ("sluice", 0), post(1), 0.5),
         Case(f"Sluice: POST of {BATCH} events, each", ("sluice", 0), post(BATCH), 0.02, BATCH),

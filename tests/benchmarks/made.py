@@ -8,6 +8,7 @@ from itertools import accumulate
 from typing import Any
 
 import numpy as np
+from msgspec.structs import replace
 
 from app.engine import Engine
 from app.events import Configure, Entry, Feedback, ItemUpsert
@@ -19,24 +20,27 @@ Benchmark = Any  # pytest-benchmark's fixture: its `pedantic` has no types
 START_MS = 1_700_000_000_000
 N_USERS = 1_000
 N_ITEMS = 3_000
-N_TOPICS = 60
+PER_TOPIC = 50
+N_TOPICS = N_ITEMS // PER_TOPIC
 VISIT = 8
 BATCH = 500
 
 
-def stream(n_events: int, *, seed: int = 1) -> list[Feedback]:
+def stream(
+    n_events: int, *, seed: int = 1, n_users: int = N_USERS, n_topics: int = N_TOPICS
+) -> list[Feedback]:
     """Return visits of eight clicks, mostly within one topic, its items falling off as 1/rank.
 
-    One event every 2 s; in 40,000 events a user makes five visits on average.
+    One event every 2 s; in 40,000 events one of 1,000 users makes five visits on average.
     """
     chance = random.Random(seed)
-    per_topic = N_ITEMS // N_TOPICS
+    per_topic = PER_TOPIC
     weights = list(accumulate(1.0 / (rank + 1) for rank in range(per_topic)))
     events: list[Feedback] = []
     while len(events) < n_events:
-        user, topic = chance.randrange(N_USERS), chance.randrange(N_TOPICS)
+        user, topic = chance.randrange(n_users), chance.randrange(n_topics)
         for _ in range(VISIT):
-            here = topic if chance.random() < 0.8 else chance.randrange(N_TOPICS)
+            here = topic if chance.random() < 0.8 else chance.randrange(n_topics)
             [rank] = chance.choices(range(per_topic), cum_weights=weights)
             number = len(events)
             events.append(
@@ -98,6 +102,22 @@ def filled_engine(n_items: int, n_users: int = 1, /, **changes: object) -> Engin
         trending.top_size[version][:] = trending.n_top
     for source in learner.sources.values():
         hold_all(source.rows, n_items)
+    return engine
+
+
+def learned_engine(n_items: int, n_events: int = 500_000) -> Engine:
+    """Return an engine that has learned so many events, 20,000 a second, on so many items.
+
+    Of users who made three visits on average; "u0" and those after it are among them.
+    """
+    engine = new_engine(max_items=n_items, max_users=n_events)
+    n_users, n_topics = n_events // (3 * VISIT), n_items // PER_TOPIC
+    events = [
+        replace(event, time_ms=START_MS + number // 20)
+        for number, event in enumerate(stream(n_events, n_users=n_users, n_topics=n_topics))
+    ]
+    for entry, cursor in entries(events):
+        engine.apply(entry, cursor)
     return engine
 
 

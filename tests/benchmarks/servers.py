@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,10 @@ from fastapi import FastAPI, Response
 from pydantic import BaseModel
 
 from app.api.protocol import SluiceProtocol
+from app.engine import Engine
 from app.main import create_app
 from app.settings import Settings
-from tests.benchmarks.made import filled_engine
+from tests.benchmarks.made import filled_engine, learned_engine
 
 # What every floor answers: ten items, and no more.
 ITEMS = [{"item_id": f"i{n}", "score": 1.0 / (n + 1)} for n in range(10)]
@@ -68,15 +69,15 @@ def floor() -> FastAPI:
     return app
 
 
-def service(folder: Path, n_items: int) -> FastAPI:
-    """Return Sluice as it is served; with `n_items`, with so many in its engine, every row full.
+def service(folder: Path, make: Callable[[], Engine] | None) -> FastAPI:
+    """Return Sluice as it is served; with the engine that `make` makes, if there is one.
 
-    Such an engine is put in the place of the one that started, as nothing but learning for hours
-    would fill it: requests meet it like any other.
+    That is put in the place of the one that started, as it would take hours to fill it through
+    HTTP: requests meet it like any other.
     """
     # On a busy machine a deadline would be missed, and what is not computed costs nothing.
     app = create_app(Settings(data_dir=folder, deadline_ms=60_000))
-    if not n_items:
+    if make is None:
         return app
     started: Any = app.router.lifespan_context
 
@@ -84,7 +85,7 @@ def service(folder: Path, n_items: int) -> FastAPI:
     async def filled(app: FastAPI) -> AsyncIterator[Any]:
         async with started(app) as state:
             ingest = state["service"].ingest
-            engine = filled_engine(n_items, N_USERS)
+            engine = make()
             engine.cursor = ingest.engine.cursor  # the log goes on from there
             ingest.engine = engine
             yield state
@@ -93,12 +94,20 @@ def service(folder: Path, n_items: int) -> FastAPI:
     return app
 
 
+def _maker(name: str, n_items: int) -> Callable[[], Engine] | None:
+    """Return what makes the engine of a server, None for one that begins with nothing."""
+    if name == "learned":
+        return lambda: learned_engine(n_items)
+    return (lambda: filled_engine(n_items, N_USERS)) if n_items else None
+
+
 def main(name: str, port: int, n_items: int) -> None:
     """Serve one of them on a port until killed."""
     with tempfile.TemporaryDirectory(prefix="sluice-bench-") as folder:
         app: Any = bare if name == "bare" else floor()
-        if name == "sluice":
-            app = service(Path(folder), n_items)
+        is_ours = name in ("sluice", "learned")
+        if is_ours:
+            app = service(Path(folder), _maker(name, n_items))
         uvicorn.run(
             app,
             port=port,
@@ -106,7 +115,7 @@ def main(name: str, port: int, n_items: int) -> None:
             access_log=False,
             server_header=False,
             lifespan="off" if name == "bare" else "on",
-            http=SluiceProtocol if name == "sluice" else "auto",
+            http=SluiceProtocol if is_ours else "auto",
         )
 
 
