@@ -9,7 +9,15 @@ import numpy as np
 from river import base
 
 from learners import kernels
-from learners.base import NOTHING, SHADOW, Learner, RowPool, Source, slot_table
+from learners.base import (
+    N_VERSIONS,
+    NOTHING,
+    SHADOW,
+    Learner,
+    RowPool,
+    Source,
+    slot_table,
+)
 from learners.candidates import Candidates
 from learners.categories import MAX_LISTED
 from learners.combiner import OF_ITEM, Combiner, LinearCombiner, feature_names
@@ -128,9 +136,9 @@ class Blend(Learner):
 
     def _lie_together(self) -> None:
         """Let the sources have what says where their rows are in one table."""
-        table = slot_table(self.personal.max_items)
+        self._slots = slot_table(self.personal.max_items)
         for column, source in enumerate(self.sources.values()):
-            source.rows.move_to(table, column)
+            source.rows.move_to(self._slots, column)
         self._shared: Any = None
 
     def _combine(self) -> None:
@@ -227,6 +235,8 @@ class Blend(Learner):
             float(combiner.learning_rate),
             self._taste,
             np.array([source.rows_per_event for source in self.sources.values()], np.int64),
+            # Two slots in each: see `blend_assign`.
+            self._slots.reshape(N_VERSIONS, -1).view(np.int64),
         )
 
     def use_users(self, *, is_on: bool) -> None:

@@ -59,6 +59,7 @@ SKETCH_STRIPE = 64
 LAST_TICK = 2**31 - 1
 # From so many values on a bound for some of them may be found by a part.
 FEW_ENOUGH, SAMPLED_FROM = 256, 1_024
+_ASSIGNED = 64  # items whose slots in two versions are compared at once
 BIN_SHIFT = np.int64(49)  # leaves three bits of a float's mantissa
 FACTOR_SPREAD = 0.2
 FACTOR_BOUND = 4.0
@@ -284,7 +285,7 @@ _define(
         ),
         *("decayed", "trending_rows", "top", "top_size", "lists", "list_rows", "half_lives_ms"),
         *("weights", "squares", "context", "combined", "combiner_rate", "taste"),
-        "rows_per_event",
+        *("rows_per_event", "slots"),
     ],
 )
 
@@ -3519,13 +3520,29 @@ def blend_assign(shared: Any, target: int, source: int, n_items: int, n_lists: i
     for h in range(shared.top.shape[1]):
         n = shared.top_size[target, h] = shared.top_size[source, h]
         shared.top[target, h, :n] = shared.top[source, h, :n]
-    rows, n_changed = shared.list_rows, 0
-    assign_slots(rows.pool, rows.slots[target], rows.slots[source], n_lists)
+    lists, n_changed = shared.list_rows, 0
+    assign_slots(lists.pool, lists.slots[target], lists.slots[source], n_lists)
+    ours, theirs = shared.slots[target], shared.slots[source]
+    for first in range(0, n_items, _ASSIGNED):
+        last, differ = min(first + _ASSIGNED, n_items), np.int64(0)
+        for two in range(np.uint64(2 * first), np.uint64(2 * last)):  # as vector code
+            differ |= ours[two] ^ theirs[two]
+        if differ:
+            for item in range(first, last):
+                n_changed += _assign_item(shared, target, source, item)
+    return n_changed
+
+
+@kernel
+def _assign_item(shared: Any, target: int, source: int, item: int) -> int:
+    """Do so for an item's rows of all sources; return how many differed."""
     covisit, sequence = shared.covisit_rows, shared.sequence_rows
     factors, trending = shared.factors_rows, shared.trending_rows
-    for item in range(n_items):  # the four of an item lie together
-        for rows in (covisit, sequence, factors, trending):
-            n_changed += _assign_slot(rows.pool, rows.slots[target], rows.slots[source], item)
+    n_changed = 0
+    n_changed += _assign_slot(covisit.pool, covisit.slots[target], covisit.slots[source], item)
+    n_changed += _assign_slot(sequence.pool, sequence.slots[target], sequence.slots[source], item)
+    n_changed += _assign_slot(factors.pool, factors.slots[target], factors.slots[source], item)
+    n_changed += _assign_slot(trending.pool, trending.slots[target], trending.slots[source], item)
     return n_changed
 
 
