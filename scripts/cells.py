@@ -127,6 +127,7 @@ class Lab:
         warmup = min(settings.warmup_events, max(1, self.n_warm // 4))
         base = settings.model_dump() | {
             "judge_share": 1.0,
+            "judge_per_s": 0,
             "warmup_events": warmup,
             "freshness": "per_event",
             "freshness_personal_s": None,
