@@ -691,7 +691,7 @@ class Engine(Serving):
             time_ms=verdict.time_ms,
             watermark_ms=self.admission.watermark_ms,
             before=self.window.follow(user),
-            is_judged=self._is_judged(event),
+            is_judged=self._is_judged(event, verdict.time_ms),
             is_limited=is_limited,
             is_new_item=is_new_item,
         )
@@ -792,7 +792,7 @@ class Engine(Serving):
             type_index=type_index,
             reward=reward,
             time_ms=time_ms,
-            is_judged=self._is_judged(event),
+            is_judged=self._is_judged(event, time_ms),
             is_taught=is_taught,
         )
         if ranks is None:
@@ -960,11 +960,11 @@ class Engine(Serving):
         settings = self.settings
         return settings.judge_share * self.thinned[0] * self.pace.part(settings.judge_per_s)
 
-    def _is_judged(self, event: Feedback) -> bool:
+    def _is_judged(self, event: Feedback, time_ms: int) -> bool:
         """Count the event that was admitted last, and tell whether it is judged."""
         if self.semantics < 11:
             return is_chosen(event.event_id, self.judge_share, "judge")
-        self.pace.count(self.admission.watermark_ms)
+        self.pace.count(time_ms, self.admission.watermark_ms)
         return self.admission.is_among(self.judge_share)
 
     def _thin(self, record: events.Thin) -> str | None:

@@ -100,41 +100,54 @@ class Prequential:
         figures.recent_reward[: len(state["recent_reward"])] = state["recent_reward"]
 
 
+_SECONDS = 64
+"""So many are counted at a time: clocks differ, and some events come a little late."""
+
+
 class Pace:
     """How many events come in a second of event time, and which part of them is judged for that.
 
     To compare versions takes some thousands of judged events, however many there are: past
     `judge_per_s`, more of them would only cost more.
+
+    An event counts in its own second: that of the watermark lasts as long as one clock is ahead.
     """
 
     def __init__(self) -> None:
-        self._second = 0
+        self._seconds = [0] * _SECONDS
+        self._counts = [0] * _SECONDS
+        # Of the second of the last event, or of the one before that, if there were more.
         self._n = 0
-        self._n_before = 0
 
-    def count(self, time_ms: int) -> None:
-        """Count an event; time never goes back."""
-        second = time_ms // 1_000
-        if second != self._second:
-            self._n_before = self._n if second == self._second + 1 else 0
-            self._second, self._n = second, 0
-        self._n += 1
+    def count(self, time_ms: int, watermark_ms: int) -> None:
+        """Count an event; one that is later than by a minute counts as of the watermark."""
+        second, newest = time_ms // 1_000, watermark_ms // 1_000
+        if second <= newest - _SECONDS:
+            second = newest
+        place, before = second % _SECONDS, (second - 1) % _SECONDS
+        seconds, counts = self._seconds, self._counts
+        if second != seconds[place]:
+            seconds[place], counts[place] = second, 0
+        counts[place] += 1
+        self._n = max(counts[place], counts[before] if seconds[before] == second - 1 else 0)
 
     def part(self, most: int) -> float:
         """Return the part to be judged so that it is about `most` a second; 0 is no limit.
 
         By the second before; in the first second of a burst, by what has come of it so far.
         """
-        n = max(self._n_before, self._n)
-        return most / n if 0 < most < n else 1.0
+        return most / self._n if 0 < most < self._n else 1.0
 
-    def state(self) -> list[int]:
+    def state(self) -> list[list[int]]:
         """Return what `load_state` continues from."""
-        return [self._second, self._n, self._n_before]
+        return [self._seconds.copy(), self._counts.copy(), [self._n]]
 
-    def load_state(self, state: list[int]) -> None:
-        """Become what `state` was taken from."""
-        self._second, self._n, self._n_before = map(int, state)
+    def load_state(self, state: list[list[int]]) -> None:
+        """Become what `state` was taken from; raise ValueError if it is damaged."""
+        seconds, counts, (n,) = ([int(value) for value in values] for values in state)
+        if not len(seconds) == len(counts) == _SECONDS:
+            raise ValueError("the pace of events is damaged")
+        self._seconds, self._counts, self._n = seconds, counts, n
 
 
 def _means(counts: list[int], sums: list[float]) -> dict[str, Any]:

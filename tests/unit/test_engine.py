@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from app.engine import TUNABLE, Engine
 from app.errors import LogStopped
@@ -25,6 +26,7 @@ from app.settings import SEMANTICS
 from app.watch import LOSS
 from learners.base import ANCHOR, CANDIDATE, CHAMPION, SHADOW
 from tests.factories import (
+    START_MS,
     apply,
     click,
     command,
@@ -135,6 +137,19 @@ def test_a_share_of_the_events_is_judged() -> None:
     assert all(
         is_chosen(e.event_id, 0.5, "judge") for e, was in zip(sent, chosen, strict=True) if was
     )
+
+
+def test_a_clock_that_is_ahead_does_not_keep_others_from_being_judged() -> None:
+    """Of 90 events a second all are judged, where 100 are to be, though one client is 5 s ahead."""
+    even, ahead = (make_engine(gate="off", judge_per_s=100) for _ in range(2))
+    for number, event in enumerate(sessions(2_700, n_users=150)):
+        now_ms = START_MS + number * 1_000 // 90
+        if number % 450 == 0:
+            view = click("else", "where", type="dislike", at_s=(now_ms - START_MS) / 1_000 + 5)
+            apply(ahead, view, arrival_ms=now_ms)
+        for engine in (even, ahead):
+            apply(engine, replace(event, time_ms=now_ms), arrival_ms=now_ms)
+    assert ahead.prequential["shadow"].n == even.prequential["shadow"].n > 2_000
 
 
 def test_unknown_items_are_refused_where_the_settings_say_so() -> None:

@@ -91,7 +91,8 @@ def parts(per_second: list[int], most: int) -> list[list[float]]:
     for second, n in enumerate(per_second):
         found.append([])
         for event in range(n):
-            pace.count(1_700_000_000_000 + second * 1_000 + event * 1_000 // n)
+            time_ms = 1_700_000_000_000 + second * 1_000 + event * 1_000 // n
+            pace.count(time_ms, time_ms)
             found[-1].append(pace.part(most))
     return found
 
@@ -111,14 +112,48 @@ def test_of_many_as_many_are_judged_as_are_wanted() -> None:
     assert set(after) == {1.0}
 
 
+def judged_per_s(rate: int, *, ahead_s: int, each_s: int, most: int) -> float:
+    """Return how many are judged a second, where one clock of many is ahead now and then."""
+    pace, watermark_ms, found = Pace(), 0, list[float]()
+    for number in range(rate * 120):
+        time_ms = 1_700_000_000_000 + number * 1_000 // rate
+        if number % (rate * each_s) == 0:
+            watermark_ms = max(watermark_ms, time_ms + ahead_s * 1_000)
+            pace.count(time_ms + ahead_s * 1_000, watermark_ms)
+        watermark_ms = max(watermark_ms, time_ms)
+        pace.count(time_ms, watermark_ms)
+        found.append(pace.part(most))
+    return sum(found[rate:]) / 119
+
+
+@pytest.mark.parametrize(("ahead_s", "each_s"), [(5, 5), (5, 10), (60, 60)])
+def test_one_clock_that_is_ahead_changes_nothing(ahead_s: int, each_s: int) -> None:
+    """Where few come all are judged, and of many as many as are wanted."""
+    assert judged_per_s(90, ahead_s=ahead_s, each_s=each_s, most=100) == 90
+    many = judged_per_s(400, ahead_s=ahead_s, each_s=each_s, most=100)
+    assert many == pytest.approx(100, rel=0.01)
+
+
+@pytest.mark.parametrize("late_s", [64, 120, 3_600])
+def test_what_is_late_by_more_than_a_minute_counts_as_of_now(late_s: int) -> None:
+    """No more are judged where half of what comes has waited somewhere."""
+    pace, found = Pace(), list[float]()
+    for number in range(60_000):
+        now_ms = 1_700_000_000_000 + number
+        for time_ms in (now_ms, now_ms - late_s * 1_000):
+            pace.count(time_ms, now_ms)
+            found.append(pace.part(100))
+    assert sum(found[2_000:]) == pytest.approx(59 * 100, rel=0.01)
+
+
 def test_a_pace_goes_on_from_its_state() -> None:
     """What comes next is judged as if nothing had been in between."""
     one, other = Pace(), Pace()
     for number in range(700):
-        one.count(number * 3)
+        one.count(number * 3, number * 3)
     other.load_state(one.state())
     for number in range(700, 2_000):
-        one.count(number * 3)
-        other.count(number * 3)
+        one.count(number * 3, number * 3)
+        other.count(number * 3, number * 3)
         assert one.part(50) == other.part(50) <= 1
     assert one.state() == other.state()
