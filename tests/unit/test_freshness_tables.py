@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from scripts.cells import Lab
 from scripts.datasets import of_log
 from scripts.freshness import show
 from scripts.messy import examine
@@ -81,3 +83,11 @@ def test_names_are_printed_as_they_are(capsys: pytest.CaptureFixture[str]) -> No
     out = capsys.readouterr().out
     assert "old[/bold]: 5 events" in out
     assert "One user, '[red]u[/]', has 50.0%" in out
+
+
+def test_what_cells_judge_is_not_what_a_service_has_set(tmp_path: Path) -> None:
+    """Every event is judged, whatever share of them a service judges, and however many a second."""
+    events = sessions(100)
+    few = make_settings(judge_share=0.5, judge_per_s=1)
+    for base in Lab(events, "digest", few, tmp_path).base.values():
+        assert (base.judge_share, base.judge_per_s) == (1.0, 0)
