@@ -973,7 +973,7 @@ class Engine(Serving):
         if record.was != was or not 0 < part <= 1:
             return f"the part that is judged is {was}, not {record.was}"
         self.thinned = part, record.replica
-        evidence = {"part": [was, part], "judge_share": self.judge_share}
+        evidence = {"part": [was, part], "judge_share": self.settings.judge_share * part}
         self.gate.record("thin", record.reason, evidence, "budget")
         return None
 
