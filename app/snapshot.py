@@ -204,15 +204,16 @@ class _Array(_Part):
     def __init__(self, name: str, array: NDArray[Any]) -> None:
         self.name = name
         self._dtype, self._shape = _checked_dtype(array.dtype), list(array.shape)
-        self._bytes = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        # As it lies: often among others, and to put it together would take as much memory again.
+        self._rows = np.atleast_1d(array)
         self.lengths = _array_lengths(self._dtype, self._shape)
-        self._starts = _starts(self.lengths)
+        self._per = max(1, BLOCK_BYTES // max(self._rows[:1].nbytes, 1))
 
     def meta(self) -> list[Any]:
         return [self.name, "array", self._dtype, self._shape]
 
     def read(self, start: int, stop: int) -> bytes:
-        return self._bytes[self._starts[start] : self._starts[stop]].tobytes()
+        return self._rows[start * self._per : stop * self._per].tobytes()
 
 
 class _Rows(_Part):

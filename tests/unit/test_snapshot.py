@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import tracemalloc
 from functools import partial
 from typing import Any
 
@@ -103,6 +104,29 @@ def test_an_engine_goes_on_as_if_nothing_had_been() -> None:
         feed(one, mixed(600)[300:])
     assert twin.hashes() == engine.hashes()
     assert Dump(twin.state()).digest == Dump(engine.state()).digest
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (1,), (513,), (0, 3), (700, 3), (5, 0), (3, 1_000)])
+def test_an_array_among_others_is_the_bytes_of_one_by_itself(shape: tuple[int, ...]) -> None:
+    """Whatever lies between its numbers, and however few there are."""
+    table = np.random.default_rng(1).integers(0, 9, (*shape, 4))
+    among = Dump(ABOUT | {"array": table[..., 1]})
+    alone = Dump(ABOUT | {"array": table[..., 1].copy()})
+    assert among.digest == alone.digest
+    assert list(among.chunks()) == list(alone.chunks())
+
+
+def test_an_array_among_others_is_not_put_together() -> None:
+    """A column of a table costs a snapshot no memory of its size: there may be none to spare."""
+    table = np.zeros((4_000_000, 4), np.int32)
+    tracemalloc.start()
+    try:
+        dump = Dump({"column": table[:, 1]})
+        n_bytes = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert len(dump.prints["/column"]) > 1
+    assert n_bytes < table[:, 1].nbytes / 8
 
 
 def test_a_base_must_be_the_right_one() -> None:
