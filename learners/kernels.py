@@ -1836,9 +1836,9 @@ def inverse_mass(mass: float, shrink: float) -> float:
 
 
 @kernel
-def inverses(mass: F64, shrink: float, both_ways: bool, inverse: F64) -> None:
-    """Write `inverse_norm` of each mass, or `inverse_mass`."""
-    for slot in range(len(mass)):
+def inverses(mass: F64, n_used: int, shrink: float, both_ways: bool, inverse: F64) -> None:
+    """Write `inverse_norm` of each mass that is used, or `inverse_mass`; not of the empty row's."""
+    for slot in range(1, n_used):
         of = mass[slot]
         inverse[slot] = inverse_norm(of, shrink) if both_ways else inverse_mass(of, shrink)
 
@@ -3744,7 +3744,8 @@ def read_best(
 def packed_rows(rows: NDArray[Any], size: NDArray[Any]) -> NDArray[Any]:
     """Return the first size[i] values of each row i in one array; other threads run meanwhile."""
     packed = np.empty(int(size.sum()), rows.dtype)
-    pack_rows(rows, size, packed)
+    # To numba, one size of a column lies together and more lie apart: as if of two types.
+    pack_rows(rows, np.ascontiguousarray(size), packed)
     return packed
 
 

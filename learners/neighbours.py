@@ -197,13 +197,13 @@ class NeighbourLists(Source):
         self._reserve()
         self._pool.load_state(state, remap)
         used, rows = self._pool.n_used, self.neighbours
-        rows.size[:used] = state["size"]
+        rows.size[:used] = size = np.ascontiguousarray(state["size"])
         rows.mass[:used] = state["mass"]
-        kernels.inverses(rows.mass[1:used], self.shrink, self.both_ways, rows.inv_norm[1:used])
+        kernels.inverses(rows.mass, used, self.shrink, self.both_ways, rows.inv_norm)
         handles = np.asarray(state["handle"])
         handles = remap_handles(handles, remap, state.get("generation"), self.personal)
-        kernels.unpack_rows(handles, rows.size[:used], rows.handle)
-        kernels.unpack_rows(np.asarray(state["weight"]), rows.size[:used], rows.weight)
+        kernels.unpack_rows(handles, size, rows.handle)
+        kernels.unpack_rows(np.asarray(state["weight"]), size, rows.weight)
         self.sketch[state.get("sketch_at", slice(None))] = state["sketch"]
         self.sketch_place[:] = state["sketch_place"]
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
 
 # What only River's models, and tests, call from Python; in the blend it is part of other kernels.
 APART = {
@@ -28,6 +31,40 @@ for folder in ("app", "learners"):
             if hasattr(kernel, "signatures") and not kernel.signatures:
                 print(node.attr)
 """
+
+COMPILED_AGAIN = """
+import learners.kernels
+from app import snapshot
+from app.warm_up import warm_up
+from tests.factories import click, feed, make_engine, restore
+
+def signatures():
+    kernels = vars(learners.kernels).items()
+    return {name: len(k.signatures) for name, k in kernels if hasattr(k, "signatures")}
+
+def taken(engine):
+    return snapshot.load([snapshot.dump(engine.state(), "s")])
+
+warm_up()
+before = signatures()
+engine = make_engine()
+states = [taken(engine)]
+for user in "abc":
+    feed(engine, [click(user, "x"), click(user, "y", at_s=1)])
+    states.append(taken(engine))
+for state in states:
+    restore(engine, state)
+    engine.hashes()
+print(*(name for name, n in signatures().items() if n != before[name]))
+"""
+
+
+def test_no_kernel_is_compiled_again_where_there_are_few_rows() -> None:
+    """To numba, none or one of what lies apart lies together: another kind of array."""
+    found = subprocess.run(
+        [sys.executable, "-c", COMPILED_AGAIN], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert found.stdout.split() == []
 
 
 def test_no_kernel_is_left_for_the_first_request() -> None:
