@@ -24,13 +24,12 @@ from learners.lines import zeros_by_lines
 
 SHADOW, CHAMPION, ANCHOR, CANDIDATE = range(4)
 N_VERSIONS = 4
-MOST_POOLS = 4
 NOTHING: I32 = np.zeros(0, np.int32)
 
 
-def slot_table(n_items: int) -> I32:
+def slot_table(n_items: int, n_pools: int) -> I32:
     """Return room for the indices of several pools, [versions, items, pools]: see `RowPool`."""
-    return zeros_by_lines((N_VERSIONS, n_items, MOST_POOLS), np.int32)
+    return zeros_by_lines((N_VERSIONS, n_items, n_pools), np.int32)
 
 
 class RowPool:
@@ -47,8 +46,8 @@ class RowPool:
             free=np.zeros(n_slots, np.int32),
             marks=np.array([0, 1], np.int64),
         )
-        # Also where it is alone: so kernels are compiled for one layout.
-        self._lie_in(slot_table(n_items), 0)
+        # Beside nothing, where it is alone: so kernels are compiled for one layout.
+        self._lie_in(slot_table(n_items, 2), 0)
 
     def _lie_in(self, table: I32, column: int) -> None:
         self.versions = Versions(self.pool, table[:, :, column])

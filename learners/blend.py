@@ -136,7 +136,9 @@ class Blend(Learner):
 
     def _lie_together(self) -> None:
         """Let the sources have what says where their rows are in one table."""
-        self._slots = slot_table(self.personal.max_items)
+        # An even number of columns: two at a time are compared, see `blend_assign`.
+        n_columns = len(self.sources) + len(self.sources) % 2
+        self._slots = slot_table(self.personal.max_items, n_columns)
         for column, source in enumerate(self.sources.values()):
             source.rows.move_to(self._slots, column)
         self._shared: Any = None
@@ -235,7 +237,6 @@ class Blend(Learner):
             float(combiner.learning_rate),
             self._taste,
             np.array([source.rows_per_event for source in self.sources.values()], np.int64),
-            # Two slots in each: see `blend_assign`.
             self._slots.reshape(N_VERSIONS, -1).view(np.int64),
         )
 

@@ -3523,9 +3523,11 @@ def blend_assign(shared: Any, target: int, source: int, n_items: int, n_lists: i
     lists, n_changed = shared.list_rows, 0
     assign_slots(lists.pool, lists.slots[target], lists.slots[source], n_lists)
     ours, theirs = shared.slots[target], shared.slots[source]
+    per_item = len(ours) // shared.covisit_rows.slots.shape[1]
     for first in range(0, n_items, _ASSIGNED):
         last, differ = min(first + _ASSIGNED, n_items), np.int64(0)
-        for two in range(np.uint64(2 * first), np.uint64(2 * last)):  # as vector code
+        # As vector code, two slots at a time.
+        for two in range(np.uint64(per_item * first), np.uint64(per_item * last)):
             differ |= ours[two] ^ theirs[two]
         if differ:
             for item in range(first, last):

@@ -18,4 +18,4 @@ def _random_ids() -> Iterator[str]:
 
 
 random_id = _random_ids().__next__
-"""Returns an id that was not returned before, of 24 hexadecimal digits."""
+"""Returns another id each time, of 24 hexadecimal digits; for the event loop's thread alone."""

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import random
 from collections import Counter
 
@@ -55,6 +56,20 @@ def assign(model: Learner, chance: random.Random) -> None:
 def make(learner: type[Learner]) -> Learner:
     """Return a learner whose pool is soon too small for four versions."""
     return learner(history=History(N_ITEMS, 8, history_length=6, scored_history=4, had_length=30))
+
+
+def test_a_source_of_ones_own_has_its_rows_beside_the_others() -> None:
+    """Whoever adds one to a blend need not say anywhere how many there are."""
+    model = make(Blend)
+    assert isinstance(model, Blend)
+    model.learn_one("u", "a", 1.0)
+    model.learn_one("u", "b", 1.0)
+    model.sources["own"] = own = Covisit(history=model.personal)
+    own.learn_one("u", "c", 1.0)
+    before = own.rows.slots[SHADOW].tolist()
+    model.load_state(copy.deepcopy(model.state()))
+    assert any(before)
+    assert own.rows.slots[SHADOW].tolist() == before
 
 
 @pytest.mark.parametrize("seed", range(6))
