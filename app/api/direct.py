@@ -1,9 +1,9 @@
 """The way of nearly all requests: past what is made for each that goes the way of all.
 
-A list waits for nothing, so it need not queue up for a turn of its own: it is answered as soon as
-it is read. Under overload, where a queue would only make answers late, it is here that less is
-answered, or nothing, at the least cost (see `arrivals`). Feedback is learned from as soon as its
-body is there. What is not plain, or has to wait, goes the way of all requests.
+A list waits for nothing, so it need not queue up for a turn of its own: it is made as soon as all
+has been read that has come in. Under overload, where a queue would only make answers late, it is
+here that less is answered, or nothing, at the least cost (see `arrivals`). Feedback is learned from
+as soon as its body is there. What is not plain, or has to wait, goes the way of all requests.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ _MOST_DIGITS = 20
 _NOT_PLAIN = {b"content-encoding", b"transfer-encoding", b"upgrade"}
 
 
-class Posted:
-    """Feedback whose body is on its way, in the place of uvicorn's own record of a request."""
+class Direct:
+    """A request that is not answered yet, in the place of uvicorn's own record of it."""
 
     response_complete = False
     disconnected = False
@@ -62,9 +62,24 @@ class Posted:
     more_body = True
     message_event = asyncio.Event()
 
-    def __init__(self, headers: Headers, ack: str) -> None:
-        self.body = b""
+    def __init__(self, headers: Headers) -> None:
         self.headers = headers
+        self.body = b""
+
+
+class Asked(Direct):
+    """A list that is made once all has been read."""
+
+    def __init__(self, headers: Headers, plain: Plain) -> None:
+        super().__init__(headers)
+        self.plain = plain
+
+
+class Posted(Direct):
+    """Feedback whose body is on its way."""
+
+    def __init__(self, headers: Headers, ack: str) -> None:
+        super().__init__(headers)
         self.ack = ack
         self.begin = time.perf_counter()
 
@@ -72,16 +87,25 @@ class Posted:
 _REFUSAL = answer_error(Overloaded("too many requests are waiting; try again in a second"))
 
 
-def answer_directly(service: Service, head: Head) -> Response | None:
-    """Return the answer to a request that need not, or must not, queue up; None if it has to."""
-    if head.method == b"GET" and head.url.startswith(RECOMMENDATIONS):
-        path, _, query_string = head.url.partition(b"?")
-        plain = plain_recommendations(service, path, query_string, head.headers)
-        if plain is not None and not _has_to_wait(service, plain):
-            with traces.request("GET", head.headers) as traced:
-                response = _answer(service, plain)
-                traced.route, traced.status = PATH, response.status_code
-            return response
+def begin_asked(service: Service, head: Head) -> Asked | None:
+    """Return what stands for a request for a list, if it is plain and need not wait."""
+    if head.method != b"GET" or not head.url.startswith(RECOMMENDATIONS):
+        return None
+    path, _, query_string = head.url.partition(b"?")
+    plain = plain_recommendations(service, path, query_string, head.headers)
+    return None if plain is None or _has_to_wait(service, plain) else Asked(head.headers, plain)
+
+
+def answer_asked(service: Service, asked: Asked) -> Response:
+    """Return the answer to a request for a list."""
+    with traces.request("GET", asked.headers) as traced:
+        response = _answer(service, asked.plain)
+        traced.route, traced.status = PATH, response.status_code
+    return response
+
+
+def refuse_directly(service: Service, head: Head) -> Response | None:
+    """Return a refusal where too many requests queue up already; None where this one may, too."""
     is_full = service.arrivals.n_waiting >= service.settings.max_waiting
     return _refuse(service) if is_full and head.url.startswith(b"/v1/") else None
 

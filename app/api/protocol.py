@@ -1,8 +1,8 @@
 """HTTP as uvicorn speaks it, but for two things.
 
 Head and body of an answer go out together, as soon as it is complete: uvicorn writes them one by
-one, and uvloop makes a system call of each, at the end of a turn. And what need not wait for its
-turn is answered as soon as it is read (see `direct`).
+one, and uvloop makes a system call of each, at the end of a turn. And what need not wait for a turn
+of its own is answered as soon as all has been read (see `direct`).
 """
 
 from __future__ import annotations
@@ -18,13 +18,16 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from app.api.arrivals import Arrivals
 from app.api.direct import (
+    Direct,
     Head,
     Posted,
-    answer_directly,
+    answer_asked,
     answer_posted,
     answer_unfinished,
+    begin_asked,
     begin_posted,
     note_broken_off,
+    refuse_directly,
 )
 from app.api.service import Service
 from app.api.stream import ABORT
@@ -32,6 +35,9 @@ from app.cost import OTHER, READS, RECEIVING, Meter, Stage
 
 # More than that is not held back, so that whoever writes without end is told to wait as before.
 MAX_HELD_BYTES = 2**16
+
+TOGETHER = 8
+"""Lists that are made before the first of them is sent, at most."""
 
 _LISTS = b"/v1/recommendations"
 _POSTED = b"/v1/feedback", b"/v1/impressions"
@@ -84,9 +90,16 @@ class SluiceProtocol(HttpToolsProtocol):
         self._stage = _stage(self.url)
         if self._service is not None and self._is_plain():
             head = Head(self.parser.get_method(), self.url, self.headers)
-            response = answer_directly(self._service, head)
-            if response is not None:
-                self._answer(response)
+            asked = begin_asked(self._service, head)
+            if asked is not None:
+                self.cycle = cast("Any", asked)
+                if not self._service.asked:
+                    self.loop.call_soon(_answer_asked, self._service)
+                self._service.asked.append((self, asked))
+                return
+            refusal = refuse_directly(self._service, head)
+            if refusal is not None:
+                self._answer(refusal)
                 return
             posted = begin_posted(self._service, head)
             if posted is not None:
@@ -137,16 +150,17 @@ class SluiceProtocol(HttpToolsProtocol):
         except asyncio.CancelledError:  # the stop has waited for long enough
             if posted.more_body and not posted.disconnected:
                 posted.more_body = False
-                self._complete(posted, answer_unfinished(cast("Service", self._service), posted))
+                self.complete(posted, answer_unfinished(cast("Service", self._service), posted))
 
     async def _answer_posted(self, posted: Posted) -> None:
-        self._complete(posted, await answer_posted(cast("Service", self._service), posted))
+        self.complete(posted, await answer_posted(cast("Service", self._service), posted))
 
-    def _complete(self, posted: Posted, response: Response) -> None:
-        posted.response_complete = True
+    def complete(self, request: Direct, response: Response) -> None:
+        """Send the answer to a request."""
+        request.response_complete = True
         if not self.transport.is_closing():
-            self._send(response, () if posted.keep_alive else ((b"connection", b"close"),))
-            if not posted.keep_alive:
+            self._send(response, () if request.keep_alive else ((b"connection", b"close"),))
+            if not request.keep_alive:
                 self.transport.close()
         super().on_response_complete()
 
@@ -196,8 +210,29 @@ def _stage(url: bytes) -> Stage:
     return RECEIVING if url.startswith(_POSTED) else OTHER
 
 
+def _answer_asked(service: Service) -> None:
+    """Make the lists that were asked for in this turn of the event loop, then send them.
+
+    Between two system calls a list is made in two thirds of the time: these leave little of what it
+    needs in the processor's caches.
+    """
+    all_asked, meter = service.asked.copy(), service.ingest.meter
+    service.asked.clear()
+    for first in range(0, len(all_asked), TOGETHER):
+        began = meter.begin_read()
+        made = [
+            (protocol, asked, answer_asked(service, asked))
+            for protocol, asked in all_asked[first : first + TOGETHER]
+            if not asked.disconnected
+        ]
+        for protocol, asked, response in made:
+            protocol.complete(asked, response)
+        if began is not None:
+            meter.end_read(READS, began)
+
+
 class _Answered:
-    """What stands for a request that was answered when it was read: nothing is left to be done."""
+    """What stands for a request that was refused when it was read: nothing is left to be done."""
 
     response_complete = True
     message_event = asyncio.Event()

@@ -59,6 +59,8 @@ class Service:
     feature_store: FeatureStore | None = None
     arrivals: Arrivals = field(default_factory=Arrivals)
     popular: Popular = field(default_factory=Popular)
+    # The lists that were asked for in this turn of the event loop, and by whom: see `protocol`.
+    asked: list[tuple[Any, Any]] = field(default_factory=list)
 
     @property
     def engine(self) -> Engine:

@@ -13,9 +13,10 @@ import httpx
 import msgspec
 import orjson
 import pytest
+from starlette.responses import Response
 
 from app.api.arrivals import Arrivals
-from app.api.direct import Head, answer_directly
+from app.api.direct import Head, answer_asked, begin_asked, refuse_directly
 from app.api.popular import LENGTH
 from app.api.service import Service
 from app.main import running_service
@@ -51,9 +52,15 @@ def hurried(service: Service, spent_s: float) -> Service:
     return dataclasses.replace(service, arrivals=arrivals)
 
 
+def answered(service: Service, head: Head) -> Response | None:
+    """Return what is answered directly, None for what has to queue up."""
+    asked = begin_asked(service, head)
+    return refuse_directly(service, head) if asked is None else answer_asked(service, asked)
+
+
 def ask(service: Service, url: bytes, headers: list[tuple[bytes, bytes]] | None = None) -> Any:
     """Return status, `X-Degraded` and content of what is answered directly."""
-    response = answer_directly(service, Head(b"GET", url, headers or []))
+    response = answered(service, Head(b"GET", url, headers or []))
     assert response is not None
     content = orjson.loads(response.body)
     return response.status_code, response.headers.get("x-degraded"), content
@@ -137,8 +144,8 @@ def test_what_has_to_wait_is_not_answered_directly(service: Service) -> None:
         b"/v1/trending",
         b"/healthz",
     ):
-        assert answer_directly(service, Head(b"GET", url, [])) is None, url
-    assert answer_directly(service, Head(b"POST", PATH + b"u1", [])) is None
+        assert answered(service, Head(b"GET", url, [])) is None, url
+    assert answered(service, Head(b"POST", PATH + b"u1", [])) is None
 
 
 def test_a_queue_has_an_end(service: Service) -> None:
@@ -146,10 +153,10 @@ def test_a_queue_has_an_end(service: Service) -> None:
     full = hurried(service, 0.0)
     full.arrivals.n_waiting = service.settings.max_waiting
     assert ask(full, b"/v1/trending")[2]["error"]["code"] == "overloaded"
-    post = answer_directly(full, Head(b"POST", b"/v1/feedback", []))
+    post = answered(full, Head(b"POST", b"/v1/feedback", []))
     assert post is not None
     assert post.headers["retry-after"] == "1"
-    assert answer_directly(full, Head(b"GET", b"/readyz", [])) is None
+    assert answered(full, Head(b"GET", b"/readyz", [])) is None
 
 
 def test_a_cursor_is_waited_for_until_the_deadline(make_service: StartService) -> None:
