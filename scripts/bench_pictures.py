@@ -55,7 +55,8 @@ def _catalogue(axes: Any, report: dict[str, Any]) -> None:
     sizes = {int(size[1].replace(",", "")): ratio for size, ratio in found.items() if size}
     axes.plot(list(sizes), list(sizes.values()), "o-", color=_OURS, label="GET, every row full")
     axes.axhline(1.0, color=_FLOOR, label="an empty route of FastAPI")
-    axes.set(xscale="log", xlabel="items", ylabel="CPU, times the empty route", ylim=(0, None))
+    top = 1.1 * max(1.0, *sizes.values())
+    axes.set(xscale="log", xlabel="items", ylabel="CPU, times the empty route", ylim=(0, top))
     axes.legend(fontsize=8)
 
 
