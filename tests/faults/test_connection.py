@@ -30,7 +30,7 @@ class Set:
         self.proxy = Proxy(self.server.socket)
         self.archive = Archive(self.server.url)
         # The proxy is a thread of this process, which may be busy with other things for a while.
-        defaults = {"store_timeout_s": 1.5, "feedback_timeout_s": 4, "redis_url": self.proxy.url}
+        defaults = {"store_timeout_s": 2.5, "feedback_timeout_s": 5, "redis_url": self.proxy.url}
         self.service: Service = small(folder, **(defaults | settings))
 
     def close(self) -> None:
