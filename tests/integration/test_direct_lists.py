@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
@@ -122,3 +123,29 @@ def test_nonsense_behind_a_list_ends_the_connection(shop: Service) -> None:
             received += part
         assert b" 400 " in received
     assert shop.client.get("/v1/recommendations/u1").status_code == 200
+
+
+def test_lists_behind_lists_are_in_time_or_refused(shop: Service) -> None:
+    """A deadline holds for many lists that are asked for in one packet as for others'."""
+    late, n = 'sluice_deadlines_total{outcome="late"}', 200
+    for _ in range(20):  # until it is known what a list takes
+        shop.get("/v1/recommendations/u1")
+    before = shop.counter(late)
+    with connected(shop) as client:
+        client.sendall(b"".join(asked(f"u{i % N_CLIENTS}?deadline_ms=5") for i in range(n)))
+        found = answers(client, n)
+    assert {status for status, _ in found} <= {200, 503}
+    assert [answer["user_id"] for status, answer in found if status == 200] == [
+        f"u{i % N_CLIENTS}" for i, (status, _) in enumerate(found) if status == 200
+    ]
+    assert shop.counter(late) - before <= n // 10
+
+
+def test_who_has_begun_to_ask_again_is_not_idle(shop: Service) -> None:
+    """A list's answer does not begin the wait for the rest of a request that came with its GET."""
+    first, second = asked("u1"), asked("u2")
+    with connected(shop) as client:
+        client.sendall(first + second[:20])
+        time.sleep(5.5)  # uvicorn closes what is idle after 5
+        client.sendall(second[20:])
+        assert [answer["user_id"] for _, answer in answers(client, 2)] == ["u1", "u2"]
