@@ -39,6 +39,9 @@ MAX_HELD_BYTES = 2**16
 
 TOGETHER = 8
 """Lists that are made before the first of them is sent, at most."""
+MOST_ASKED = 32
+"""Lists that are asked for before the first of them is made, at most: behind all that a burst
+brings in there may be no time left for any."""
 
 _LISTS = b"/v1/recommendations"
 _POSTED = b"/v1/feedback", b"/v1/impressions"
@@ -101,6 +104,8 @@ class SluiceProtocol(HttpToolsProtocol):
                 if not self._service.asked:
                     self.loop.call_soon(_answer_asked, self._service)
                 self._service.asked.append((self, asked))
+                if len(self._service.asked) == MOST_ASKED:
+                    _answer_asked(self._service, is_measured=True)
                 return
             refusal = refuse_directly(self._service, head)
             if refusal is not None:
@@ -216,7 +221,7 @@ def _stage(url: bytes) -> Stage:
 
 
 def _answer_asked(service: Service, *, is_measured: bool = False) -> None:
-    """Make the lists that were asked for in this turn of the event loop, then send them.
+    """Make the lists that were asked for in this turn of the event loop so far, and send them.
 
     Between two system calls a list is made in two thirds of the time: these leave little of what it
     needs in the processor's caches. `is_measured` says that this is a part of what is read.

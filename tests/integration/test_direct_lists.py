@@ -141,6 +141,23 @@ def test_lists_behind_lists_are_in_time_or_refused(shop: Service) -> None:
     assert shop.counter(late) - before <= n // 10
 
 
+def test_the_first_of_many_get_whole_lists(shop: Service) -> None:
+    """Of those who ask at once some are answered in time, however many ask behind them."""
+    n, n_tries, n_whole = 400, 10, 0
+    with ExitStack() as stack:
+        clients = [stack.enter_context(connected(shop)) for _ in range(n)]
+        while n_tries and not n_whole:
+            n_tries -= 1
+            for _ in range(20):  # short turns
+                shop.get("/v1/recommendations/u1")
+            with halted(shop):
+                for number, client in enumerate(clients):
+                    client.sendall(asked(f"u{number % N_CLIENTS}?deadline_ms=5"))
+            found = [answers(client, 1)[0] for client in clients]
+            n_whole += sum("items" in a and a["degraded"] is None for _, a in found)
+    assert n_whole
+
+
 def test_who_has_begun_to_ask_again_is_not_idle(shop: Service) -> None:
     """A list's answer does not begin the wait for the rest of a request that came with its GET."""
     first, second = asked("u1"), asked("u2")

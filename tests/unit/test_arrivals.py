@@ -91,6 +91,20 @@ def test_after_a_long_turn_all_are_late(turns: Turns) -> None:
     assert turns.arrivals.rung(0.5) == "whole"
 
 
+def test_two_of_a_turn_are_two_however_it_is_divided(turns: Turns) -> None:
+    """What is made as all has been read is of the same turn as what was made before."""
+    turns.wall += 5
+    turns.read()
+    turns.work(0.003)
+    assert [turns.arrivals.rung(0.005) for _ in range(3)] == ["trending"] * 2 + ["refuse"]
+    turns.end_reading()
+    assert turns.arrivals.rung(0.005) == "refuse"
+    turns.read()
+    assert turns.arrivals.rung(0.1) == "whole"
+    turns.work(0.003)
+    assert turns.arrivals.rung(0.005) == "trending"
+
+
 def test_whole_lists_make_room_for_others(turns: Turns) -> None:
     """After turns that refused, less of a turn goes into whole lists; later it is more again."""
 
