@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from starlette.responses import Response
 
@@ -64,7 +64,7 @@ class Direct:
 
     def __init__(self, headers: Headers) -> None:
         self.headers = headers
-        self.body = b""
+        self.body: Any = b""
 
 
 class Asked(Direct):
@@ -73,6 +73,7 @@ class Asked(Direct):
     def __init__(self, headers: Headers, plain: Plain) -> None:
         super().__init__(headers)
         self.plain = plain
+        self.body = bytearray()  # which nobody reads, and may come in many pieces
 
 
 class Posted(Direct):
