@@ -61,7 +61,7 @@ def test_a_budget_that_delays_learning_is_said(
     folder = tmp_path_factory.mktemp("budget")
     service = small(folder, budget_learning=0.01, id_share=1.0).start()
     try:
-        for batch in batches(sessions(400, n_users=40), 50):
+        for batch in batches(sessions(4_000, n_users=40), 500):  # more than ten seconds' work
             service.post("/v1/feedback", wire(batch), ack="log")
         page = open_page(service)
         expect(page.locator("#trouble")).to_contain_text("Learning is delayed by its budget")
