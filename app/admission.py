@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from app.caps import Cap, Caps, counted_by
-from app.events import VALID, Event, Feedback, Malformed, digest_of
+from app.events import VALID, Event, Feedback, Malformed, digest_of, is_among
 from app.id_share import IdShare
 from app.settings import EngineSettings
 from learners.ids import State
@@ -91,7 +91,7 @@ class Admission:
 
         That is the same everywhere, and known already: duplicates are told by it.
         """
-        return share >= 1.0 or int.from_bytes(self._key[:6], "little") < share * 2.0**48
+        return is_among(self._key, share)
 
     def count(self, status: Status, reason: str | None) -> None:
         """Count what became of an event, by status and reason."""

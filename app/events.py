@@ -418,6 +418,11 @@ def digest(parts: tuple[str, ...]) -> bytes:
     return found.digest()
 
 
+def is_among(digest_: bytes, share: float) -> bool:
+    """Tell whether what a digest is of is among a share of all: the same everywhere."""
+    return share >= 1.0 or int.from_bytes(digest_[:6], "little") < share * 2.0**48
+
+
 def digest_of(part: str) -> bytes:
     """Return `digest` of one part alone."""
     found = _HASH.copy()

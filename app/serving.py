@@ -288,6 +288,4 @@ class Serving:
 
 def is_chosen(id_: str, share: float, what_for: str) -> bool:
     """Tell whether an id is among a share of all: by a hash of it, the same everywhere."""
-    if share >= 1.0:
-        return True
-    return int.from_bytes(events.digest((what_for, id_))[:6], "little") < share * 2.0**48
+    return share >= 1.0 or events.is_among(events.digest((what_for, id_)), share)

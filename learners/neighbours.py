@@ -55,7 +55,9 @@ class NeighbourLists(Source):
         self.neighbours = Neighbours(
             handle=zeros_by_lines((n, width), np.int64),
             weight=zeros_by_lines((n, width), np.float32),
-            **{name: heads[name] for name in _HEAD.names or ()},
+            size=heads["size"],
+            mass=heads["mass"],
+            inv_norm=heads["inv_norm"],
         )
         counters = 1 << (SKETCH_PER_ITEM * items - 1).bit_length()
         self.sketch = fresh.zeros(counters, np.uint16)

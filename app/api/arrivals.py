@@ -59,20 +59,17 @@ class Arrivals:
         now, cpu = self.now(), self._cpu_clock()
         self.arrived = now - min(cpu - self._cpu, now - self._turn_began)
         self._cpu, self._turn_began, self._is_reading = cpu, now, True
-        self._begin_turn()
-        loop.call_soon(self.end_reading)
-
-    def _begin_turn(self) -> None:
         share = self._whole_share
         self._whole_share = share * LESS if self._has_refused else min(1.0, share + MORE)
         self._has_refused, self._n_asked = False, 0
+        loop.call_soon(self.end_reading)
 
     def end_reading(self) -> None:
         """Take note that all has been read that there was."""
         self._is_reading = False
 
     def rung(self, deadline_s: float) -> Rung:
-        """Return what there is time for, for a request that was just read.
+        """Return what there is time for, for a request that was read in this turn.
 
         `deadline_s` counts from its arrival.
         """

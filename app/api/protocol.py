@@ -75,7 +75,7 @@ class SluiceProtocol(HttpToolsProtocol):
         before: Any = self.cycle
         if isinstance(before, Asked) and not before.response_complete:
             # It was in the same packet; this one is not to queue up behind it.
-            _answer_asked(cast("Service", self._service), is_measured=True)
+            _answer_asked(cast("Service", self._service))
         self.url = b""
         self.headers = []
         self.expect_100_continue = False
@@ -102,14 +102,15 @@ class SluiceProtocol(HttpToolsProtocol):
             if asked is not None:
                 self.cycle = cast("Any", asked)
                 if not self._service.asked:
-                    self.loop.call_soon(_answer_asked, self._service)
+                    self.loop.call_soon(_end_turn, self._service)
                 self._service.asked.append((self, asked))
                 if len(self._service.asked) == MOST_ASKED:
-                    _answer_asked(self._service, is_measured=True)
+                    _answer_asked(self._service)
                 return
             refusal = refuse_directly(self._service, head)
             if refusal is not None:
-                self._answer(refusal)
+                self.cycle = refused = cast("Any", Direct(self.headers))
+                self.complete(refused, refusal)
                 return
             posted = begin_posted(self._service, head)
             if posted is not None:
@@ -186,11 +187,6 @@ class SluiceProtocol(HttpToolsProtocol):
             and self.parser.get_http_version() != "1.0"  # uvicorn closes it, whatever was asked
         )
 
-    def _answer(self, response: Response) -> None:
-        self.cycle = cast("Any", ANSWERED)
-        self._send(response)
-        super().on_response_complete()
-
     def _send(self, response: Response, more: Sequence[tuple[bytes, bytes]] = ()) -> None:
         parts = [STATUS_LINE[response.status_code]]
         for name, value in (*self.server_state.default_headers, *response.raw_headers, *more):
@@ -220,16 +216,24 @@ def _stage(url: bytes) -> Stage:
     return RECEIVING if url.startswith(_POSTED) else OTHER
 
 
-def _answer_asked(service: Service, *, is_measured: bool = False) -> None:
+def _end_turn(service: Service) -> None:
+    """Answer who still waits for a list of this turn, and charge it: it is part of no reading."""
+    meter = service.ingest.meter
+    began = meter.begin_read()
+    _answer_asked(service)
+    if began is not None:
+        meter.end_read(READS, began)
+
+
+def _answer_asked(service: Service) -> None:
     """Make the lists that were asked for in this turn of the event loop so far, and send them.
 
     Between two system calls a list is made in two thirds of the time: these leave little of what it
-    needs in the processor's caches. `is_measured` says that this is a part of what is read.
+    needs in the processor's caches.
     """
-    all_asked, meter = service.asked.copy(), service.ingest.meter
+    all_asked = service.asked.copy()
     service.asked.clear()
     for first in range(0, len(all_asked), TOGETHER):
-        began = None if is_measured else meter.begin_read()
         made = [
             (protocol, asked, answer_asked(service, asked))
             for protocol, asked in all_asked[first : first + TOGETHER]
@@ -237,18 +241,6 @@ def _answer_asked(service: Service, *, is_measured: bool = False) -> None:
         ]
         for protocol, asked, response in made:
             protocol.complete(asked, response)
-        if began is not None:
-            meter.end_read(READS, began)
-
-
-class _Answered:
-    """What stands for a request that was refused when it was read: nothing is left to be done."""
-
-    response_complete = True
-    message_event = asyncio.Event()
-
-
-ANSWERED = _Answered()
 
 
 class Gathering:

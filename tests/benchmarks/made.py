@@ -34,20 +34,19 @@ def stream(
     One event every 2 s; in 40,000 events one of 1,000 users makes five visits on average.
     """
     chance = random.Random(seed)
-    per_topic = PER_TOPIC
-    weights = list(accumulate(1.0 / (rank + 1) for rank in range(per_topic)))
+    weights = list(accumulate(1.0 / (rank + 1) for rank in range(PER_TOPIC)))
     events: list[Feedback] = []
     while len(events) < n_events:
         user, topic = chance.randrange(n_users), chance.randrange(n_topics)
         for _ in range(VISIT):
             here = topic if chance.random() < 0.8 else chance.randrange(n_topics)
-            [rank] = chance.choices(range(per_topic), cum_weights=weights)
+            [rank] = chance.choices(range(PER_TOPIC), cum_weights=weights)
             number = len(events)
             events.append(
                 Feedback(
                     event_id=f"e{number}",
                     user_id=f"u{user}",
-                    item_id=f"i{here * per_topic + rank}",
+                    item_id=f"i{here * PER_TOPIC + rank}",
                     type="click",
                     time_ms=START_MS + number * 2_000,
                 )
