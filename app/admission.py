@@ -7,12 +7,13 @@ late by now. An event that an operator released from quarantine passes all but t
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
 
 from app.caps import Cap, Caps, counted_by
-from app.events import VALID, Event, Feedback, Malformed, digest_of, is_among
+from app.events import VALID, Event, Feedback, Malformed, digest_of
 from app.id_share import IdShare
 from app.settings import EngineSettings
 from learners.ids import State
@@ -46,6 +47,50 @@ class Verdict(NamedTuple):
     reward: float = 0.0
 
 
+class Run:
+    """Events in a row, by columns, that are admitted as a matter of course: see `Admission.plain`.
+
+    `keys` are what they are known by, and `caps` what they count for.
+    """
+
+    def __init__(self) -> None:
+        self.events: list[Feedback] = []
+        self.keys: list[bytes] = []
+        self.rewards: list[float] = []
+        self.times_ms: list[int] = []
+        # After each of them.
+        self.watermarks_ms: list[int] = []
+        self.caps: list[Cap] = []
+
+    @classmethod
+    def of(cls, event: Feedback, verdict: Verdict, key: bytes, watermark_ms: int) -> Run:
+        """Return an event by itself, which has been admitted."""
+        run = cls()
+        run.events, run.keys, run.rewards = [event], [key], [verdict.reward]
+        run.times_ms, run.watermarks_ms = [verdict.time_ms], [watermark_ms]
+        return run
+
+    def __len__(self) -> int:
+        return len(self.events)
+
+    def cut(self, n: int) -> None:
+        """Let only the first n remain."""
+        for column in (self.events, self.keys, self.rewards, self.times_ms, self.watermarks_ms):
+            del column[n:]
+        for cap in self.caps:
+            del cap.keys[n:]
+
+    @property
+    def user_ids(self) -> list[str]:
+        """Whose they are."""
+        return [event.user_id for event in self.events]
+
+    @property
+    def item_ids(self) -> list[str]:
+        """On what they are."""
+        return [event.item_id for event in self.events]
+
+
 class RewardError(ValueError):
     """An event's type or value cannot be turned into a reward."""
 
@@ -65,8 +110,9 @@ class Admission:
         self.shares = IdShare()
         self._ids: set[bytes] = set()
         self._order: deque[bytes] = deque()
-        # Of the event in hand: what it is known by, and which caps it counts for.
-        self._key = b""
+        # Of the event in hand: what it is known by (a digest, the same everywhere), and which caps
+        # it counts for.
+        self.key = b""
         self._counted_by: list[Cap] = []
 
     def decide(
@@ -81,22 +127,68 @@ class Admission:
         verdict = self._decide(event, arrival_ms)
         if verdict.status == "learned":
             if barred is None:
-                self._remember(event, verdict.time_ms)
+                self.watermark_ms = max(self.watermark_ms, verdict.time_ms)
+                self._count(self._counted_by, [event.user_id])
+                self._remember([self.key])
             else:
                 verdict = Verdict("quarantined", *barred)
         return verdict
 
-    def is_among(self, share: float) -> bool:
-        """Tell whether the event in hand is among a share of all, by a digest of its id.
+    def plain(
+        self,
+        events: Sequence[Feedback],
+        arrivals_ms: Sequence[int | None],
+        ends_ms: int,
+        until_ms: int,
+    ) -> Run:
+        """Return those at the beginning of some events that `decide` would surely admit.
 
-        That is the same everywhere, and known already: duplicates are told by it.
+        Up to one of `ends_ms` or later, or the one by which the watermark is at `until_ms`. Nothing
+        is remembered of them: see `admit`. Something has to have been admitted just before.
         """
-        return is_among(self._key, share)
+        run, settings, newest_ms = Run(), self.settings, self.watermark_ms
+        checks_tokens, fresh = settings.tokens != "off", set[bytes]()
+        late_ms, ahead_ms = settings.lateness_s * 1_000, settings.future_s * 1_000
+        ends_ms = min(ends_ms, self._caps.ends_ms(settings))
+        for event, arrival_ms in zip(events, arrivals_ms):
+            key = digest_of(event.event_id)
+            time_ms = arrival_ms if event.time_ms is None else event.time_ms
+            if (
+                newest_ms >= until_ms
+                or event.released
+                or key in self._ids
+                or key in fresh
+                or time_ms is None
+                or not newest_ms - late_ms <= time_ms < ends_ms
+                or (arrival_ms is not None and time_ms > arrival_ms + ahead_ms)
+                or (checks_tokens and flaw_of_token(event, settings) is not None)
+            ):
+                break
+            try:
+                run.rewards.append(reward_of(event, settings))
+            except RewardError:
+                break
+            newest_ms = max(newest_ms, time_ms)
+            fresh.add(key)
+            run.events.append(event)
+            run.keys.append(key)
+            run.times_ms.append(time_ms)
+            run.watermarks_ms.append(newest_ms)
+        run.caps = counted_by(run.events, settings)
+        n = self.shares.n_passing(run.user_ids, settings.id_share)
+        run.cut(self._caps.n_passing(run.caps, n))
+        return run
 
-    def count(self, status: Status, reason: str | None) -> None:
-        """Count what became of an event, by status and reason."""
+    def admit(self, run: Run) -> None:
+        """Remember events that are admitted."""
+        self.key, self.watermark_ms = run.keys[-1], run.watermarks_ms[-1]
+        self._count(run.caps, run.user_ids)
+        self._remember(run.keys)
+
+    def count(self, status: Status, reason: str | None, n: int = 1) -> None:
+        """Count what became of n events, by status and reason."""
         label = status if reason is None else f"{status}:{reason}"
-        self.counts[label] = self.counts.get(label, 0) + 1
+        self.counts[label] = self.counts.get(label, 0) + n
 
     def _decide(  # noqa: PLR0911  one return for each verdict
         self, event: Feedback, arrival_ms: int | None
@@ -106,10 +198,10 @@ class Admission:
             reward = reward_of(event, settings)
         except RewardError as error:
             return Verdict("quarantined", error.reason, str(error))
-        self._key = digest_of(event.event_id)
-        if self._key in self._ids:
+        self.key = digest_of(event.event_id)
+        if self.key in self._ids:
             return Verdict("duplicate")
-        self._counted_by = counted_by(event, settings)
+        self._counted_by = counted_by([event], settings)
         if event.released:
             return self._accepted(event, arrival_ms, reward)
         flaw = None if settings.tokens == "off" else flaw_of_token(event, settings)
@@ -131,7 +223,7 @@ class Admission:
             return Verdict("quarantined", cap, f"over {most} events in {window_s} s")
         swallows = self.shares.refuse(event.user_id, settings.id_share)
         if swallows is not None:
-            self.shares.count(event.user_id, is_refused=True)
+            self.shares.count([event.user_id], is_refused=True)
             return Verdict("quarantined", "id_share", swallows)
         return Verdict("learned", None, None, time_ms, reward)
 
@@ -142,13 +234,14 @@ class Admission:
         oldest_ms = self.watermark_ms - self.settings.lateness_s * 1_000
         return Verdict("learned", time_ms=max(time_ms, oldest_ms), reward=reward)
 
-    def _remember(self, event: Feedback, time_ms: int) -> None:
-        self.watermark_ms = max(self.watermark_ms, time_ms)
-        self._caps.count(self._counted_by, self.watermark_ms, self.settings)
-        self.shares.count(event.user_id, is_refused=False)
+    def _count(self, caps: Sequence[Cap], user_ids: Sequence[str]) -> None:
+        self._caps.count(caps, self.watermark_ms, self.settings)
+        self.shares.count(user_ids)
+
+    def _remember(self, keys: Sequence[bytes]) -> None:
         ids, order = self._ids, self._order
-        ids.add(self._key)
-        order.append(self._key)
+        ids.update(keys)
+        order.extend(keys)
         while len(order) > self.settings.dedupe_window:
             ids.discard(order.popleft())
 

@@ -6,9 +6,12 @@ admitted events, by windows of event time that follow each other; ids are kept a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import numpy as np
 
-from app.events import Feedback, digest, user_digest
+from app.events import Feedback, digest, pair_digest, user_digest
 from app.settings import EngineSettings
 from learners.ids import State
 
@@ -17,38 +20,70 @@ MAX_COUNTED = 1_000_000
 
 _DIGEST_BYTES = 16
 
-Cap = tuple[str, int, bytes]
-"""The name of a cap, how many events it lets pass, and the digest that these are counted by."""
+
+class Cap(NamedTuple):
+    """A cap's name, how many events it lets pass, and what each of some events is counted by.
+
+    That is a digest; None where the cap is not about an event.
+    """
+
+    reason: str
+    most: int
+    keys: list[bytes | None]
 
 
 class Caps:
-    """Counters of the present window. `refuse` asks, `count` remembers; caps of 0 are off.
+    """Counters of the present window. `passing` asks, `count` remembers; caps of 0 are off.
 
-    Both go by what an event counts for (see `counted_by`).
+    Both go by what events count for (see `counted_by`), in their order.
     """
 
     def __init__(self) -> None:
         self._window = 0
         self._counts: dict[bytes, int] = {}
 
-    def refuse(self, caps: list[Cap], now_ms: int, settings: EngineSettings) -> str | None:
+    def refuse(self, caps: Sequence[Cap], now_ms: int, settings: EngineSettings) -> str | None:
         """Return the cap that an event is past, or None. `now_ms` never goes back."""
         if _window(now_ms, settings) != self._window:
             return None
         counts = self._counts
-        for reason, most, key in caps:
-            if counts.get(key, 0) >= most:
+        for reason, most, (key,) in caps:
+            if key is not None and counts.get(key, 0) >= most:
                 return reason
         return None
 
-    def count(self, caps: list[Cap], now_ms: int, settings: EngineSettings) -> None:
-        """Count an admitted event."""
+    def n_passing(self, caps: Sequence[Cap], n: int) -> int:
+        """Return how many of n events of this window surely pass, from the first on."""
+        counts = self._counts
+        if len(counts) + n * len(caps) > MAX_COUNTED:
+            return 0
+        for _, most, keys in caps:
+            counted: dict[bytes, int] = {}
+            for place in range(n):
+                key = keys[place]
+                if key is None:
+                    continue
+                count = counted.get(key) or counts.get(key, 0)
+                if count >= most:
+                    n = place
+                    break
+                counted[key] = count + 1
+        return n
+
+    def ends_ms(self, settings: EngineSettings) -> int:
+        """Return when the window of the last event is over."""
+        return (self._window + 1) * settings.cap_window_s * 1_000
+
+    def count(self, caps: Sequence[Cap], now_ms: int, settings: EngineSettings) -> None:
+        """Count admitted events of one window."""
         window = _window(now_ms, settings)
         if window != self._window:
             self._window, self._counts = window, {}
         counts = self._counts
-        for _, _, key in caps:
-            counts[key] = counts.get(key, 0) + 1
+        for of_event in zip(*(cap.keys for cap in caps)):
+            for key in of_event:
+                if key is not None:
+                    counts[key] = counts.get(key, 0) + 1
         if len(counts) > MAX_COUNTED:
             self._counts = {}
 
@@ -78,15 +113,20 @@ def _window(now_ms: int, settings: EngineSettings) -> int:
     return now_ms // (settings.cap_window_s * 1_000)
 
 
-def counted_by(event: Feedback, settings: EngineSettings) -> list[Cap]:
-    """Return which caps an event counts for: name, most, and what it is counted by."""
-    user, item, source = event.user_id, event.item_id, event.source
+def counted_by(events: Sequence[Feedback], settings: EngineSettings) -> list[Cap]:
+    """Return which caps some events count for."""
     caps = []
     if settings.cap_user:
-        caps.append(("cap_user", settings.cap_user, user_digest(user)))
+        keys: list[bytes | None] = [user_digest(event.user_id) for event in events]
+        caps.append(Cap("cap_user", settings.cap_user, keys))
     if settings.cap_user_item:
-        caps.append(("cap_user_item", settings.cap_user_item, user_digest(user, item)))
-    if settings.cap_source_item and source is not None:
-        key = digest(("source", source, item))
-        caps.append(("cap_source_item", settings.cap_source_item, key))
+        keys = [pair_digest(event.user_id, event.item_id) for event in events]
+        caps.append(Cap("cap_user_item", settings.cap_user_item, keys))
+    if settings.cap_source_item:
+        keys = [_source_digest(event) for event in events]
+        caps.append(Cap("cap_source_item", settings.cap_source_item, keys))
     return caps
+
+
+def _source_digest(event: Feedback) -> bytes | None:
+    return None if event.source is None else digest(("source", event.source, event.item_id))

@@ -6,6 +6,7 @@ None knows what it watches. Each keeps its state without pickle, and refuses one
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from river.drift import ADWIN
@@ -209,6 +210,17 @@ class Drift:
             values = self._values
         values.append(value)
         return None if len(values) % _LOOKS_EACH else self._feed()
+
+    def extend(self, values: Sequence[float]) -> tuple[float, float] | None:
+        """Take several values, of which only the last may be looked at; return as `update` does."""
+        lives = ADWIN_LIFE // 2 if self._younger is None else ADWIN_LIFE
+        if len(self._values) + len(values) > lives:
+            change = None
+            for value in values:
+                change = self.update(value)
+            return change
+        self._values += values
+        return None if len(self._values) % _LOOKS_EACH else self._feed()
 
     def _feed(self) -> tuple[float, float] | None:
         """Let ADWIN have what it has not seen yet; return what it says to the last value."""

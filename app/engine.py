@@ -7,6 +7,7 @@ no randomness. What has to be done outside is returned.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ import numpy as np
 import orjson
 
 from app import commands, events
-from app.admission import FROZEN, GROWTH, REPEAT, Admission, Verdict
+from app.admission import FROZEN, GROWTH, REPEAT, Admission, Run, Verdict
 from app.answers import Answers
 from app.calibration import Calibration
 from app.catalogue import Catalogue
@@ -29,7 +30,7 @@ from app.feature_state import make_inputs
 from app.features import Feature
 from app.freshness import is_over
 from app.gate import Gate
-from app.gate_data import Clock, Decision, Losses, Refusal, Relearn, Version
+from app.gate_data import Clock, Decision, Losses, Quiet, Refusal, Relearn, Version
 from app.growth import Growth
 from app.ignored import Ignored
 from app.judge import Pace, Prequential, loss_of
@@ -39,7 +40,7 @@ from app.rulebook import Rulebook
 from app.rules import canonical, read_rules
 from app.serving import Serving, is_chosen
 from app.settings import KNOWN_SEMANTICS, SEMANTICS, EngineSettings
-from app.slices import SIZE, Joined, Slice, Teaching
+from app.slices import MOST_JUDGED, SIZE, Slice, Teaching
 from app.window import Window
 from learners import fresh
 from learners.base import ANCHOR, CHAMPION, N_VERSIONS, SHADOW
@@ -134,28 +135,68 @@ class Outcome:
     quarantined: list[tuple[int, bytes]] = field(default_factory=list)
 
 
-class Place(NamedTuple):
-    """A record of an entry, by its index there (`at`); None for an entry that has none."""
+class Reading:
+    """Records of some entries, one after the other; a place among them is a number.
 
-    record: events.Record | None
-    arrival_ms: int | None
-    at: int
-    is_last: bool
-    outcome: Outcome
+    An entry without any has one place, with None.
+    """
+
+    def __init__(self, entries: Sequence[tuple[Entry, str]]) -> None:
+        self.records: list[events.Record | None] = []
+        self.arrivals_ms: list[int | None] = []
+        self.outcomes: list[Outcome] = []
+        # Of each place the entry, by number; of each entry its first place, and the end of all.
+        self.of: list[int] = []
+        self.starts: list[int] = []
+        for number, (entry, cursor) in enumerate(entries):
+            records: list[events.Record | None] = [*entry.records] or [None]
+            self.starts.append(len(self.records))
+            self.records += records
+            self.arrivals_ms += [entry.arrival_ms] * len(records)
+            self.of += [number] * len(records)
+            self.outcomes.append(Outcome(cursor))
+        self.starts.append(len(self.records))
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def outcome(self, at: int) -> Outcome:
+        """Return what becomes of the entry of a place."""
+        return self.outcomes[self.of[at]]
+
+    def is_first(self, at: int) -> bool:
+        """Tell whether an entry begins at a place."""
+        return at == self.starts[self.of[at]]
+
+    def is_last(self, at: int) -> bool:
+        """Tell whether an entry ends with a place."""
+        return at + 1 == self.starts[self.of[at] + 1]
+
+    def feedback(self, at: int, most: int) -> list[Feedback]:
+        """Return the events at a place and behind it, without a gap; so many at most."""
+        found = []
+        for record in self.records[at : at + most]:
+            if not isinstance(record, Feedback):
+                break
+            found.append(record)
+        return found
 
 
-def _places(entries: Sequence[tuple[Entry, str]]) -> list[Place]:
-    """Return the records of some entries, one after the other."""
-    places: list[Place] = []
-    for entry, cursor in entries:
-        outcome, last = Outcome(cursor), len(entry.records) - 1
-        if last < 0:
-            places.append(Place(None, entry.arrival_ms, 0, True, outcome))
-        places += [
-            Place(record, entry.arrival_ms, index, index == last, outcome)
-            for index, record in enumerate(entry.records)
-        ]
-    return places
+def _place_of(flags: Sequence[bool], nth: int) -> int:
+    """Return where the nth that is true is, from 1 on; past the end, if there are not so many."""
+    places = [place for place, flag in enumerate(flags) if flag]
+    return places[nth - 1] if len(places) >= nth else len(flags)
+
+
+def _known(item_ids: list[str], items: list[int]) -> list[bool]:
+    """Tell of each item, by id and index, whether it is there when its turn has come."""
+    fresh = set[str]()
+    known = []
+    for item_id, item in zip(item_ids, items):
+        known.append(item != MISS or item_id in fresh)
+        if item == MISS:
+            fresh.add(item_id)
+    return known
 
 
 class Engine(Serving):
@@ -257,18 +298,16 @@ class Engine(Serving):
 
         Where nothing is due in between, events of several are learned together.
         """
-        places = _places(entries)
+        reading = Reading(entries)
         n_decisions, at = self.gate.data.n_decisions, 0
         ahead: Verdict | None = None  # of the event that is next, where it was looked at already
-        while at < len(places):
-            place = places[at]
-            record, outcome = place.record, place.outcome
-            at += 1
-            self._begin(place)
+        while at < len(reading):
+            record, arrival_ms = reading.records[at], reading.arrivals_ms[at]
+            outcome = self._begin(reading, at)
             if record is None:
                 pass
             elif isinstance(record, _EVENTS):
-                verdict, ahead = ahead or self._decide(record, place.arrival_ms), None
+                verdict, ahead = ahead or self._decide(record, arrival_ms), None
                 self._tell(verdict)
                 is_learned = verdict.status == "learned"
                 if is_learned and any(self.gate.freshness):
@@ -277,11 +316,11 @@ class Engine(Serving):
                 if self.gate.data.n_decisions != n_decisions:  # these are of its own entry
                     room = min(room, 1)
                 if room and isinstance(record, Feedback):
-                    at, ahead = self._learn_joined(record, verdict, places, at, room, done)
-                    place = places[at - 1]
-                    outcome = place.outcome
+                    n, ahead = self._learn_joined(record, verdict, reading, at, room, done)
+                    at += n - 1
+                    outcome = reading.outcome(at)
                 else:
-                    self._take(record, verdict, place.at, outcome)
+                    self._take(record, verdict, at - reading.starts[reading.of[at]], outcome)
                 if is_learned and self._is_unsettled:
                     yield from self._settle()
             else:
@@ -289,13 +328,17 @@ class Engine(Serving):
             if self.gate.data.n_decisions != n_decisions:
                 n_decisions = self._stamp_decisions(outcome, n_decisions)
                 yield from fresh.give_back()  # what a shadow that was set back had counted
-            if place.is_last:
+            if reading.is_last(at):
                 self._end(outcome, done)
+            at += 1
             yield
 
-    def _begin(self, place: Place) -> None:
-        if place.at == 0:
-            place.outcome.version_before = self.gate.data.version
+    def _begin(self, reading: Reading, at: int) -> Outcome:
+        """Take note that the record at a place is next; return what becomes of its entry."""
+        outcome = reading.outcome(at)
+        if reading.is_first(at):
+            outcome.version_before = self.gate.data.version
+        return outcome
 
     def _end(self, outcome: Outcome, done: list[Outcome]) -> None:
         """Take note that all of an entry has been applied."""
@@ -500,17 +543,16 @@ class Engine(Serving):
         """Count an event, and teach the labels what its item came after."""
         profile, user, item, reward, _ = case
         is_taught = is_taught and reward > 0
-        self._count_taken(self.n_events, user, item, is_taught=is_taught)
+        self._count_taken(self.n_events, [user], [item], [is_taught])
         if is_taught:
             self.exploration.labels.learn(profile, item, reward)
 
-    def _count_taken(self, number: int, user: int, item: int, *, is_taught: bool) -> None:
-        """Count an event, by its number, for what is new and what was ignored."""
-        self.exploration.meet(item)
-        self.exploration.turn(number)
-        self.ignored.drop(user, item)
-        if is_taught:
-            self.exploration.take(item)
+    def _count_taken(
+        self, number: int, users: list[int], items: list[int], taught: list[bool]
+    ) -> None:
+        """Count events, by the number of the first, for what is new and what was ignored."""
+        self.exploration.count(number, items, taught)
+        self.ignored.drop(users, items)
 
     def _calibrate(self, scores: list[float], clicked: F64, kept: list[int]) -> None:
         """Compare what each version expected of some places of a slate with what came of it."""
@@ -537,7 +579,11 @@ class Engine(Serving):
         self._situate(event, profile.user)
         if self.on_judge is not None:
             self.on_judge()
-        losses, is_repeat = self._judge(case, event, type_index, is_taught=reason is None)
+        run = Run.of(event, verdict, self.admission.key, watermark_ms)
+        [is_judged] = self._judged(run, self.pace)
+        losses, is_repeat = self._judge(
+            case, event, type_index, is_judged=is_judged, is_taught=reason is None
+        )
         if self.on_judge is not None:
             self.on_judge()
         if is_repeat and not self.settings.teach_repeats and reason != FROZEN:
@@ -551,7 +597,7 @@ class Engine(Serving):
         is_new = item == MISS
         item = history.touch_item(event.item_id, self.tick)
         if is_new:
-            self._arrive(item)
+            self._arrive(item, watermark_ms)
             self._come_undescribed(item)
         profile.user = user  # who may be new
         is_taught = reason is None
@@ -616,84 +662,123 @@ class Engine(Serving):
         self,
         first: Feedback,
         verdict: Verdict,
-        places: Sequence[Place],
+        reading: Reading,
         at: int,
         room: int,
         done: list[Outcome],
     ) -> tuple[int, Verdict | None]:
-        """Learn an admitted event, and what comes behind it, from a place on, up to where something
-        may be due, or there is no room for more.
+        """Learn an admitted event, at a place, and what comes behind it, up to where something may
+        be due, or there is no room for more.
 
-        Return the next place, and the verdict on what is there, if it is known.
+        Return how many these are, and the verdict on the next one, if it is known.
         """
-        gate, watermark_ms = self.gate, self.admission.watermark_ms
+        gate, admission, watermark_ms = self.gate, self.admission, self.admission.watermark_ms
         joined, n_decisions = self._slice(), gate.data.n_decisions
         joined.begin(self.n_events + 1, self.window.n, self.tick + 1)
-        user = self.history.users.get(first.user_id)
-        item = self.history.items.get(first.item_id)
+        user, item = self.history.users.get(first.user_id), self.history.items.get(first.item_id)
         gate.before_event(first.item_id, watermark_ms, is_known=item != MISS)
         limit = self._limit(first, item)
         self._situate(first, user)
-        self._join(first, verdict, user, item, is_limited=limit is not None)
-        begun, most, until_ms, ahead = at - 1, 1, 0, None
-        if at < len(places) and gate.data.n_decisions == n_decisions:
-            most, until_ms = self._most_joined()
-            most = min(most, room)
-        users, items, ends_ms = self.history.users, self.history.items, gate.joins_until_ms
-        is_place = min(users.n_free, items.n_free) >= most
-        while len(joined.joined) < most and watermark_ms < until_ms and at < len(places):
-            record, arrival_ms = places[at].record, places[at].arrival_ms
-            if not isinstance(record, Feedback):
-                break
-            time_ms = arrival_ms if record.time_ms is None else record.time_ms
-            # What was released may come as of another time.
-            if time_ms is None or time_ms >= ends_ms or record.released:
-                break
-            if not (is_place or self._is_place_for(record)):
-                break
-            verdict = self._decide(record, arrival_ms)
-            if verdict.status != "learned":
-                ahead = verdict
-                break
-            user, item = users.get(record.user_id), items.get(record.item_id)
-            if not gate.join(record.item_id, is_known=item != MISS):
-                ahead = verdict
-                break
-            self._join(record, verdict, user, item)
-            at, watermark_ms = at + 1, self.admission.watermark_ms
-        self._learn_slice(joined, places[begun:at], limit, done)
-        return at, ahead
+        run = Run.of(first, verdict, admission.key, watermark_ms)
+        judged = self._judged(run, self.pace)
+        self._join(run, [user], [item], judged, [item != MISS], is_limited=limit is not None)
+        ahead, is_more = None, gate.data.n_decisions == n_decisions
+        quiet = self._quiet(room) if is_more else Quiet(events=1)
+        while is_more and len(joined) < quiet.events and joined.n_judged < quiet.judged:
+            is_more, ahead = self._join_more(reading, at + len(joined), quiet)
+        self._learn_slice(joined, reading, at, limit, done)
+        return len(joined), ahead
 
-    def _most_joined(self) -> tuple[int, int]:
-        """Return how many events may be learned together, and which event time ends it."""
-        settings, capacity = self.settings, self.window.capacity
-        if self.features is not None or settings.growth_least:  # each is looked at by itself
-            return 1, 0
-        n, until_ms = self.gate.quiet()
-        return min(n, SIZE, capacity or SIZE), until_ms
+    def _join_more(self, reading: Reading, at: int, quiet: Quiet) -> tuple[bool, Verdict | None]:
+        """Join events, at a place and behind it, that are admitted as a matter of course.
+
+        Return whether there may be more, and the verdict on the next one, if it is known.
+        """
+        gate, history, joined = self.gate, self.history, self._slice()
+        most = min(quiet.events - len(joined), gate.most_joined)
+        run = self.admission.plain(
+            reading.feedback(at, most),
+            reading.arrivals_ms[at : at + most],
+            gate.joins_until_ms,
+            quiet.until_ms,
+        )
+        users = history.users.index.find_all(run.user_ids)
+        items = history.items.index.find_all(run.item_ids)
+        run.cut(self._n_with_place(users, items))
+        pace, n = self.pace.copy(), len(run)
+        judged = self._judged(run, pace)
+        run.cut(1 + _place_of(judged, quiet.judged - joined.n_judged))
+        if not run.events:
+            return False, None
+        self.admission.admit(run)
+        known, ahead = _known(run.item_ids, items), None
+        if not gate.join(run.item_ids, known):
+            ahead = Verdict("learned", time_ms=run.times_ms[-1], reward=run.rewards[-1])
+            run.cut(len(run) - 1)
+        if len(run) == n:
+            self.pace = pace
+        else:
+            self._judged(run, self.pace)
+        if run.events:
+            self._join(run, users, items, judged, known)
+        return ahead is None and len(run) == most, ahead
+
+    def _n_with_place(self, users: list[int], items: list[int]) -> int:
+        """Return how many of some events may be joined, by whose they are and on what; MISS is new.
+
+        Until somebody would have to go for another one, or one comes that may not be created.
+        """
+        n_users, n_items = self.history.users.n_free, self.history.items.n_free
+        if not self.settings.create_unknown_items:
+            n_items = 0
+        return min(
+            _place_of([user == MISS for user in users], n_users + 1),
+            _place_of([item == MISS for item in items], n_items + 1),
+        )
+
+    def _quiet(self, room: int) -> Quiet:
+        """Return for how long events may be learned together, where there is room for so many."""
+        if self.features is not None or self.settings.growth_least:  # each is looked at by itself
+            return Quiet(events=1)
+        room = min(room, self.window.capacity or room)
+        return self.gate.quiet().within(Quiet(min(room, SIZE), MOST_JUDGED))
 
     def _join(
-        self, event: Feedback, verdict: Verdict, user: int, item: int, *, is_limited: bool = False
+        self,
+        run: Run,
+        users: list[int],
+        items: list[int],
+        judged: list[bool],
+        known: list[bool],
+        *,
+        is_limited: bool = False,
     ) -> None:
-        """Add an event to those that are learned together, and let its user and item be there."""
-        history, is_new_item = self.history, item == MISS
-        self.n_events += 1
-        self.tick += 1
-        if user == MISS:
-            user = history.touch_user(event.user_id, self.tick)
-        if is_new_item:
-            item = history.touch_item(event.item_id, self.tick)
-            self._arrive(item)
-            self._come_undescribed(item)
+        """Add events to those that are learned together, and let their users and items be there.
+
+        Of the columns as many count as there are events.
+        """
+        history, n, first = self.history, len(run), self.tick + 1
+        self.n_events += n
+        self.tick += n
+        users, items = users[:n], items[:n]
+        for place, user in enumerate(users):
+            if user == MISS:
+                users[place] = history.touch_user(run.events[place].user_id, first + place)
+        for place, item in enumerate(items):
+            if item == MISS:
+                items[place] = history.touch_item(run.events[place].item_id, first + place)
+                if not known[place]:
+                    self._arrive(items[place], run.watermarks_ms[place])
+                    self._come_undescribed(items[place])
         self._slice().add(
-            Joined(event, user, item, verdict.reward),
-            type_index=self._type_index[event.type],
-            time_ms=verdict.time_ms,
-            watermark_ms=self.admission.watermark_ms,
-            before=self.window.follow(user),
-            is_judged=self._is_judged(event, verdict.time_ms),
+            run,
+            users=users,
+            items=items,
+            types=[self._type_index[event.type] for event in run.events],
+            befores=self.window.follow(users),
+            judged=judged[:n],
+            known=known[:n],
             is_limited=is_limited,
-            is_new_item=is_new_item,
         )
 
     def _slice(self) -> Slice:
@@ -703,9 +788,9 @@ class Engine(Serving):
         return self._joined
 
     def _learn_slice(
-        self, joined: Slice, places: Sequence[Place], limit: str | None, done: list[Outcome]
+        self, joined: Slice, reading: Reading, at: int, limit: str | None, done: list[Outcome]
     ) -> None:
-        """Learn what has been joined, and take note of it; `limit` is of the first."""
+        """Learn what has been joined from a place on, and take note; `limit` is of the first."""
         gate, explores, labels = self.gate, self.explores, self.exploration.labels
         how = Teaching(
             versions=_ALL_THREE,
@@ -722,22 +807,31 @@ class Engine(Serving):
             knows_labels=explores and labels.is_any,
         )
         self.n_learned += joined.learn(self.recommender, how)
-        count, number, last = self.admission.count, self.n_events - len(places), places[-1]
-        found = joined.found()
-        for place, (event, user, item, reward), bits in zip(
-            places, joined.joined, found, strict=True
-        ):
-            number += 1
-            reason, limit = REPEAT if bits & IS_REPEAT else limit, None
-            if explores:
-                self._count_taken(number, user, item, is_taught=reason is None and reward > 0)
+        n, found = len(joined), joined.found()
+        reasons = [REPEAT if bits & IS_REPEAT else None for bits in found]
+        reasons[0] = reasons[0] or limit
+        if explores:
+            taught = [
+                reason is None and reward > 0 for reason, reward in zip(reasons, joined.rewards)
+            ]
+            self._count_taken(self.n_events - n + 1, joined.users, joined.items, taught)
+        for event, reward in zip(joined.events, joined.rewards):
             if event.token == VALID and event.recommendation_id and reward > 0:
                 self._note_answer(event, event.recommendation_id)
-            count("learned", reason)
-            self._begin(place)
-            place.outcome.results.append(Result(event.event_id, "learned", reason))
-            if place.is_last and place is not last:  # what is due after the last is of its entry
-                self._end(place.outcome, done)
+        for reason, times in Counter(reasons).items():
+            self.admission.count("learned", reason, times)
+        results = [
+            Result(event.event_id, "learned", reason)
+            for event, reason in zip(joined.events, reasons)
+        ]
+        end = at + n
+        for number in range(reading.of[at], reading.of[end - 1] + 1):
+            begins, ends = reading.starts[number], reading.starts[number + 1]
+            first, last = max(begins, at), min(ends, end)
+            outcome = self._begin(reading, first)
+            outcome.results += results[first - at : last - at]
+            if last == ends and last < end:  # what is due after the last is of its entry
+                self._end(outcome, done)
         # Who comes next may have been admitted: what the time is then plays no part yet.
         now = Clock(self.n_events, self.n_learned, joined.watermark_ms)
         gate.after_events(now, joined.compared(found))
@@ -775,7 +869,7 @@ class Engine(Serving):
             self.challenges.credit(event.draft, recommendation_id)
 
     def _judge(
-        self, case: Case, event: Feedback, type_index: int, *, is_taught: bool
+        self, case: Case, event: Feedback, type_index: int, *, is_judged: bool, is_taught: bool
     ) -> tuple[Losses | None, bool]:
         """Rank the item by each version with the history from before; a repeat is not judged.
 
@@ -792,7 +886,7 @@ class Engine(Serving):
             type_index=type_index,
             reward=reward,
             time_ms=time_ms,
-            is_judged=self._is_judged(event, time_ms),
+            is_judged=is_judged,
             is_taught=is_taught,
         )
         if ranks is None:
@@ -850,7 +944,7 @@ class Engine(Serving):
             is_new = record.item_id not in self.history.items
             index = self.history.touch_item(record.item_id, self.tick)
             if is_new:
-                self._arrive(index)
+                self._arrive(index, self.admission.watermark_ms)
             refused = self.catalogue.upsert(index, record)
             if self.explores:
                 self.exploration.meet(index)
@@ -894,9 +988,9 @@ class Engine(Serving):
         self.admission.shares.forget(from_id)
         return Result(None, "applied")
 
-    def _arrive(self, item: int) -> None:
+    def _arrive(self, item: int, watermark_ms: int) -> None:
         if self.catalogue.is_typed:  # since version 8, too
-            self.catalogue.first_seen.note(item, self.admission.watermark_ms)
+            self.catalogue.first_seen.note(item, watermark_ms)
 
     # -- rules --------------------------------------------------------------------------------
 
@@ -960,12 +1054,14 @@ class Engine(Serving):
         settings = self.settings
         return settings.judge_share * self.thinned[0] * self.pace.part(settings.judge_per_s)
 
-    def _is_judged(self, event: Feedback, time_ms: int) -> bool:
-        """Count the event that was admitted last, and tell whether it is judged."""
+    def _judged(self, run: Run, pace: Pace) -> list[bool]:
+        """Count admitted events, and tell which of them are judged."""
+        settings, thinned = self.settings, self.thinned[0]
         if self.semantics < 11:
-            return is_chosen(event.event_id, self.judge_share, "judge")
-        self.pace.count(time_ms, self.admission.watermark_ms)
-        return self.admission.is_among(self.judge_share)
+            return [is_chosen(event.event_id, self.judge_share, "judge") for event in run.events]
+        share = settings.judge_share * thinned
+        parts = pace.count(run.times_ms, run.watermarks_ms, settings.judge_per_s)
+        return [events.is_among(key, share * part) for key, part in zip(run.keys, parts)]
 
     def _thin(self, record: events.Thin) -> str | None:
         """Judge another part of the events; return why not, if another replica was faster."""

@@ -425,9 +425,14 @@ def is_among(digest_: bytes, share: float) -> bool:
 
 def digest_of(part: str) -> bytes:
     """Return `digest` of one part alone."""
-    found = _HASH.copy()
+    return _digest_after(_HASH, part)
+
+
+def _digest_after(begun: Any, part: str) -> bytes:
+    found = begun.copy()
     found.update(_framed(part))
-    return found.digest()
+    digest_: bytes = found.digest()
+    return digest_
 
 
 # Users come in visits, and caps and shares ask for the same digests.
@@ -438,15 +443,14 @@ def _hash_of_user(user_id: str) -> tuple[bytes, Any]:
     return found.digest(), found
 
 
-def user_digest(user_id: str, item_id: str | None = None) -> bytes:
-    """Return `digest` of a user, or of a user on an item; a user asked for lately costs less."""
-    whole, begun = _hash_of_user(user_id)
-    if item_id is None:
-        return whole
-    found = begun.copy()
-    found.update(_framed(item_id))
-    digest_: bytes = found.digest()
-    return digest_
+def user_digest(user_id: str) -> bytes:
+    """Return `digest` of a user; one asked for lately costs less."""
+    return _hash_of_user(user_id)[0]
+
+
+def pair_digest(user_id: str, item_id: str) -> bytes:
+    """Return `digest` of a user on an item."""
+    return _digest_after(_hash_of_user(user_id)[1], item_id)
 
 
 def _framed(part: str) -> bytes:

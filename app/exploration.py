@@ -116,7 +116,7 @@ class Exploration:
         self._shown[index] += 1
         self._warm(index)
 
-    def take(self, index: int) -> None:
+    def _take(self, index: int) -> None:
         """Count that an item was clicked, or had otherwise."""
         self._counts[2][index] += 1
         self._warm(index)
@@ -126,9 +126,20 @@ class Exploration:
         if shown[index] >= MOST_SHOWN or taken[index] >= MOST_TAKEN:
             self._leave(index)
 
-    def turn(self, n_events: int) -> None:
-        """Let the next of the waiting items be looked at, now and then."""
-        if n_events % _TURN_EVENTS == 0 and len(self._waiting) > _N_WAITING:
+    def count(self, number: int, items: list[int], taught: list[bool]) -> None:
+        """Count events on items, by the number of the first, and whether they taught."""
+        known = self._counts[0]
+        for n_events, (item, is_taught) in enumerate(zip(items, taught), number):
+            if not known[item]:
+                self.meet(item)
+            if n_events % _TURN_EVENTS == 0:
+                self._turn()
+            if is_taught:
+                self._take(item)
+
+    def _turn(self) -> None:
+        """Let the next of the waiting items be looked at."""
+        if len(self._waiting) > _N_WAITING:
             first = next(iter(self._waiting))
             del self._waiting[first]
             self._waiting[first] = None

@@ -20,6 +20,7 @@ from app.gate_data import (
     Decision,
     GateData,
     Losses,
+    Quiet,
     Relearn,
     Requeued,
     Rival,
@@ -39,7 +40,7 @@ from learners.kernels import F64
 
 MAX_DECISIONS = 10_000
 MAX_SET_ASIDE = 20
-_NO_END = 2**62
+_ALL = 2**62
 # Slates that the click model must have learned before clicks are held against it.
 ARMED_SLATES = 500
 # This many items suspected within a day are no attack on an item: something has changed for all.
@@ -235,54 +236,52 @@ class Gate:
             if listens:
                 self.ask_harm.update(difference, self.settings.harm_margin)
 
-    def quiet(self) -> tuple[int, int]:
-        """Return after how many events something may be due, and from which event time on; but for
-        what `join` tells.
+    def quiet(self) -> Quiet:
+        """Return for how long nothing is due, but for what `join` tells.
 
-        The first of them has been admitted already, and may be that after which it is; before that,
-        all that comes is counted.
+        The first event has been admitted already, and may be that after which something is; before
+        that, all that comes is counted.
         """
         settings, data, now = self.settings, self.data, self.now
         if self.arbiter.hold is not None or data.suspects:
-            return 1, 0
+            return Quiet(events=1, until_ms=0)
         if not data.has_anchor and self._has_versions:
-            return settings.warmup_events - now.learned, MAX_TIME_MS
+            return Quiet(events=settings.warmup_events - now.learned)
         if settings.gate == "off":
-            return _NO_END, MAX_TIME_MS
-        n, until_ms = self.watch.n_quiet(), MAX_TIME_MS
+            return Quiet()
+        quiet = Quiet(judged=self.watch.n_quiet())
         if data.ask_trial is not None:
-            n_asked, asked_ms = self._quiet_in_ask(data.ask_trial)
-            n, until_ms = min(n, n_asked), asked_ms
+            quiet = quiet.within(self._quiet_in_ask(data.ask_trial))
         if data.state == "open" and data.mode == "normal":
-            n = min(n, settings.promote_events - (now.event - data.promoted.event))
-            until_ms = min(until_ms, data.promoted.time_ms + settings.promote_s * 1_000)
+            n = settings.promote_events - (now.event - data.promoted.event)
+            until_ms = data.promoted.time_ms + settings.promote_s * 1_000
+            quiet = quiet.within(Quiet(events=n, until_ms=until_ms))
             if data.candidate_trial is None:
-                n_aside, aside_ms = self._quiet_without_candidate()
-                n, until_ms = min(n, n_aside), min(until_ms, aside_ms)
+                quiet = quiet.within(self._quiet_without_candidate())
         if data.candidate_trial is not None:
-            n = min(n, settings.bless_judged - data.candidate_trial.n)
-        return n, until_ms
+            n_judged = settings.bless_judged - data.candidate_trial.n
+            quiet = quiet.within(Quiet(judged=n_judged))
+        return quiet
 
-    def _quiet_in_ask(self, trial: Trial) -> tuple[int, int]:
+    def _quiet_in_ask(self, trial: Trial) -> Quiet:
         """Return `quiet` for what ends ASK."""
         settings, (wanted, threshold) = self.settings, self._ask_terms(trial)
         n_long = trial.event + settings.hold_events - self.now.event
-        n = min(wanted - trial.n, n_long)
-        n = self.ask_harm.n_below(threshold, settings.harm_margin, n)
+        n = self.ask_harm.n_below(threshold, settings.harm_margin, wanted - trial.n)
         short_ms = trial.time_ms + settings.ask_s * 1_000
         if trial.reason in _TAKES_LONGER:
-            return n, MAX_TIME_MS
+            return Quiet(n_long, n)
         if self.now.time_ms < short_ms:
-            return n, short_ms
-        return min(n, settings.ask_min_judged - trial.n), MAX_TIME_MS
+            return Quiet(n_long, n, short_ms)
+        return Quiet(n_long, min(n, settings.ask_min_judged - trial.n))
 
-    def _quiet_without_candidate(self) -> tuple[int, int]:
+    def _quiet_without_candidate(self) -> Quiet:
         """Return `quiet` for what puts a candidate aside."""
         settings, last = self.settings, self.data.put_aside
         n, aside_ms = self.now.learned - last.learned, last.time_ms + settings.candidate_s * 1_000
         if self.now.time_ms < aside_ms:
-            return settings.candidate_events - n, aside_ms
-        return min(settings.candidate_events, settings.candidate_min_events) - n, MAX_TIME_MS
+            return Quiet(events=settings.candidate_events - n, until_ms=aside_ms)
+        return Quiet(events=min(settings.candidate_events, settings.candidate_min_events) - n)
 
     def after_slate(
         self,
@@ -334,15 +333,20 @@ class Gate:
         """Return from which event time on `join` must not be told of an event."""
         return MAX_TIME_MS + 1 if self.settings.gate == "off" else self.watch.joins_until_ms
 
-    def join(self, item_id: str, *, is_known: bool) -> bool:
+    @property
+    def most_joined(self) -> int:
+        """Return of how many events `join` may be told at once."""
+        return _ALL if self.settings.gate == "off" else self.watch.most_joined
+
+    def join(self, item_ids: Sequence[str], known: Sequence[bool]) -> bool:
         """Do as `after_admission` and `before_event`, for what comes before anything is due: see
-        `quiet`. Return False where something rings by it.
+        `quiet`. Return False where something rings by the last of them.
 
         Then the gate acts when it is told of the same event again, by these two: once all that came
         before has been learned.
         """
         if self.settings.gate != "off":
-            self._rung = self.watch.join(item_id, is_known=is_known)
+            self._rung = self.watch.join(item_ids, known)
         return self._rung is None
 
     @property

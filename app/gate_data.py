@@ -6,6 +6,10 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
+from app.events import MAX_TIME_MS
+
+_NO_END = 2**62
+
 GateState = Literal["open", "ask", "hold"]
 Mode = Literal["normal", "frozen", "shadow_only"]
 
@@ -26,6 +30,18 @@ class Losses(NamedTuple):
     anchor: float
     in_top10: bool
     answers: bool = False
+
+
+class Quiet(NamedTuple):
+    """For how long nothing is due: so many events, or judged ones, and up to an event time."""
+
+    events: int = _NO_END
+    judged: int = _NO_END
+    until_ms: int = MAX_TIME_MS
+
+    def within(self, other: Quiet) -> Quiet:
+        """Return for how long nothing of both is due."""
+        return Quiet(*map(min, self, other))
 
 
 class Rival(NamedTuple):

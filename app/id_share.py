@@ -7,7 +7,7 @@ long-run share, and over what any one user has ever had here, while many others 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import orjson
@@ -74,9 +74,29 @@ class IdShare:
             return None
         return f"its user has {share:.1%} of the last {WINDOW} events, over {limit:.1%}"
 
-    def limit(self, user_id: str, floor: float) -> float:
-        """Return the share that a user may have, once anything is refused."""
-        own = OVER_OWN * self._long.get(user_digest(user_id), 0) / max(self._n_long, 1)
+    def n_passing(self, user_ids: Sequence[str], floor: float) -> int:
+        """Return how many events of users surely pass, from the first on."""
+        n, now, counted = len(user_ids), self._now, dict[str, int]()
+        if len(self._long) + n > _MAX_COUNTED:
+            return 0
+        is_armed = self._n_long + n >= ARMED or (self._has_armed and self._is_10)
+        if not is_armed or (floor >= 1.0 and self._is_10) or len(now) + n < MIN_USERS:
+            return n
+        least = min(floor, PLACEHOLDER_SHARE)  # no limit is lower
+        for place, user_id in enumerate(user_ids):
+            n_more = counted[user_id] = counted.get(user_id, 0) + 1
+            share = (now.get(user_digest(user_id), 0) + n_more) / WINDOW
+            if share > least and share > self.limit(user_id, floor, n):
+                return place
+        return n
+
+    def limit(self, user_id: str, floor: float, n_more: int = 0) -> float:
+        """Return the share that a user may have, once anything is refused.
+
+        Or what it is at least, after so many more events.
+        """
+        n_long = max(self._n_long + n_more, 1)
+        own = OVER_OWN * self._long.get(user_digest(user_id), 0) / n_long
         if self._stands_for_nobody(user_id):
             return max(own, min(floor, PLACEHOLDER_SHARE))
         return max(own, floor, OVER_LARGEST * self._largest)
@@ -88,24 +108,26 @@ class IdShare:
         name = user_id.strip().lower()
         return not name or name in PLACEHOLDERS
 
-    def count(self, user_id: str, *, is_refused: bool) -> None:
-        """Take note of an event that was admitted, or refused for its share."""
-        key, window, now, block = user_digest(user_id), self._window, self._now, self._in_block
-        window.append(key)
-        now[key] = now.get(key, 0) + 1
-        if len(window) > WINDOW:
-            self._take_out(window.popleft())
-        if is_refused:
-            self._refused.add(key)
-        else:
-            self._remember(key)
-        if len(now) >= MIN_USERS:
-            n_now = now[key]
-            if n_now > block.get(key, 0):
-                block[key] = n_now
-        self._n_in_block += 1
-        if self._n_in_block == WINDOW:
-            self._end_block()
+    def count(self, user_ids: Iterable[str], *, is_refused: bool = False) -> None:
+        """Take note of events that were admitted, or refused for their share."""
+        window, now, block = self._window, self._now, self._in_block
+        for key in map(user_digest, user_ids):
+            window.append(key)
+            now[key] = now.get(key, 0) + 1
+            if len(window) > WINDOW:
+                self._take_out(window.popleft())
+            if is_refused:
+                self._refused.add(key)
+            else:
+                self._remember(key)
+            if len(now) >= MIN_USERS:
+                n_now = now[key]
+                if n_now > block.get(key, 0):
+                    block[key] = n_now
+            self._n_in_block += 1
+            if self._n_in_block == WINDOW:
+                self._end_block()
+                block = self._in_block
 
     def forget(self, user_id: str) -> None:
         """Forget a user, but for what is in the window: that goes with the next 500 events."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,8 @@ class Ignored:
         self._handle: I64 = np.zeros(shape, np.int64)
         self._times: U8 = np.zeros(shape, np.uint8)
         self._n = np.zeros(self._history.max_users, np.int32)
+        # The same: single numbers are read in half the time by way of a view.
+        self._number = self._n.data
 
     def add(self, user: int, item: int) -> None:
         """Count that a user was shown an item and did not take it (both by index)."""
@@ -38,15 +40,16 @@ class Ignored:
             self._handle[user], self._times[user], self._n[user], handle
         )
 
-    def drop(self, user: int, item: int) -> None:
-        """Forget that a user ignored an item: they had it after all."""
-        if self._n[user]:
-            self._n[user] = kernels.ignored_drop(
-                self._handle[user],
-                self._times[user],
-                self._n[user],
-                self._history.items.handle(item),
-            )
+    def drop(self, users: Iterable[int], items: Iterable[int]) -> None:
+        """Forget that users ignored items: they had them after all."""
+        for user, item in zip(users, items, strict=True):
+            if self._number[user]:
+                self._n[user] = kernels.ignored_drop(
+                    self._handle[user],
+                    self._times[user],
+                    self._n[user],
+                    self._history.items.handle(item),
+                )
 
     def lower(self, user: int, pool: Candidates, weight: float) -> bool:
         """Lower the totals of what a user ignored by `weight` a time; tell whether any may be."""

@@ -6,6 +6,7 @@ Ranks come doubled (ties count half), so that they are whole numbers; MISS is no
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from decimal import Context, Decimal
 from typing import Any
 
@@ -119,17 +120,25 @@ class Pace:
         # Of the second of the last event, or of the one before that, if there were more.
         self._n = 0
 
-    def count(self, time_ms: int, watermark_ms: int) -> None:
-        """Count an event; one that is later than by a minute counts as of the watermark."""
-        second, newest = time_ms // 1_000, watermark_ms // 1_000
-        if second <= newest - _SECONDS:
-            second = newest
-        place, before = second % _SECONDS, (second - 1) % _SECONDS
-        seconds, counts = self._seconds, self._counts
-        if second != seconds[place]:
-            seconds[place], counts[place] = second, 0
-        counts[place] += 1
-        self._n = max(counts[place], counts[before] if seconds[before] == second - 1 else 0)
+    def count(
+        self, times_ms: Iterable[int], watermarks_ms: Iterable[int], most: int
+    ) -> list[float]:
+        """Count events, and return the `part` of each; watermarks are as of after it.
+
+        One that is later than by a minute counts as of the watermark.
+        """
+        seconds, counts, parts = self._seconds, self._counts, []
+        for time_ms, watermark_ms in zip(times_ms, watermarks_ms, strict=True):
+            second, newest = time_ms // 1_000, watermark_ms // 1_000
+            if second <= newest - _SECONDS:
+                second = newest
+            place, before = second % _SECONDS, (second - 1) % _SECONDS
+            if second != seconds[place]:
+                seconds[place], counts[place] = second, 0
+            counts[place] += 1
+            self._n = max(counts[place], counts[before] if seconds[before] == second - 1 else 0)
+            parts.append(self.part(most))
+        return parts
 
     def part(self, most: int) -> float:
         """Return the part to be judged so that it is about `most` a second; 0 is no limit.
@@ -137,6 +146,12 @@ class Pace:
         By the second before; in the first second of a burst, by what has come of it so far.
         """
         return most / self._n if 0 < most < self._n else 1.0
+
+    def copy(self) -> Pace:
+        """Return another one that goes on from here."""
+        copy = Pace()
+        copy._seconds, copy._counts, copy._n = self._seconds.copy(), self._counts.copy(), self._n
+        return copy
 
     def state(self) -> list[list[int]]:
         """Return what `load_state` continues from."""

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from app.admission import Run
 from app.detectors import EDetector
 from app.events import Feedback
 from app.gate_data import Losses
@@ -35,22 +36,15 @@ from learners.kernels import (
     REWARD,
 )
 
-SIZE = 16
-"""Events that are learned together at most: about half a millisecond, for requests wait for it."""
+SIZE, MOST_JUDGED = 32, 16
+"""Events that are learned together at most, and how many of them are judged: that takes about
+half a millisecond, for which requests wait.
+"""
 
 # An event as a row of numbers, in the order of `kernels.USER` and those that follow it.
 _ROW = Struct(f"<{REWARD}qd")
 _ALONE: I64 = np.array([SHADOW])
 _NOTHING = np.zeros(0, np.int32)
-
-
-class Joined(NamedTuple):
-    """An event of a slice: by index whose it is and on what, and its reward."""
-
-    event: Feedback
-    user: int
-    item: int
-    reward: float
 
 
 class Teaching(NamedTuple):
@@ -83,7 +77,12 @@ class Slice:
         growth: Growth,
         prequential: Mapping[str, Prequential],
     ) -> None:
-        self.joined: list[Joined] = []
+        self.events: list[Feedback] = []
+        # By index whose they are and on what, and what they are worth.
+        self.users: list[int] = []
+        self.items: list[int] = []
+        self.rewards: list[float] = []
+        self.n_judged = 0
         # As of the last one that was added.
         self.watermark_ms = 0
         self._history = history
@@ -114,43 +113,51 @@ class Slice:
 
     def begin(self, number: int, seq: int, tick: int) -> None:
         """Begin with an event: its number, which one the window makes it, and its tick."""
-        self.joined.clear()
+        for column in (self.events, self.users, self.items, self.rewards):
+            column.clear()
+        self.n_judged = 0
         self._begin = number, seq, tick
+
+    def __len__(self) -> int:
+        return len(self.events)
 
     def add(
         self,
-        joined: Joined,
+        run: Run,
         *,
-        type_index: int,
-        time_ms: int,
-        watermark_ms: int,
-        before: int,
-        is_judged: bool,
+        users: list[int],
+        items: list[int],
+        types: list[int],
+        befores: list[int],
+        judged: list[bool],
+        known: list[bool],
         is_limited: bool = False,
-        is_new_item: bool = False,
     ) -> None:
-        """Add an event; `before` as `Window.follow` says, `is_limited` if it may teach nobody."""
-        how = is_judged * IS_JUDGED | is_limited * IS_LIMITED | is_new_item * IS_NEW_ITEM
-        if joined.event.recommendation_id is not None:
-            how |= IS_ANSWER
-        _ROW.pack_into(
-            self._rows,
-            len(self.joined) * _ROW.size,
-            joined.user,
-            joined.item,
-            type_index,
-            time_ms,
-            watermark_ms,
-            how,
-            before,
-            joined.reward,
-        )
-        self.joined.append(joined)
-        self.watermark_ms = watermark_ms
+        """Add events; `befores` as `Window.follow` says, `known` where their items had been there,
+        `is_limited` if they may teach nobody.
+        """
+        limit, at = is_limited * IS_LIMITED, len(self) * _ROW.size
+        hows = [
+            limit
+            | is_judged * IS_JUDGED
+            | (not is_known) * IS_NEW_ITEM
+            | (event.recommendation_id is not None) * IS_ANSWER
+            for event, is_judged, is_known in zip(run.events, judged, known)
+        ]
+        times = run.times_ms, run.watermarks_ms
+        for row in zip(users, items, types, *times, hows, befores, run.rewards, strict=True):
+            _ROW.pack_into(self._rows, at, *row)
+            at += _ROW.size
+        self.events += run.events
+        self.users += users
+        self.items += items
+        self.rewards += run.rewards
+        self.n_judged += sum(judged)
+        self.watermark_ms = run.watermarks_ms[-1]
 
     def learn(self, recommender: Recommender, how: Teaching) -> int:
         """Judge and learn all of them, in their order; return how many taught something good."""
-        history, profile, n = self._history, self._profile, len(self.joined)
+        history, profile, n = self._history, self._profile, len(self)
         blend, pool = recommender.blend, recommender.pool
         n_learned, n_rooms = kernels.learn_events(
             history.arrays,
@@ -190,7 +197,7 @@ class Slice:
 
         Then it is as the one before it, and repeats are not taught.
         """
-        found: list[int] = self._found[: len(self.joined)].tolist()
+        found: list[int] = self._found[: len(self)].tolist()
         return found
 
     def compared(self, found: list[int]) -> list[Losses]:

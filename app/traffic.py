@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
+from collections.abc import Iterable
 
 from learners.ids import State
 
@@ -74,21 +75,22 @@ class Concentration:
         self._last: deque[str] = deque()
         self._counts: dict[str, int] = {}
 
-    def add(self, item_id: str) -> float:
-        """Take an event's item; return the share of it among the last events."""
-        last, counts = self._last, self._counts
-        count = counts.get(item_id, 0)
-        share = count / max(len(last), 1)
-        last.append(item_id)
-        counts[item_id] = count + 1
-        if len(last) > _LOOKS_BACK:
-            gone = last.popleft()
-            n_left = counts[gone] - 1
-            if n_left:
-                counts[gone] = n_left
-            else:
-                del counts[gone]
-        return share
+    def add(self, item_ids: Iterable[str]) -> list[float]:
+        """Take the items of events; return the share of each among the last before it."""
+        last, counts, shares = self._last, self._counts, []
+        for item_id in item_ids:
+            count = counts.get(item_id, 0)
+            shares.append(count / max(len(last), 1))
+            last.append(item_id)
+            counts[item_id] = count + 1
+            if len(last) > _LOOKS_BACK:
+                gone = last.popleft()
+                n_left = counts[gone] - 1
+                if n_left:
+                    counts[gone] = n_left
+                else:
+                    del counts[gone]
+        return shares
 
     def state(self) -> list[str]:
         """Return what `load_state` continues from."""

@@ -95,16 +95,15 @@ class Watch:
 
         See `n_quiet`.
         """
-        settings, drift = self.settings, self.drift[LOSS]
-        for losses in several[:-1]:
-            drift.update(losses.champion)
+        settings, [*before, last] = self.settings, [losses.champion for losses in several]
+        self.drift[LOSS].extend(before)
         for name, detector in self.harm.items():
             if detector.statistic >= settings.harm_alarm:
                 return self._harm(name, detector, settings.harm_margin)
-        return self._drifted(LOSS, several[-1].champion)
+        return self._drifted(LOSS, [last])
 
     def n_quiet(self) -> int:
-        """Return after how many events an alarm can ring, but for those that `join` returns."""
+        """Return after how many judged events an alarm can ring, but for those of `join`."""
         n, settings = self.drift[LOSS].n_unlooked + 1, self.settings
         for detector in self.harm.values():
             n = detector.n_below(settings.harm_alarm, settings.harm_margin, n)
@@ -148,33 +147,43 @@ class Watch:
         """Take an admitted event: was its item known, and what is the time now."""
         rate = None
         for value in self.rate.add(time_ms):
-            alarm = self._drifted(RATE, value)
+            alarm = self._drifted(RATE, [value])
             rate = rate or alarm
-        unknown = self._drifted(UNKNOWN, 0.0 if is_known else 1.0)
-        concentration = self._drifted(CONCENTRATION, self.concentration.add(item_id))
-        return rate or unknown or concentration
+        about = self._about([item_id], [is_known])
+        return rate or about
+
+    def _about(self, item_ids: Sequence[str], known: Sequence[bool]) -> Alarm | None:
+        unknown = self._drifted(UNKNOWN, [0.0 if is_known else 1.0 for is_known in known])
+        concentration = self._drifted(CONCENTRATION, self.concentration.add(item_ids))
+        return unknown or concentration
 
     @property
     def joins_until_ms(self) -> int:
         """Return from which event time on `join` must not be told: that of the next minute."""
         return self.rate.minute_ends_ms
 
-    def join(self, item_id: str, *, is_known: bool) -> tuple[Alarm | None, Alarm | None] | None:
-        """Do as `decided` and `admitted` in one; return their alarms, if there are any."""
-        decided = self._drifted(QUARANTINED, 0.0)
-        self.rate.count += 1
-        unknown = self._drifted(UNKNOWN, 0.0 if is_known else 1.0)
-        concentration = self._drifted(CONCENTRATION, self.concentration.add(item_id))
-        admitted = unknown or concentration
+    @property
+    def most_joined(self) -> int:
+        """Return of how many events `join` may be told, so that only the last may ring."""
+        series = QUARANTINED, UNKNOWN, CONCENTRATION
+        return 1 + min(self.drift[name].n_unlooked for name in series)
+
+    def join(
+        self, item_ids: Sequence[str], known: Sequence[bool]
+    ) -> tuple[Alarm | None, Alarm | None] | None:
+        """Do as `decided` and `admitted` for several; return the alarms of the last, if any."""
+        decided = self._drifted(QUARANTINED, [0.0] * len(item_ids))
+        self.rate.count += len(item_ids)
+        admitted = self._about(item_ids, known)
         return None if decided is None and admitted is None else (decided, admitted)
 
     def decided(self, *, is_quarantined: bool) -> Alarm | None:
         """Take whether an event was quarantined."""
-        return self._drifted(QUARANTINED, 1.0 if is_quarantined else 0.0)
+        return self._drifted(QUARANTINED, [1.0 if is_quarantined else 0.0])
 
-    def _drifted(self, name: str, value: float) -> Alarm | None:
+    def _drifted(self, name: str, values: Sequence[float]) -> Alarm | None:
         drift = self.drift[name]
-        change = drift.update(value)
+        change = drift.extend(values)
         if change is None:
             return None
         before, after = change

@@ -6,14 +6,14 @@ here, each event with the history that its user had then, as far as that is stil
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 
 from learners import kernels
 from learners.history import History, Merged, Profile
-from learners.ids import State
+from learners.ids import State, handle_of
 from learners.kernels import MISS, Kept
 
 
@@ -59,7 +59,7 @@ class Window:
         is_taught: bool = True,
     ) -> None:
         """Keep an event that is about to enter its user's history."""
-        seq, before = self.n, self.follow(user)
+        seq, [before] = self.n, self.follow([user])
         users = self.history.users
         kernels.keep_event(
             self.kept,
@@ -74,24 +74,27 @@ class Window:
             time_ms,
         )
 
-    def follow(self, user: int) -> int:
-        """Begin with the next event, of a user; return which event was their last, or MISS.
+    def follow(self, users: Iterable[int]) -> list[int]:
+        """Begin with the next events, of users; return which was the last of each before, or MISS.
 
-        The events whose places it takes, and those of the ones begun before it, need not have been
-        kept yet; there must be fewer of these than there are places.
+        The events whose places they take, and those of the ones begun before them, need not have
+        been kept yet; there must be fewer of these than there are places.
         """
         n, capacity, last_of = self.n, self.capacity, self._last_of
         if not capacity:
-            return MISS
-        if n >= capacity:
-            gone = self._users[n % capacity]
-            if last_of.get(gone) == n - capacity:
-                del last_of[gone]
-        handle = self.history.users.handle(user)
-        before = last_of.get(handle, MISS)
-        last_of[handle] = n
-        self.n = n + 1
-        return before
+            return [MISS for _ in users]
+        generation, befores = self.history.users.generation, []
+        for user in users:
+            if n >= capacity:
+                gone = self._users[n % capacity]
+                if last_of.get(gone) == n - capacity:
+                    del last_of[gone]
+            handle = handle_of(user, int(generation[user]))
+            befores.append(last_of.get(handle, MISS))
+            last_of[handle] = n
+            n += 1
+        self.n = n
+        return befores
 
     def merge(self, merged: Merged) -> None:
         """Let a user have the events of another one, whose history they have got.

@@ -5,7 +5,7 @@ A dictionary that keeps an order takes some 125, as much as half of a user's his
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, MutableSequence
+from collections.abc import Hashable, Iterable, Iterator, MutableSequence
 from typing import Any
 
 import numpy as np
@@ -70,6 +70,16 @@ class IdIndex:
         """Return the index of an id, or MISS."""
         number: int = self._slot[self._place(id_)]
         return number - 1
+
+    def find_all(self, ids: Iterable[Hashable]) -> list[int]:
+        """Return the index of each of some ids, or MISS."""
+        slot, mask, known, found = self._slot, self._mask, self._ids, []
+        for id_ in ids:
+            at = hash(id_) & mask
+            while (number := slot[at]) != _NONE and known[number - 1] != id_:
+                at = (at + 1) & mask
+            found.append(number - 1)
+        return found
 
     def get(self, id_: Hashable) -> int | None:
         """Return the index of an id, or None."""

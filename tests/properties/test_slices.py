@@ -158,7 +158,7 @@ def test_what_is_watched_rings_within_what_is_joined(monkeypatch: pytest.MonkeyP
     learn = slices.Slice.learn
 
     def noted(self: slices.Slice, *about: Any) -> int:
-        sizes.append(len(self.joined))
+        sizes.append(len(self))
         return learn(self, *about)
 
     monkeypatch.setattr(slices.Slice, "learn", noted)
