@@ -56,14 +56,18 @@ def _in_turns(steps: dict[str, Iterator[Step]], n: int) -> dict[str, float]:
 
 def _learners() -> dict[str, Iterator[Step]]:
     sparse = stream(N_BEFORE + ROUNDS * BATCH)
-    dense = [
-        msgspec.structs.replace(event, time_ms=START_MS + number)
-        for number, event in enumerate(sparse)
-    ]
+    dense, many = (
+        [
+            msgspec.structs.replace(event, time_ms=START_MS + number // per_ms)
+            for number, event in enumerate(sparse)
+        ]
+        for per_ms in (1, 30)
+    )
     found = {
         "learn: River BiasedMF learn_one": _river(sparse),
         "learn: Sluice, judged and guarded, 1,000 events a second": _engine(dense),
         "learn: Sluice, judged and guarded, an event in 2 s": _engine(sparse),
+        "learn: Sluice, guarded, 30,000 events a second": _engine(many),
         "learn: Sluice, unguarded, one in a hundred judged": _engine(
             dense, gate="off", judge_share=0.01
         ),
