@@ -61,6 +61,9 @@ class Run:
         # After each of them.
         self.watermarks_ms: list[int] = []
         self.caps: list[Cap] = []
+        # Which are judged, and which count for promotions.
+        self.judged: list[bool] = []
+        self.paced: list[bool] = []
 
     @classmethod
     def of(cls, event: Feedback, verdict: Verdict, key: bytes, watermark_ms: int) -> Run:
@@ -75,7 +78,10 @@ class Run:
 
     def cut(self, n: int) -> None:
         """Let only the first n remain."""
-        for column in (self.events, self.keys, self.rewards, self.times_ms, self.watermarks_ms):
+        if n >= len(self):
+            return
+        times = self.times_ms, self.watermarks_ms
+        for column in (self.events, self.keys, self.rewards, *times, self.judged, self.paced):
             del column[n:]
         for cap in self.caps:
             del cap.keys[n:]

@@ -10,7 +10,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -211,6 +211,7 @@ class Engine(Serving):
         self.cursor = "0-0"
         self.n_events = 0
         self.n_learned = 0
+        self.n_paced = 0
         self.n_impressions = 0
         # The part that is judged of what is to be judged, and which replica asked for it.
         self.thinned: tuple[float, str] = (1.0, "")
@@ -454,7 +455,7 @@ class Engine(Serving):
         if length_ms and not (as_of.is_on and not is_over(gate.now.time_ms, now_ms, length_ms)):
             as_of.begin()
         if gate.is_batch_over(now_ms):
-            gate.now = Clock(gate.now.event, gate.now.learned, now_ms)
+            gate.now = replace(gate.now, time_ms=now_ms)
             yield from self._promote()
 
     def _settle(self) -> Steps[None]:
@@ -580,15 +581,16 @@ class Engine(Serving):
         if self.on_judge is not None:
             self.on_judge()
         run = Run.of(event, verdict, self.admission.key, watermark_ms)
-        [is_judged] = self._judged(run, self.pace)
+        self._pace(run, self.pace)
         losses, is_repeat = self._judge(
-            case, event, type_index, is_judged=is_judged, is_taught=reason is None
+            case, event, type_index, is_judged=run.judged[0], is_taught=reason is None
         )
         if self.on_judge is not None:
             self.on_judge()
         if is_repeat and not self.settings.teach_repeats and reason != FROZEN:
             reason = REPEAT
         self.n_events += 1
+        self.n_paced += run.paced[0]
         self.tick += 1
         n_removed = history.items.n_removed
         user = history.touch_user(event.user_id, self.tick)
@@ -628,7 +630,8 @@ class Engine(Serving):
             self.n_learned += reward > 0
         if event.token == VALID and event.recommendation_id and reward > 0:
             self._note_answer(event, event.recommendation_id)
-        gate.after_event(Clock(self.n_events, self.n_learned, watermark_ms), losses)
+        now = Clock(self.n_events, self.n_learned, watermark_ms, self.n_paced)
+        gate.after_event(now, losses)
         return reason
 
     # -- events that are learned together -----------------------------------------------------
@@ -680,11 +683,11 @@ class Engine(Serving):
         limit = self._limit(first, item)
         self._situate(first, user)
         run = Run.of(first, verdict, admission.key, watermark_ms)
-        judged = self._judged(run, self.pace)
-        self._join(run, [user], [item], judged, [item != MISS], is_limited=limit is not None)
+        self._pace(run, self.pace)
+        self._join(run, [user], [item], [item != MISS], is_limited=limit is not None)
         ahead, is_more = None, gate.data.n_decisions == n_decisions
         quiet = self._quiet(room) if is_more else Quiet(events=1)
-        while is_more and len(joined) < quiet.events and joined.n_judged < quiet.judged:
+        while is_more and joined.is_within(quiet):
             is_more, ahead = self._join_more(reading, at + len(joined), quiet)
         self._learn_slice(joined, reading, at, limit, done)
         return len(joined), ahead
@@ -695,7 +698,7 @@ class Engine(Serving):
         Return whether there may be more, and the verdict on the next one, if it is known.
         """
         gate, history, joined = self.gate, self.history, self._slice()
-        most = min(quiet.events - len(joined), gate.most_joined)
+        most = quiet.events - len(joined)
         run = self.admission.plain(
             reading.feedback(at, most),
             reading.arrivals_ms[at : at + most],
@@ -706,21 +709,24 @@ class Engine(Serving):
         items = history.items.index.find_all(run.item_ids)
         run.cut(self._n_with_place(users, items))
         pace, n = self.pace.copy(), len(run)
-        judged = self._judged(run, pace)
-        run.cut(1 + _place_of(judged, quiet.judged - joined.n_judged))
+        self._pace(run, pace)
+        run.cut(1 + _place_of(run.judged, quiet.judged - joined.n_judged))
+        run.cut(1 + _place_of(run.paced, quiet.paced - joined.n_paced))
         if not run.events:
             return False, None
-        self.admission.admit(run)
         known, ahead = _known(run.item_ids, items), None
-        if not gate.join(run.item_ids, known):
+        n_quiet = gate.join(run.item_ids, known)
+        run.cut(n_quiet + 1)
+        self.admission.admit(run)
+        if n_quiet < len(run):
             ahead = Verdict("learned", time_ms=run.times_ms[-1], reward=run.rewards[-1])
-            run.cut(len(run) - 1)
+            run.cut(n_quiet)
         if len(run) == n:
             self.pace = pace
         else:
-            self._judged(run, self.pace)
+            self._pace(run, self.pace)
         if run.events:
-            self._join(run, users, items, judged, known)
+            self._join(run, users, items, known)
         return ahead is None and len(run) == most, ahead
 
     def _n_with_place(self, users: list[int], items: list[int]) -> int:
@@ -748,7 +754,6 @@ class Engine(Serving):
         run: Run,
         users: list[int],
         items: list[int],
-        judged: list[bool],
         known: list[bool],
         *,
         is_limited: bool = False,
@@ -760,6 +765,7 @@ class Engine(Serving):
         history, n, first = self.history, len(run), self.tick + 1
         self.n_events += n
         self.tick += n
+        self.n_paced += sum(run.paced)
         users, items = users[:n], items[:n]
         for place, user in enumerate(users):
             if user == MISS:
@@ -776,7 +782,6 @@ class Engine(Serving):
             items=items,
             types=[self._type_index[event.type] for event in run.events],
             befores=self.window.follow(users),
-            judged=judged[:n],
             known=known[:n],
             is_limited=is_limited,
         )
@@ -833,7 +838,7 @@ class Engine(Serving):
             if last == ends and last < end:  # what is due after the last is of its entry
                 self._end(outcome, done)
         # Who comes next may have been admitted: what the time is then plays no part yet.
-        now = Clock(self.n_events, self.n_learned, joined.watermark_ms)
+        now = Clock(self.n_events, self.n_learned, joined.watermark_ms, self.n_paced)
         gate.after_events(now, joined.compared(found))
 
     # -- an event by itself -------------------------------------------------------------------
@@ -1054,14 +1059,23 @@ class Engine(Serving):
         settings = self.settings
         return settings.judge_share * self.thinned[0] * self.pace.part(settings.judge_per_s)
 
-    def _judged(self, run: Run, pace: Pace) -> list[bool]:
-        """Count admitted events, and tell which of them are judged."""
-        settings, thinned = self.settings, self.thinned[0]
+    def _pace(self, run: Run, pace: Pace) -> None:
+        """Count admitted events, and tell which are judged, and which count for promotions."""
+        settings = self.settings
         if self.semantics < 11:
-            return [is_chosen(event.event_id, self.judge_share, "judge") for event in run.events]
-        share = settings.judge_share * thinned
+            share = self.judge_share
+            run.judged = [is_chosen(event.event_id, share, "judge") for event in run.events]
+            run.paced = [True] * len(run)
+            return
+        share = settings.judge_share * self.thinned[0]
         parts = pace.count(run.times_ms, run.watermarks_ms, settings.judge_per_s)
-        return [events.is_among(key, share * part) for key, part in zip(run.keys, parts)]
+        run.judged = [events.is_among(key, share * part) for key, part in zip(run.keys, parts)]
+        if self.semantics < 12:
+            run.paced = [True] * len(run)
+        elif share >= 1.0:
+            run.paced = run.judged.copy()
+        else:
+            run.paced = [events.is_among(key, part) for key, part in zip(run.keys, parts)]
 
     def _thin(self, record: events.Thin) -> str | None:
         """Judge another part of the events; return why not, if another replica was faster."""
@@ -1384,7 +1398,8 @@ class Engine(Serving):
 
     def _pace_state(self) -> State:
         """Return what is kept from semantics version 11 on."""
-        return {"pace": self.pace.state()} if self.semantics >= 11 else {}
+        state: State = {"pace": self.pace.state()} if self.semantics >= 11 else {}
+        return state | {"n_paced": self.n_paced} if self.semantics >= 12 else state
 
     def _calibration_state(self) -> State:
         """Return what is kept from semantics version 8 on: programs before it compare snapshots."""
@@ -1430,6 +1445,7 @@ class Engine(Serving):
         engine.thinned = float(part), str(replica)
         if "pace" in state:
             engine.pace.load_state(state["pace"])
+        engine.n_paced = int(state.get("n_paced", engine.n_events))
         engine._use_rules(orjson.loads(state.get("rules", "[]")))
         return engine
 

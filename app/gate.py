@@ -40,7 +40,6 @@ from learners.kernels import F64
 
 MAX_DECISIONS = 10_000
 MAX_SET_ASIDE = 20
-_ALL = 2**62
 # Slates that the click model must have learned before clicks are held against it.
 ARMED_SLATES = 500
 # This many items suspected within a day are no attack on an item: something has changed for all.
@@ -253,9 +252,9 @@ class Gate:
         if data.ask_trial is not None:
             quiet = quiet.within(self._quiet_in_ask(data.ask_trial))
         if data.state == "open" and data.mode == "normal":
-            n = settings.promote_events - (now.event - data.promoted.event)
+            n = settings.promote_events - (now.paced - data.promoted.paced)
             until_ms = data.promoted.time_ms + settings.promote_s * 1_000
-            quiet = quiet.within(Quiet(events=n, until_ms=until_ms))
+            quiet = quiet.within(Quiet(paced=n, until_ms=until_ms))
             if data.candidate_trial is None:
                 quiet = quiet.within(self._quiet_without_candidate())
         if data.candidate_trial is not None:
@@ -272,7 +271,7 @@ class Gate:
         if trial.reason in _TAKES_LONGER:
             return Quiet(n_long, n)
         if self.now.time_ms < short_ms:
-            return Quiet(n_long, n, short_ms)
+            return Quiet(n_long, n, until_ms=short_ms)
         return Quiet(n_long, min(n, settings.ask_min_judged - trial.n))
 
     def _quiet_without_candidate(self) -> Quiet:
@@ -333,21 +332,17 @@ class Gate:
         """Return from which event time on `join` must not be told of an event."""
         return MAX_TIME_MS + 1 if self.settings.gate == "off" else self.watch.joins_until_ms
 
-    @property
-    def most_joined(self) -> int:
-        """Return of how many events `join` may be told at once."""
-        return _ALL if self.settings.gate == "off" else self.watch.most_joined
-
-    def join(self, item_ids: Sequence[str], known: Sequence[bool]) -> bool:
+    def join(self, item_ids: Sequence[str], known: Sequence[bool]) -> int:
         """Do as `after_admission` and `before_event`, for what comes before anything is due: see
-        `quiet`. Return False where something rings by the last of them.
+        `quiet`. Return how many come before one by which something rings.
 
-        Then the gate acts when it is told of the same event again, by these two: once all that came
-        before has been learned.
+        The gate acts when it is told of that again, by these two: once all that came before has
+        been learned.
         """
-        if self.settings.gate != "off":
-            self._rung = self.watch.join(item_ids, known)
-        return self._rung is None
+        if self.settings.gate == "off":
+            return len(item_ids)
+        n, self._rung = self.watch.join(item_ids, known)
+        return n
 
     @property
     def is_compared(self) -> bool:
@@ -368,9 +363,9 @@ class Gate:
         Where shared state waits for the end of a batch, see `is_batch_over`.
         """
         settings, now, last = self.settings, self.now, self.data.promoted
-        n = now.event - last.event
-        is_time = n >= 1 and now.time_ms - last.time_ms >= settings.promote_s * 1_000
-        if not is_time and n < settings.promote_events:  # as after nearly every event
+        is_time = now.time_ms - last.time_ms >= settings.promote_s * 1_000
+        is_due = now.paced - last.paced >= settings.promote_events
+        if not is_due and not (is_time and now.event > last.event):  # as after nearly every event
             return False
         return not self.freshness.shared_ms and self._may_promote
 
@@ -836,9 +831,13 @@ class Gate:
             del data["requeued"]
         if self.semantics >= 10:  # names that a client chose are no keys: some mean something there
             data["suspects"] = [list(until) for until in data["suspects"].items()]
+        now = asdict(self.now)
+        if self.semantics < 12:
+            for clock in (data["promoted"], data["put_aside"], now):
+                del clock["paced"]
         return {
             "data": data,
-            "now": asdict(self.now),
+            "now": now,
             "watch": self.watch.state(),
             "arbiter": self.arbiter.state(),
             "ask_harm": self.ask_harm.state(),
@@ -853,7 +852,7 @@ class Gate:
         """
         kept = self.data, self.now, self.decisions
         self.data = load_data(state["data"])
-        self.now = Clock(**state["now"])
+        self.now = Clock.of(state["now"])
         self.watch.load_state(state["watch"])
         self.arbiter.load_state(state["arbiter"])
         self.ask_harm.load_state(state["ask_harm"])

@@ -33,10 +33,13 @@ class Losses(NamedTuple):
 
 
 class Quiet(NamedTuple):
-    """For how long nothing is due: so many events, or judged ones, and up to an event time."""
+    """For how long nothing is due: so many events, or so many of those that are judged, or of those
+    that count for promotions; and up to an event time.
+    """
 
     events: int = _NO_END
     judged: int = _NO_END
+    paced: int = _NO_END
     until_ms: int = MAX_TIME_MS
 
     def within(self, other: Quiet) -> Quiet:
@@ -125,11 +128,22 @@ class Requeued:
 
 @dataclass
 class Clock:
-    """What the cadences count: admitted and learned events, event time."""
+    """What the cadences count: admitted and learned events, event time, and of the admitted events
+    those that count for promotions.
+
+    That is all of them, but where more than `judge_per_s` come in a second: about so many. Until
+    semantics version 12 it was all of them always, and nobody wrote down how many.
+    """
 
     event: int = 0
     learned: int = 0
     time_ms: int = 0
+    paced: int = 0
+
+    @classmethod
+    def of(cls, saved: dict[str, int]) -> Clock:
+        """Return the clock that `dataclasses.asdict` was taken of."""
+        return cls(**{"paced": saved["event"], **saved})
 
 
 @dataclass
@@ -164,7 +178,7 @@ def load_data(saved: dict[str, Any]) -> GateData:
     """Return the data that `dataclasses.asdict` was taken of."""
     made: dict[str, Any] = dict(saved)
     for name in ("promoted", "put_aside"):
-        made[name] = Clock(**saved[name])
+        made[name] = Clock.of(saved[name])
     for name in ("champion", "anchor", "candidate"):
         made[name] = Version(**saved[name])
     for name in ("candidate_trial", "ask_trial"):

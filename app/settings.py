@@ -34,7 +34,7 @@ from app.features import Features, check_feature_store_url, check_inputs, inputs
 from learners import river_adapter
 from learners.combiner import feature_names
 
-SEMANTICS = 11
+SEMANTICS = 12
 """Version of what the engine computes from a log; hashes compare only within one.
 
 A new log begins with it. 7: a user who is forgotten leaves the shares of traffic, too. 8: the
@@ -43,10 +43,10 @@ calibrated. 9: users have factors of their own. 10: a branch has to be better by
 users prove a fault, and single items are learned anew where the world has changed; an id that
 begins to swallow others teaches nothing about what one may have; a slate counts once; what was
 requeued, restored or suspected is heeded by later rollbacks. 11: where more events come than
-`judge_per_s`, about so many of them are judged.
+`judge_per_s`, about so many of them are judged. 12: and of them as many count for promotions.
 """
 
-KNOWN_SEMANTICS = (6, 7, 8, 9, 10, 11)
+KNOWN_SEMANTICS = (6, 7, 8, 9, 10, 11, 12)
 """The versions that this program can compute: a log goes from one to the next by an Upgrade."""
 
 PREFIX = "SLUICE_"
@@ -240,7 +240,10 @@ class EngineSettings(BaseModel):
         description="of more events in a second of event time, about so many are; 0: all",
     )
     warmup_events: Positive = Field(2_000, description="learned events before the first anchor")
-    promote_events: Positive = Field(500, description="admitted events between promotions")
+    promote_events: Positive = Field(
+        500,
+        description="admitted events between promotions; of more than judge_per_s in a second about so many count (since semantics version 12)",
+    )
     promote_s: Positive = Field(60, description="or seconds of event time, if anything came")
     overlap_min: float = Field(
         0.4, ge=0, le=1, description="overlap@10 that a promotion needs; 0 turns the check off"

@@ -15,7 +15,7 @@ import numpy as np
 from app.admission import Run
 from app.detectors import EDetector
 from app.events import Feedback
-from app.gate_data import Losses
+from app.gate_data import Losses, Quiet
 from app.growth import Growth
 from app.judge import DISCOUNTS_TABLE, Prequential
 from app.recommend import Recommender
@@ -82,7 +82,7 @@ class Slice:
         self.users: list[int] = []
         self.items: list[int] = []
         self.rewards: list[float] = []
-        self.n_judged = 0
+        self.n_judged = self.n_paced = 0
         # As of the last one that was added.
         self.watermark_ms = 0
         self._history = history
@@ -115,11 +115,16 @@ class Slice:
         """Begin with an event: its number, which one the window makes it, and its tick."""
         for column in (self.events, self.users, self.items, self.rewards):
             column.clear()
-        self.n_judged = 0
+        self.n_judged = self.n_paced = 0
         self._begin = number, seq, tick
 
     def __len__(self) -> int:
         return len(self.events)
+
+    def is_within(self, quiet: Quiet) -> bool:
+        """Tell whether there may be more, as far as it depends on how many there are."""
+        n, n_judged, n_paced, _ = quiet
+        return len(self) < n and self.n_judged < n_judged and self.n_paced < n_paced
 
     def add(
         self,
@@ -129,7 +134,6 @@ class Slice:
         items: list[int],
         types: list[int],
         befores: list[int],
-        judged: list[bool],
         known: list[bool],
         is_limited: bool = False,
     ) -> None:
@@ -142,7 +146,7 @@ class Slice:
             | is_judged * IS_JUDGED
             | (not is_known) * IS_NEW_ITEM
             | (event.recommendation_id is not None) * IS_ANSWER
-            for event, is_judged, is_known in zip(run.events, judged, known)
+            for event, is_judged, is_known in zip(run.events, run.judged, known)
         ]
         times = run.times_ms, run.watermarks_ms
         for row in zip(users, items, types, *times, hows, befores, run.rewards, strict=True):
@@ -152,7 +156,8 @@ class Slice:
         self.users += users
         self.items += items
         self.rewards += run.rewards
-        self.n_judged += sum(judged)
+        self.n_judged += sum(run.judged)
+        self.n_paced += sum(run.paced)
         self.watermark_ms = run.watermarks_ms[-1]
 
     def learn(self, recommender: Recommender, how: Teaching) -> int:

@@ -162,20 +162,25 @@ class Watch:
         """Return from which event time on `join` must not be told: that of the next minute."""
         return self.rate.minute_ends_ms
 
-    @property
-    def most_joined(self) -> int:
-        """Return of how many events `join` may be told, so that only the last may ring."""
-        series = QUARANTINED, UNKNOWN, CONCENTRATION
-        return 1 + min(self.drift[name].n_unlooked for name in series)
-
     def join(
         self, item_ids: Sequence[str], known: Sequence[bool]
-    ) -> tuple[Alarm | None, Alarm | None] | None:
-        """Do as `decided` and `admitted` for several; return the alarms of the last, if any."""
-        decided = self._drifted(QUARANTINED, [0.0] * len(item_ids))
-        self.rate.count += len(item_ids)
-        admitted = self._about(item_ids, known)
-        return None if decided is None and admitted is None else (decided, admitted)
+    ) -> tuple[int, tuple[Alarm | None, Alarm | None] | None]:
+        """Do as `decided` and `admitted` for several, up to one by which something rings.
+
+        Return how many come before it, and its alarms.
+        """
+        series, begin = [self.drift[name] for name in (QUARANTINED, UNKNOWN, CONCENTRATION)], 0
+        while begin < len(item_ids):
+            n = 1 + min(drift.n_unlooked for drift in series)
+            here = slice(begin, begin + n)
+            n = len(item_ids[here])
+            decided = self._drifted(QUARANTINED, [0.0] * n)
+            self.rate.count += n
+            admitted = self._about(item_ids[here], known[here])
+            begin += n
+            if decided is not None or admitted is not None:
+                return begin - 1, (decided, admitted)
+        return begin, None
 
     def decided(self, *, is_quarantined: bool) -> Alarm | None:
         """Take whether an event was quarantined."""
