@@ -153,7 +153,7 @@ class Admission:
         is remembered of them: see `admit`. Something has to have been admitted just before.
         """
         run, settings, newest_ms = Run(), self.settings, self.watermark_ms
-        checks_tokens, fresh = settings.tokens != "off", set[bytes]()
+        checks_tokens, ids, fresh = settings.tokens != "off", self._ids, set[bytes]()
         late_ms, ahead_ms = settings.lateness_s * 1_000, settings.future_s * 1_000
         ends_ms = min(ends_ms, self._caps.ends_ms(settings))
         for event, arrival_ms in zip(events, arrivals_ms):
@@ -162,7 +162,7 @@ class Admission:
             if (
                 newest_ms >= until_ms
                 or event.released
-                or key in self._ids
+                or key in ids
                 or key in fresh
                 or time_ms is None
                 or not newest_ms - late_ms <= time_ms < ends_ms
@@ -174,7 +174,8 @@ class Admission:
                 run.rewards.append(reward_of(event, settings))
             except RewardError:
                 break
-            newest_ms = max(newest_ms, time_ms)
+            if time_ms > newest_ms:
+                newest_ms = time_ms
             fresh.add(key)
             run.events.append(event)
             run.keys.append(key)

@@ -228,19 +228,19 @@ class Drift:
         self._n_fed = len(self._values)
         if not unfed:
             return None
-        last = len(unfed) - 1
-        for place, value in enumerate(unfed):
-            if place == last:  # the only one that it may say something to
-                before = self._adwin.estimation
-            try:
-                self._adwin.update(value)
-                if self._younger is not None:
-                    self._younger.update(value)
-            except (KeyboardInterrupt, SystemExit, GeneratorExit):
-                raise
-            except BaseException:
-                self._fail(unfed[place + 1 :])
-                return None
+        place, last = 0, len(unfed) - 1
+        updates = [adwin.update for adwin in (self._adwin, self._younger) if adwin is not None]
+        try:
+            for place, value in enumerate(unfed):
+                if place == last:  # the only one that it may say something to
+                    before = self._adwin.estimation
+                for update in updates:
+                    update(value)
+        except (KeyboardInterrupt, SystemExit, GeneratorExit):
+            raise
+        except BaseException:
+            self._fail(unfed[place + 1 :])
+            return None
         return (float(before), self.mean) if self._adwin.drift_detected else None
 
     def _fail(self, unfed: list[float]) -> None:

@@ -116,11 +116,6 @@ class Exploration:
         self._shown[index] += 1
         self._warm(index)
 
-    def _take(self, index: int) -> None:
-        """Count that an item was clicked, or had otherwise."""
-        self._counts[2][index] += 1
-        self._warm(index)
-
     def _warm(self, index: int) -> None:
         _, shown, taken = self._counts
         if shown[index] >= MOST_SHOWN or taken[index] >= MOST_TAKEN:
@@ -128,14 +123,15 @@ class Exploration:
 
     def count(self, number: int, items: list[int], taught: list[bool]) -> None:
         """Count events on items, by the number of the first, and whether they taught."""
-        known = self._counts[0]
+        known, _, taken = self._counts
         for n_events, (item, is_taught) in enumerate(zip(items, taught), number):
             if not known[item]:
                 self.meet(item)
             if n_events % _TURN_EVENTS == 0:
                 self._turn()
             if is_taught:
-                self._take(item)
+                taken[item] += 1
+                self._warm(item)
 
     def _turn(self) -> None:
         """Let the next of the waiting items be looked at."""

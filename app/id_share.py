@@ -113,17 +113,21 @@ class IdShare:
         window, now, block = self._window, self._now, self._in_block
         for key in map(user_digest, user_ids):
             window.append(key)
-            now[key] = now.get(key, 0) + 1
+            n_now = now[key] = now.get(key, 0) + 1
             if len(window) > WINDOW:
-                self._take_out(window.popleft())
+                gone = window.popleft()
+                n_left = now[gone] - 1
+                if n_left:
+                    now[gone] = n_left
+                else:
+                    del now[gone]
+                n_now -= gone == key
             if is_refused:
                 self._refused.add(key)
             else:
                 self._remember(key)
-            if len(now) >= MIN_USERS:
-                n_now = now[key]
-                if n_now > block.get(key, 0):
-                    block[key] = n_now
+            if len(now) >= MIN_USERS and n_now > block.get(key, 0):
+                block[key] = n_now
             self._n_in_block += 1
             if self._n_in_block == WINDOW:
                 self._end_block()
@@ -136,13 +140,6 @@ class IdShare:
         self._in_block.pop(key, None)
         self._before.pop(key, None)
         self._refused.discard(key)
-
-    def _take_out(self, key: bytes) -> None:
-        n_left = self._now[key] - 1
-        if n_left:
-            self._now[key] = n_left
-        else:
-            del self._now[key]
 
     def _remember(self, key: bytes) -> None:
         self._long[key] = self._long.get(key, 0) + 1

@@ -129,15 +129,17 @@ class Pace:
         """
         seconds, counts, parts = self._seconds, self._counts, []
         for time_ms, watermark_ms in zip(times_ms, watermarks_ms, strict=True):
-            second, newest = time_ms // 1_000, watermark_ms // 1_000
-            if second <= newest - _SECONDS:
-                second = newest
+            second = time_ms // 1_000
+            if time_ms < watermark_ms and second <= watermark_ms // 1_000 - _SECONDS:
+                second = watermark_ms // 1_000
             place, before = second % _SECONDS, (second - 1) % _SECONDS
             if second != seconds[place]:
                 seconds[place], counts[place] = second, 0
-            counts[place] += 1
-            self._n = max(counts[place], counts[before] if seconds[before] == second - 1 else 0)
-            parts.append(self.part(most))
+            n = counts[place] = counts[place] + 1
+            if seconds[before] == second - 1 and counts[before] > n:
+                n = counts[before]
+            parts.append(most / n if 0 < most < n else 1.0)
+            self._n = n
         return parts
 
     def part(self, most: int) -> float:
