@@ -7,6 +7,7 @@ no randomness. What has to be done outside is returned.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
 from copy import copy
@@ -698,7 +699,7 @@ class Engine(Serving):
         Return whether there may be more, and the verdict on the next one, if it is known.
         """
         gate, history, joined = self.gate, self.history, self._slice()
-        most = quiet.events - len(joined)
+        most = self._likely_within(quiet, joined)
         run = self.admission.plain(
             reading.feedback(at, most),
             reading.arrivals_ms[at : at + most],
@@ -728,6 +729,12 @@ class Engine(Serving):
         if run.events:
             self._join(run, users, items, known)
         return ahead is None and len(run) == most, ahead
+
+    def _likely_within(self, quiet: Quiet, joined: Slice) -> int:
+        """Return about how many more events there may be, if as many are judged as of the last."""
+        n_judged = (quiet.judged - joined.n_judged) / self.judge_share
+        n_paced = (quiet.paced - joined.n_paced) / self.pace.part(self.settings.judge_per_s)
+        return math.ceil(min(quiet.events - len(joined), n_judged, n_paced))
 
     def _n_with_place(self, users: list[int], items: list[int]) -> int:
         """Return how many of some events may be joined, by whose they are and on what; MISS is new.
