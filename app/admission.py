@@ -150,12 +150,12 @@ class Admission:
         """Return those at the beginning of some events that `decide` would surely admit.
 
         Up to one of `ends_ms` or later, or the one by which the watermark is at `until_ms`. Nothing
-        is remembered of them: see `admit`. Something has to have been admitted just before.
+        is remembered of them: see `admit`.
         """
         run, settings, newest_ms = Run(), self.settings, self.watermark_ms
         checks_tokens, ids, fresh = settings.tokens != "off", self._ids, set[bytes]()
         late_ms, ahead_ms = settings.lateness_s * 1_000, settings.future_s * 1_000
-        ends_ms = min(ends_ms, self._caps.ends_ms(settings))
+        ends_ms = min(ends_ms, self._caps.ends_ms(newest_ms, settings))
         for event, arrival_ms in zip(events, arrivals_ms):
             key = digest_of(event.event_id)
             time_ms = arrival_ms if event.time_ms is None else event.time_ms
@@ -174,8 +174,7 @@ class Admission:
                 run.rewards.append(reward_of(event, settings))
             except RewardError:
                 break
-            if time_ms > newest_ms:
-                newest_ms = time_ms
+            newest_ms = max(newest_ms, time_ms)
             fresh.add(key)
             run.events.append(event)
             run.keys.append(key)

@@ -70,9 +70,10 @@ class Caps:
                 counted[key] = count + 1
         return n
 
-    def ends_ms(self, settings: EngineSettings) -> int:
-        """Return when the window of the last event is over."""
-        return (self._window + 1) * settings.cap_window_s * 1_000
+    def ends_ms(self, now_ms: int, settings: EngineSettings) -> int:
+        """Return when the window that is counted is over: 0, if it is another one now."""
+        is_over = _window(now_ms, settings) != self._window
+        return 0 if is_over else (self._window + 1) * settings.cap_window_s * 1_000
 
     def count(self, caps: Sequence[Cap], now_ms: int, settings: EngineSettings) -> None:
         """Count admitted events of one window."""

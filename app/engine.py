@@ -309,19 +309,18 @@ class Engine(Serving):
             if record is None:
                 pass
             elif isinstance(record, _EVENTS):
-                verdict, ahead = ahead or self._decide(record, arrival_ms), None
-                self._tell(verdict)
-                is_learned = verdict.status == "learned"
-                if is_learned and any(self.gate.freshness):
-                    yield from self._begin_batches()
-                room = self._room_for(record) if is_learned else 0
-                if self.gate.data.n_decisions != n_decisions:  # these are of its own entry
-                    room = min(room, 1)
-                if room and isinstance(record, Feedback):
-                    n, ahead = self._learn_joined(record, verdict, reading, at, room, done)
+                n = 0
+                if ahead is None:
+                    n, ahead = self._learn_together(reading, at, done)
+                if n:
                     at += n - 1
-                    outcome = reading.outcome(at)
+                    outcome, is_learned = reading.outcome(at), True
                 else:
+                    verdict, ahead = ahead or self._decide(record, arrival_ms), None
+                    self._tell(verdict)
+                    is_learned = verdict.status == "learned"
+                    if is_learned and any(self.gate.freshness):
+                        yield from self._begin_batches()
                     self._take(record, verdict, at - reading.starts[reading.of[at]], outcome)
                 if is_learned and self._is_unsettled:
                     yield from self._settle()
@@ -637,10 +636,11 @@ class Engine(Serving):
 
     # -- events that are learned together -----------------------------------------------------
 
-    def _room_for(self, event: Feedback | Malformed) -> int:
-        """Return how many events, from an admitted one on, a kernel may learn with all that is due.
+    @property
+    def _room(self) -> int:
+        """Return for how many events a kernel may do all that is to be done.
 
-        0 where anybody else learns or looks on beside, or somebody has to go to make room.
+        0 where somebody else learns or looks on beside, or somebody has to go to make room.
         """
         history, learner = self.history, self.learner
         by_themselves = (
@@ -649,52 +649,30 @@ class Engine(Serving):
             or not learner.is_linear
             or any(self.gate.freshness)
             or history.as_of.is_on
+            or not self.is_configured
         )
-        if by_themselves or isinstance(event, Malformed) or not self._is_place_for(event):
-            return 0
-        return min(history.max_rooms - history.n_rooms, learner.n_room())
+        return 0 if by_themselves else min(history.max_rooms - history.n_rooms, learner.n_room())
 
-    def _is_place_for(self, event: Feedback) -> bool:
-        """Tell whether nobody has to go for an event's user and item."""
-        users, items = self.history.users, self.history.items
-        return not (
-            (users.is_full() and event.user_id not in users)
-            or (items.is_full() and event.item_id not in items)
-        )
-
-    def _learn_joined(
-        self,
-        first: Feedback,
-        verdict: Verdict,
-        reading: Reading,
-        at: int,
-        room: int,
-        done: list[Outcome],
+    def _learn_together(
+        self, reading: Reading, at: int, done: list[Outcome]
     ) -> tuple[int, Verdict | None]:
-        """Learn an admitted event, at a place, and what comes behind it, up to where something may
-        be due, or there is no room for more.
+        """Learn the events at a place and behind it that are admitted as a matter of course, up to
+        where something may be due, or there is no room for more.
 
-        Return how many these are, and the verdict on the next one, if it is known.
+        Return how many these are, and the verdict on the next one, if it is known. None, where the
+        first is to be looked at by itself.
         """
-        gate, admission, watermark_ms = self.gate, self.admission, self.admission.watermark_ms
-        joined, n_decisions = self._slice(), gate.data.n_decisions
+        joined, room, is_more, ahead = self._slice(), self._room, True, None
         joined.begin(self.n_events + 1, self.window.n, self.tick + 1)
-        user, item = self.history.users.get(first.user_id), self.history.items.get(first.item_id)
-        gate.before_event(first.item_id, watermark_ms, is_known=item != MISS)
-        limit = self._limit(first, item)
-        self._situate(first, user)
-        run = Run.of(first, verdict, admission.key, watermark_ms)
-        self._pace(run, self.pace)
-        self._join(run, [user], [item], [item != MISS], is_limited=limit is not None)
-        ahead, is_more = None, gate.data.n_decisions == n_decisions
-        quiet = self._quiet(room) if is_more else Quiet(events=1)
+        quiet = self._quiet(room) if room else Quiet(events=0)
         while is_more and joined.is_within(quiet):
             is_more, ahead = self._join_more(reading, at + len(joined), quiet)
-        self._learn_slice(joined, reading, at, limit, done)
+        if len(joined):
+            self._learn_slice(joined, reading, at, done)
         return len(joined), ahead
 
     def _join_more(self, reading: Reading, at: int, quiet: Quiet) -> tuple[bool, Verdict | None]:
-        """Join events, at a place and behind it, that are admitted as a matter of course.
+        """Join events at a place and behind it.
 
         Return whether there may be more, and the verdict on the next one, if it is known.
         """
@@ -762,14 +740,15 @@ class Engine(Serving):
         users: list[int],
         items: list[int],
         known: list[bool],
-        *,
-        is_limited: bool = False,
     ) -> None:
         """Add events to those that are learned together, and let their users and items be there.
 
         Of the columns as many count as there are events.
         """
         history, n, first = self.history, len(run), self.tick + 1
+        # Where they are of any consequence, each event is by itself: see `_quiet`.
+        limit = self._limit(run.events[0], items[0])
+        self._situate(run.events[0], users[0])
         self.n_events += n
         self.tick += n
         self.n_paced += sum(run.paced)
@@ -790,7 +769,7 @@ class Engine(Serving):
             types=[self._type_index[event.type] for event in run.events],
             befores=self.window.follow(users),
             known=known[:n],
-            is_limited=is_limited,
+            limit=limit,
         )
 
     def _slice(self) -> Slice:
@@ -799,10 +778,8 @@ class Engine(Serving):
             self._joined = Slice(self.history, self.window, self.growth, self.prequential)
         return self._joined
 
-    def _learn_slice(
-        self, joined: Slice, reading: Reading, at: int, limit: str | None, done: list[Outcome]
-    ) -> None:
-        """Learn what has been joined from a place on, and take note; `limit` is of the first."""
+    def _learn_slice(self, joined: Slice, reading: Reading, at: int, done: list[Outcome]) -> None:
+        """Learn what has been joined, from a place on, and take note of it."""
         gate, explores, labels = self.gate, self.explores, self.exploration.labels
         how = Teaching(
             versions=_ALL_THREE,
@@ -820,8 +797,7 @@ class Engine(Serving):
         )
         self.n_learned += joined.learn(self.recommender, how)
         n, found = len(joined), joined.found()
-        reasons = [REPEAT if bits & IS_REPEAT else None for bits in found]
-        reasons[0] = reasons[0] or limit
+        reasons = [REPEAT if bits & IS_REPEAT else joined.limit for bits in found]
         if explores:
             taught = [
                 reason is None and reward > 0 for reason, reward in zip(reasons, joined.rewards)

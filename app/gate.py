@@ -236,14 +236,15 @@ class Gate:
                 self.ask_harm.update(difference, self.settings.harm_margin)
 
     def quiet(self) -> Quiet:
-        """Return for how long nothing is due, but for what `join` tells.
+        """Return for how long nothing is due, but for what `join` tells; all that comes is counted.
 
-        The first event has been admitted already, and may be that after which something is; before
-        that, all that comes is counted.
+        Something may be due after the last event. None, where it matters which item each is on.
         """
         settings, data, now = self.settings, self.data, self.now
-        if self.arbiter.hold is not None or data.suspects:
-            return Quiet(events=1, until_ms=0)
+        if data.suspects:
+            return Quiet(events=0)
+        if self.arbiter.hold is not None:
+            return Quiet(events=1)
         if not data.has_anchor and self._has_versions:
             return Quiet(events=settings.warmup_events - now.learned)
         if settings.gate == "off":

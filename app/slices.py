@@ -83,6 +83,7 @@ class Slice:
         self.items: list[int] = []
         self.rewards: list[float] = []
         self.n_judged = self.n_paced = 0
+        self.limit: str | None = None
         # As of the last one that was added.
         self.watermark_ms = 0
         self._history = history
@@ -135,14 +136,15 @@ class Slice:
         types: list[int],
         befores: list[int],
         known: list[bool],
-        is_limited: bool = False,
+        limit: str | None = None,
     ) -> None:
         """Add events; `befores` as `Window.follow` says, `known` where their items had been there,
-        `is_limited` if they may teach nobody.
+        `limit` is why they may teach nobody.
         """
-        limit, at = is_limited * IS_LIMITED, len(self) * _ROW.size
+        self.limit, at = limit, len(self) * _ROW.size
+        is_limited = (limit is not None) * IS_LIMITED
         hows = [
-            limit
+            is_limited
             | is_judged * IS_JUDGED
             | (not is_known) * IS_NEW_ITEM
             | (event.recommendation_id is not None) * IS_ANSWER
