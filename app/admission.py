@@ -48,53 +48,46 @@ class Verdict(NamedTuple):
 
 
 class Run:
-    """Events in a row, by columns, that are admitted as a matter of course: see `Admission.plain`.
+    """Events in a row that are admitted, by columns.
 
-    `keys` are what they are known by, and `caps` what they count for.
+    `keys` are what they are known by, `watermarks_ms` as of after each, `caps` what they count for,
+    `judged` and `paced` tell which are judged, and which count for promotions.
     """
 
-    def __init__(self) -> None:
-        self.events: list[Feedback] = []
-        self.keys: list[bytes] = []
-        self.rewards: list[float] = []
-        self.times_ms: list[int] = []
-        # After each of them.
-        self.watermarks_ms: list[int] = []
-        self.caps: list[Cap] = []
-        # Which are judged, and which count for promotions.
+    __slots__ = (
+        *("events", "user_ids", "item_ids", "keys", "rewards", "times_ms", "watermarks_ms"),
+        *("judged", "paced", "caps"),
+    )
+
+    def __init__(
+        self,
+        events: list[Feedback],
+        keys: list[bytes],
+        rewards: list[float],
+        times_ms: list[int],
+        watermarks_ms: list[int],
+    ) -> None:
+        self.events = events
+        self.user_ids = [event.user_id for event in events]
+        self.item_ids = [event.item_id for event in events]
+        self.keys, self.rewards = keys, rewards
+        self.times_ms, self.watermarks_ms = times_ms, watermarks_ms
         self.judged: list[bool] = []
         self.paced: list[bool] = []
+        self.caps: list[Cap] = []
 
-    @classmethod
-    def of(cls, event: Feedback, verdict: Verdict, key: bytes, watermark_ms: int) -> Run:
-        """Return an event by itself, which has been admitted."""
-        run = cls()
-        run.events, run.keys, run.rewards = [event], [key], [verdict.reward]
-        run.times_ms, run.watermarks_ms = [verdict.time_ms], [watermark_ms]
-        return run
-
-    def __len__(self) -> int:
+    @property
+    def n(self) -> int:
+        """Return how many events there are."""
         return len(self.events)
 
     def cut(self, n: int) -> None:
         """Let only the first n remain."""
-        if n >= len(self):
-            return
-        times = self.times_ms, self.watermarks_ms
-        for column in (self.events, self.keys, self.rewards, *times, self.judged, self.paced):
-            del column[n:]
-        for cap in self.caps:
-            del cap.keys[n:]
-
-    @property
-    def user_ids(self) -> list[str]:
-        """Whose they are."""
-        return [event.user_id for event in self.events]
-
-    @property
-    def item_ids(self) -> list[str]:
-        """On what they are."""
-        return [event.item_id for event in self.events]
+        if n < len(self.events):
+            for name in self.__slots__[:-1]:
+                del getattr(self, name)[n:]
+            for cap in self.caps:
+                del cap.keys[n:]
 
 
 class RewardError(ValueError):
@@ -152,8 +145,13 @@ class Admission:
         Up to one of `ends_ms` or later, or the one by which the watermark is at `until_ms`. Nothing
         is remembered of them: see `admit`.
         """
-        run, settings, newest_ms = Run(), self.settings, self.watermark_ms
-        checks_tokens, ids, fresh = settings.tokens != "off", self._ids, set[bytes]()
+        settings, newest_ms, ids = self.settings, self.watermark_ms, self._ids
+        checks_tokens = settings.tokens != "off"
+        keys: list[bytes] = []
+        rewards: list[float] = []
+        times_ms: list[int] = []
+        watermarks_ms: list[int] = []
+        fresh: set[bytes] = set()
         late_ms, ahead_ms = settings.lateness_s * 1_000, settings.future_s * 1_000
         ends_ms = min(ends_ms, self._caps.ends_ms(newest_ms, settings))
         for event, arrival_ms in zip(events, arrivals_ms):
@@ -171,18 +169,19 @@ class Admission:
             ):
                 break
             try:
-                run.rewards.append(reward_of(event, settings))
+                rewards.append(reward_of(event, settings))
             except RewardError:
                 break
             newest_ms = max(newest_ms, time_ms)
             fresh.add(key)
-            run.events.append(event)
-            run.keys.append(key)
-            run.times_ms.append(time_ms)
-            run.watermarks_ms.append(newest_ms)
-        run.caps = counted_by(run.events, settings)
-        n = self.shares.n_passing(run.user_ids, settings.id_share)
-        run.cut(self._caps.n_passing(run.caps, n))
+            keys.append(key)
+            times_ms.append(time_ms)
+            watermarks_ms.append(newest_ms)
+        run = Run(list(events[: len(keys)]), keys, rewards, times_ms, watermarks_ms)
+        if keys:
+            run.caps = counted_by(run.events, settings)
+            n = self.shares.n_passing(run.user_ids, settings.id_share)
+            run.cut(self._caps.n_passing(run.caps, n))
         return run
 
     def admit(self, run: Run) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
@@ -185,14 +184,17 @@ class Reading:
 
 def _place_of(flags: Sequence[bool], nth: int) -> int:
     """Return where the nth that is true is, from 1 on; past the end, if there are not so many."""
+    if nth > len(flags):
+        return len(flags)
     places = [place for place, flag in enumerate(flags) if flag]
     return places[nth - 1] if len(places) >= nth else len(flags)
 
 
 def _known(item_ids: list[str], items: list[int]) -> list[bool]:
     """Tell of each item, by id and index, whether it is there when its turn has come."""
-    fresh = set[str]()
-    known = []
+    if MISS not in items:
+        return [True] * len(item_ids)
+    known, fresh = [], set[str]()
     for item_id, item in zip(item_ids, items):
         known.append(item != MISS or item_id in fresh)
         if item == MISS:
@@ -580,7 +582,7 @@ class Engine(Serving):
         self._situate(event, profile.user)
         if self.on_judge is not None:
             self.on_judge()
-        run = Run.of(event, verdict, self.admission.key, watermark_ms)
+        run = Run([event], [self.admission.key], [reward], [time_ms], [watermark_ms])
         self._pace(run, self.pace)
         losses, is_repeat = self._judge(
             case, event, type_index, is_judged=run.judged[0], is_taught=reason is None
@@ -637,21 +639,17 @@ class Engine(Serving):
     # -- events that are learned together -----------------------------------------------------
 
     @property
-    def _room(self) -> int:
-        """Return for how many events a kernel may do all that is to be done.
-
-        0 where somebody else learns or looks on beside, or somebody has to go to make room.
-        """
-        history, learner = self.history, self.learner
-        by_themselves = (
-            self.on_judge is not None
-            or self.challenges.running is not None
-            or not learner.is_linear
-            or any(self.gate.freshness)
-            or history.as_of.is_on
-            or not self.is_configured
+    def _may_join(self) -> bool:
+        """Tell whether a kernel may do all that is to be done, and nobody else looks on beside."""
+        return (
+            self.is_configured
+            and self.on_judge is None
+            and self.challenges.running is None
+            and self.learner.is_linear
+            and not any(self.gate.freshness)
+            and not self.history.as_of.is_on
+            and not self.gate.data.suspects
         )
-        return 0 if by_themselves else min(history.max_rooms - history.n_rooms, learner.n_room())
 
     def _learn_together(
         self, reading: Reading, at: int, done: list[Outcome]
@@ -662,32 +660,37 @@ class Engine(Serving):
         Return how many these are, and the verdict on the next one, if it is known. None, where the
         first is to be looked at by itself.
         """
-        joined, room, is_more, ahead = self._slice(), self._room, True, None
+        feedback = reading.feedback(at, SIZE) if self._may_join else []
+        joined, is_more, ahead = self._slice(), bool(feedback), None
         joined.begin(self.n_events + 1, self.window.n, self.tick + 1)
-        quiet = self._quiet(room) if room else Quiet(events=0)
+        quiet = self._quiet(len(feedback))
         while is_more and joined.is_within(quiet):
-            is_more, ahead = self._join_more(reading, at + len(joined), quiet)
-        if len(joined):
+            begin = len(joined.events)
+            arrivals_ms = reading.arrivals_ms[at + begin : at + len(feedback)]
+            is_more, ahead = self._join_more(feedback[begin:], arrivals_ms, quiet)
+        if joined.events:
             self._learn_slice(joined, reading, at, done)
-        return len(joined), ahead
+        return len(joined.events), ahead
 
-    def _join_more(self, reading: Reading, at: int, quiet: Quiet) -> tuple[bool, Verdict | None]:
-        """Join events at a place and behind it.
+    def _join_more(
+        self, feedback: list[Feedback], arrivals_ms: list[int | None], quiet: Quiet
+    ) -> tuple[bool, Verdict | None]:
+        """Join those at the beginning of some events.
 
         Return whether there may be more, and the verdict on the next one, if it is known.
         """
         gate, history, joined = self.gate, self.history, self._slice()
         most = self._likely_within(quiet, joined)
         run = self.admission.plain(
-            reading.feedback(at, most),
-            reading.arrivals_ms[at : at + most],
-            gate.joins_until_ms,
-            quiet.until_ms,
+            feedback[:most], arrivals_ms, gate.joins_until_ms, quiet.until_ms
         )
+        if not run.events:
+            return False, None
         users = history.users.index.find_all(run.user_ids)
         items = history.items.index.find_all(run.item_ids)
         run.cut(self._n_with_place(users, items))
-        pace, n = self.pace.copy(), len(run)
+        pace = self.pace.copy()
+        n = run.n
         self._pace(run, pace)
         run.cut(1 + _place_of(run.judged, quiet.judged - joined.n_judged))
         run.cut(1 + _place_of(run.paced, quiet.paced - joined.n_paced))
@@ -697,22 +700,24 @@ class Engine(Serving):
         n_quiet = gate.join(run.item_ids, known)
         run.cut(n_quiet + 1)
         self.admission.admit(run)
-        if n_quiet < len(run):
+        if n_quiet < run.n:
             ahead = Verdict("learned", time_ms=run.times_ms[-1], reward=run.rewards[-1])
             run.cut(n_quiet)
-        if len(run) == n:
+        if run.n == n:
             self.pace = pace
         else:
             self._pace(run, self.pace)
         if run.events:
             self._join(run, users, items, known)
-        return ahead is None and len(run) == most, ahead
+        return ahead is None and run.n == most < len(feedback), ahead
 
     def _likely_within(self, quiet: Quiet, joined: Slice) -> int:
         """Return about how many more events there may be, if as many are judged as of the last."""
-        n_judged = (quiet.judged - joined.n_judged) / self.judge_share
-        n_paced = (quiet.paced - joined.n_paced) / self.pace.part(self.settings.judge_per_s)
-        return math.ceil(min(quiet.events - len(joined), n_judged, n_paced))
+        n, n_judged, n_paced, _ = quiet
+        part = self.pace.part(self.settings.judge_per_s)
+        share = self.settings.judge_share * self.thinned[0] * part
+        judged, paced = (n_judged - joined.n_judged) / share, (n_paced - joined.n_paced) / part
+        return math.ceil(min(n - len(joined.events), judged, paced))
 
     def _n_with_place(self, users: list[int], items: list[int]) -> int:
         """Return how many of some events may be joined, by whose they are and on what; MISS is new.
@@ -722,17 +727,22 @@ class Engine(Serving):
         n_users, n_items = self.history.users.n_free, self.history.items.n_free
         if not self.settings.create_unknown_items:
             n_items = 0
+        if min(n_users, n_items) >= len(users):
+            return len(users)
         return min(
             _place_of([user == MISS for user in users], n_users + 1),
             _place_of([item == MISS for item in items], n_items + 1),
         )
 
-    def _quiet(self, room: int) -> Quiet:
-        """Return for how long events may be learned together, where there is room for so many."""
-        if self.features is not None or self.settings.growth_least:  # each is looked at by itself
-            return Quiet(events=1)
-        room = min(room, self.window.capacity or room)
-        return self.gate.quiet().within(Quiet(min(room, SIZE), MOST_JUDGED))
+    def _quiet(self, n: int) -> Quiet:
+        """Return for how long events may be learned together, of n that there are."""
+        history = self.history
+        n = min(n, history.max_rooms - history.n_rooms, self.learner.n_room())
+        # Something may always be due after one; and some have to be looked at by themselves.
+        if n <= 1 or self.features is not None or self.settings.growth_least:
+            return Quiet(events=min(n, 1))
+        n = min(n, self.window.capacity or n)
+        return self.gate.quiet().within(Quiet(n, MOST_JUDGED))
 
     def _join(
         self,
@@ -745,7 +755,7 @@ class Engine(Serving):
 
         Of the columns as many count as there are events.
         """
-        history, n, first = self.history, len(run), self.tick + 1
+        history, n, first = self.history, run.n, self.tick + 1
         # Where they are of any consequence, each event is by itself: see `_quiet`.
         limit = self._limit(run.events[0], items[0])
         self._situate(run.events[0], users[0])
@@ -796,7 +806,7 @@ class Engine(Serving):
             knows_labels=explores and labels.is_any,
         )
         self.n_learned += joined.learn(self.recommender, how)
-        n, found = len(joined), joined.found()
+        n, found = len(joined.events), joined.found()
         reasons = [REPEAT if bits & IS_REPEAT else joined.limit for bits in found]
         if explores:
             taught = [
@@ -806,8 +816,8 @@ class Engine(Serving):
         for event, reward in zip(joined.events, joined.rewards):
             if event.token == VALID and event.recommendation_id and reward > 0:
                 self._note_answer(event, event.recommendation_id)
-        for reason, times in Counter(reasons).items():
-            self.admission.count("learned", reason, times)
+        for reason in dict.fromkeys(reasons):
+            self.admission.count("learned", reason, reasons.count(reason))
         results = [
             Result(event.event_id, "learned", reason)
             for event, reason in zip(joined.events, reasons)
@@ -1048,13 +1058,13 @@ class Engine(Serving):
         if self.semantics < 11:
             share = self.judge_share
             run.judged = [is_chosen(event.event_id, share, "judge") for event in run.events]
-            run.paced = [True] * len(run)
+            run.paced = [True] * run.n
             return
         share = settings.judge_share * self.thinned[0]
         parts = pace.count(run.times_ms, run.watermarks_ms, settings.judge_per_s)
         run.judged = [events.is_among(key, share * part) for key, part in zip(run.keys, parts)]
         if self.semantics < 12:
-            run.paced = [True] * len(run)
+            run.paced = [True] * run.n
         elif share >= 1.0:
             run.paced = run.judged.copy()
         else:

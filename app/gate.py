@@ -238,11 +238,9 @@ class Gate:
     def quiet(self) -> Quiet:
         """Return for how long nothing is due, but for what `join` tells; all that comes is counted.
 
-        Something may be due after the last event. None, where it matters which item each is on.
+        Something may be due after the last event.
         """
         settings, data, now = self.settings, self.data, self.now
-        if data.suspects:
-            return Quiet(events=0)
         if self.arbiter.hold is not None:
             return Quiet(events=1)
         if not data.has_anchor and self._has_versions:

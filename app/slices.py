@@ -119,13 +119,10 @@ class Slice:
         self.n_judged = self.n_paced = 0
         self._begin = number, seq, tick
 
-    def __len__(self) -> int:
-        return len(self.events)
-
     def is_within(self, quiet: Quiet) -> bool:
         """Tell whether there may be more, as far as it depends on how many there are."""
         n, n_judged, n_paced, _ = quiet
-        return len(self) < n and self.n_judged < n_judged and self.n_paced < n_paced
+        return len(self.events) < n and self.n_judged < n_judged and self.n_paced < n_paced
 
     def add(
         self,
@@ -141,7 +138,7 @@ class Slice:
         """Add events; `befores` as `Window.follow` says, `known` where their items had been there,
         `limit` is why they may teach nobody.
         """
-        self.limit, at = limit, len(self) * _ROW.size
+        self.limit, at = limit, len(self.events) * _ROW.size
         is_limited = (limit is not None) * IS_LIMITED
         hows = [
             is_limited
@@ -164,7 +161,7 @@ class Slice:
 
     def learn(self, recommender: Recommender, how: Teaching) -> int:
         """Judge and learn all of them, in their order; return how many taught something good."""
-        history, profile, n = self._history, self._profile, len(self)
+        history, profile, n = self._history, self._profile, len(self.events)
         blend, pool = recommender.blend, recommender.pool
         n_learned, n_rooms = kernels.learn_events(
             history.arrays,
@@ -204,7 +201,7 @@ class Slice:
 
         Then it is as the one before it, and repeats are not taught.
         """
-        found: list[int] = self._found[: len(self)].tolist()
+        found: list[int] = self._found[: len(self.events)].tolist()
         return found
 
     def compared(self, found: list[int]) -> list[Losses]:

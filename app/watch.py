@@ -169,15 +169,15 @@ class Watch:
 
         Return how many come before it, and its alarms.
         """
-        series, begin = [self.drift[name] for name in (QUARANTINED, UNKNOWN, CONCENTRATION)], 0
+        drift, begin = self.drift, 0
+        series = drift[QUARANTINED], drift[UNKNOWN], drift[CONCENTRATION]
         while begin < len(item_ids):
-            n = 1 + min(drift.n_unlooked for drift in series)
-            here = slice(begin, begin + n)
-            n = len(item_ids[here])
-            decided = self._drifted(QUARANTINED, [0.0] * n)
-            self.rate.count += n
-            admitted = self._about(item_ids[here], known[here])
-            begin += n
+            end = begin + 1 + min(one.n_unlooked for one in series)
+            items = item_ids[begin:end]
+            decided = self._drifted(QUARANTINED, [0.0] * len(items))
+            self.rate.count += len(items)
+            admitted = self._about(items, known[begin:end])
+            begin += len(items)
             if decided is not None or admitted is not None:
                 return begin - 1, (decided, admitted)
         return begin, None
