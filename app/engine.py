@@ -323,7 +323,8 @@ class Engine(Serving):
                     is_learned = verdict.status == "learned"
                     if is_learned and any(self.gate.freshness):
                         yield from self._begin_batches()
-                    self._take(record, verdict, at - reading.starts[reading.of[at]], outcome)
+                    if not (is_learned and self._learn_alone(record, verdict, reading, at, done)):
+                        self._take(record, verdict, at - reading.starts[reading.of[at]], outcome)
                 if is_learned and self._is_unsettled:
                     yield from self._settle()
             else:
@@ -648,8 +649,37 @@ class Engine(Serving):
             and self.learner.is_linear
             and not any(self.gate.freshness)
             and not self.history.as_of.is_on
-            and not self.gate.data.suspects
         )
+
+    @property
+    def _room(self) -> int:
+        """Return for how many events there is room, whatever they are about."""
+        history = self.history
+        return min(history.max_rooms - history.n_rooms, self.learner.n_room())
+
+    def _learn_alone(
+        self,
+        event: Feedback | Malformed,
+        verdict: Verdict,
+        reading: Reading,
+        at: int,
+        done: list[Outcome],
+    ) -> bool:
+        """Learn an admitted event by the same kernel, if it may; tell whether it did."""
+        gate, admission, history = self.gate, self.admission, self.history
+        if isinstance(event, Malformed) or not self._may_join or self._room < 1:
+            return False
+        users, items = [history.users.get(event.user_id)], [history.items.get(event.item_id)]
+        if not self._n_with_place(users, items):
+            return False
+        known, watermark_ms = [items[0] != MISS], admission.watermark_ms
+        gate.before_event(event.item_id, watermark_ms, is_known=known[0])
+        run = Run([event], [admission.key], [verdict.reward], [verdict.time_ms], [watermark_ms])
+        self._pace(run, self.pace)
+        self._begin_slice()
+        self._join(run, users, items, known)
+        self._learn_slice(self._slice(), reading, at, done)
+        return True
 
     def _learn_together(
         self, reading: Reading, at: int, done: list[Outcome]
@@ -660,9 +690,10 @@ class Engine(Serving):
         Return how many these are, and the verdict on the next one, if it is known. None, where the
         first is to be looked at by itself.
         """
-        feedback = reading.feedback(at, SIZE) if self._may_join else []
-        joined, is_more, ahead = self._slice(), bool(feedback), None
-        joined.begin(self.n_events + 1, self.window.n, self.tick + 1)
+        feedback = reading.feedback(at, SIZE)
+        if len(feedback) < 2 or not self._may_join:
+            return 0, None
+        joined, is_more, ahead = self._begin_slice(), True, None
         quiet = self._quiet(len(feedback))
         while is_more and joined.is_within(quiet):
             begin = len(joined.events)
@@ -736,12 +767,9 @@ class Engine(Serving):
 
     def _quiet(self, n: int) -> Quiet:
         """Return for how long events may be learned together, of n that there are."""
-        history = self.history
-        n = min(n, history.max_rooms - history.n_rooms, self.learner.n_room())
-        # Something may always be due after one; and some have to be looked at by themselves.
-        if n <= 1 or self.features is not None or self.settings.growth_least:
-            return Quiet(events=min(n, 1))
-        n = min(n, self.window.capacity or n)
+        if self.features is not None or self.settings.growth_least or self.gate.data.suspects:
+            return Quiet(events=0)  # each is looked at by itself
+        n = min(n, self._room, self.window.capacity or n)
         return self.gate.quiet().within(Quiet(n, MOST_JUDGED))
 
     def _join(
@@ -781,6 +809,11 @@ class Engine(Serving):
             known=known[:n],
             limit=limit,
         )
+
+    def _begin_slice(self) -> Slice:
+        joined = self._slice()
+        joined.begin(self.n_events + 1, self.window.n, self.tick + 1)
+        return joined
 
     def _slice(self) -> Slice:
         """Return what collects events: made when all else is there."""
