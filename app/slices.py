@@ -208,6 +208,6 @@ class Slice:
         """Return the losses of the events that were compared, given what was found."""
         return [
             Losses(champion, shadow, anchor, bool(bits & IS_IN_TOP), bool(bits & ANSWERS))
-            for bits, (champion, shadow, anchor) in zip(found, self._losses.tolist())
+            for bits, (champion, shadow, anchor) in zip(found, self._losses[: len(found)].tolist())
             if bits & IS_COMPARED
         ]

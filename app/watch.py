@@ -96,7 +96,8 @@ class Watch:
         See `n_quiet`.
         """
         settings, [*before, last] = self.settings, [losses.champion for losses in several]
-        self.drift[LOSS].extend(before)
+        if before:
+            self.drift[LOSS].extend(before)
         for name, detector in self.harm.items():
             if detector.statistic >= settings.harm_alarm:
                 return self._harm(name, detector, settings.harm_margin)
