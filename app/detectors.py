@@ -1,4 +1,4 @@
-"""The gate's statistics, twenty lines each: e-detectors, e-processes, and River's ADWIN.
+"""The gate's statistics, twenty lines each: e-detectors, e-processes, and ADWIN.
 
 None knows what it watches. Each keeps its state without pickle, and refuses one that is damaged.
 """
@@ -9,7 +9,6 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from river.drift import ADWIN
 
 from learners import kernels
 from learners.ids import State
@@ -21,9 +20,10 @@ BOLD_BETS = (0.95, 0.9, 0.8, 0.65, *BETS)
 """For differences that are mostly far smaller than 1, such as the mean of a slate's clicks."""
 
 ADWIN_LIFE = 20_000
-"""Updates after which ADWIN is replaced, so that a snapshot can keep all values it has seen."""
+"""Values after which ADWIN is replaced, so that a snapshot can keep all that it has seen."""
 
-_LOOKS_EACH = 32
+_LOOKS_EACH = kernels.ADWIN_LOOKS_EACH
+_ADWIN_LEVELS = ADWIN_LIFE.bit_length()
 
 # Far above any threshold; bets that went on winning would end at infinity, which is no number.
 _MOST = 1e300
@@ -150,111 +150,85 @@ def _checked(values: list[float], n: int, whose: str) -> list[float]:
     return found
 
 
-class Drift:
-    """River's ADWIN on values in [0, 1], replaced after 20,000 updates by a younger one.
+class Adwin:
+    """ADWIN over values in [0, 1]: the mean of a window that shrinks where it has changed.
 
-    The younger one has seen the last 10,000, so that a change just then is not missed.
-    River offers no way to store ADWIN but pickle; so the values since it was made are kept, and
-    fed again on restore, which gives the same detector exactly. Should ADWIN itself fail (it is
-    compiled code, and a panic in it is no `Exception`), it is made anew as well.
-
-    ADWIN looks for a change at every 32nd value since it was made, or found one; until then values
-    are only noted, and it is fed with all of them at once.
+    Of two parts of the window, the means must differ by less than a bound of which the chance to be
+    passed is `delta`, wherever it is cut; else what is oldest goes. That is looked at with every
+    32nd value since it began, or found a change. The window is kept as sums of 1, 2, 4 ... values,
+    up to five of each (Bifet and Gavaldà 2007). Its numbers are those of River's ADWIN, to the bit,
+    which takes one value at a time.
     """
 
     def __init__(self, delta: float) -> None:
         self.delta = delta
+        shape = _ADWIN_LEVELS, kernels.ADWIN_SUMS + 1
+        self._window = np.zeros(len(kernels.ADWIN_FIELDS))
+        self._of = np.zeros(shape), np.zeros(shape), np.zeros(_ADWIN_LEVELS, np.int64)
+
+    @property
+    def mean(self) -> float:
+        """Return the mean of the window."""
+        n, total, *_ = self._window.tolist()
+        return total / n if n else 0.0
+
+    def take(self, values: Sequence[float]) -> float | None:
+        """Take values; return the mean before the last, if a change is found with that."""
+        before = kernels.adwin_take(self._window, *self._of, np.array(values), self.delta)
+        return None if before < 0.0 else float(before)
+
+
+class Drift:
+    """ADWIN, begun anew after 20,000 values with the last 10,000: a change then is not missed.
+
+    The values since it was made are kept, and taken again on restore, which gives the same detector
+    exactly. Until it looks at one, they are only noted, and it takes all of them at once.
+    """
+
+    def __init__(self, delta: float) -> None:
+        self.delta = delta
+        # How often River's ADWIN had failed, where a snapshot says so: this one does not.
         self.n_failures = 0
-        self._renew()
+        self._begin([])
+
+    def _begin(self, values: list[float]) -> None:
+        self._values = values
+        self._n_fed = 0
+        self._adwin = Adwin(self.delta)
 
     @property
     def n_unlooked(self) -> int:
         """Return how many values it can be given before it looks at any: 0 if at the next one."""
         n = len(self._values)
-        is_replaced = n >= ADWIN_LIFE
-        return _LOOKS_EACH - 1 - (n - ADWIN_LIFE // 2 if is_replaced else n) % _LOOKS_EACH
-
-    def _renew(self) -> None:
-        self._values: list[float] = []
-        self._n_fed = 0
-        self._adwin = ADWIN(delta=self.delta)
-        self._younger: ADWIN | None = None
-
-    def _replace(self) -> None:
-        """Go on with the younger detector, and with what it has seen."""
-        if self._younger is not None:
-            self._values = self._values[ADWIN_LIFE // 2 :]
-            self._n_fed = len(self._values)
-            self._adwin, self._younger = self._younger, None
-
-    def _grow_younger(self) -> None:
-        """Replace a detector that is at its end; let a younger one begin where there is none."""
-        if len(self._values) >= ADWIN_LIFE:
-            self._feed()
-            self._replace()
-        if len(self._values) >= ADWIN_LIFE // 2 and self._younger is None:
-            self._feed()
-            self._younger = ADWIN(delta=self.delta)
+        if n >= ADWIN_LIFE:
+            n -= ADWIN_LIFE // 2
+        return _LOOKS_EACH - 1 - n % _LOOKS_EACH
 
     @property
     def mean(self) -> float:
         """Return the mean over ADWIN's present window."""
         self._feed()
-        return float(self._adwin.estimation)
+        return self._adwin.mean
 
     def update(self, value: float) -> tuple[float, float] | None:
         """Take one value; return (mean before, mean after) where a change is detected."""
-        values = self._values
-        if len(values) >= ADWIN_LIFE // 2:
-            self._grow_younger()
-            values = self._values
-        values.append(value)
-        return None if len(values) % _LOOKS_EACH else self._feed()
+        return self.extend([value])
 
     def extend(self, values: Sequence[float]) -> tuple[float, float] | None:
-        """Take several values, of which only the last may be looked at; return as `update` does."""
-        lives = ADWIN_LIFE // 2 if self._younger is None else ADWIN_LIFE
-        if len(self._values) + len(values) > lives:
-            change = None
-            for value in values:
-                change = self.update(value)
-            return change
+        """Take several, of which only the last may be looked at; return as `update` does."""
+        if len(self._values) >= ADWIN_LIFE:
+            self._begin(self._values[ADWIN_LIFE // 2 :])
         self._values += values
         return None if len(self._values) % _LOOKS_EACH else self._feed()
 
     def _feed(self) -> tuple[float, float] | None:
         """Let ADWIN have what it has not seen yet; return what it says to the last value."""
-        unfed, before = self._values[self._n_fed :], 0.0
-        self._n_fed = len(self._values)
-        if not unfed:
-            return None
-        place, last = 0, len(unfed) - 1
-        updates = [adwin.update for adwin in (self._adwin, self._younger) if adwin is not None]
-        try:
-            for place, value in enumerate(unfed):
-                if place == last:  # the only one that it may say something to
-                    before = self._adwin.estimation
-                for update in updates:
-                    update(value)
-        except (KeyboardInterrupt, SystemExit, GeneratorExit):
-            raise
-        except BaseException:
-            self._fail(unfed[place + 1 :])
-            return None
-        return (float(before), self.mean) if self._adwin.drift_detected else None
-
-    def _fail(self, unfed: list[float]) -> None:
-        """Begin anew where ADWIN has failed, with the values that came after the one it failed at.
-
-        They are too few for it to look for a change.
-        """
-        self.n_failures += 1
-        self._renew()
-        self._values = unfed
+        unfed, self._n_fed = self._values[self._n_fed :], len(self._values)
+        before = self._adwin.take(unfed) if unfed else None
+        return None if before is None else (before, self._adwin.mean)
 
     def state(self) -> State:
         """Return the values since the detector was made."""
-        self._feed()
         return {
             "delta": self.delta,
             "n_failures": self.n_failures,
@@ -262,7 +236,7 @@ class Drift:
         }
 
     def load_state(self, state: State) -> None:
-        """Feed the values again; raise ValueError on values that are none."""
+        """Take the values again; raise ValueError on values that are none."""
         values, delta = np.asarray(state["values"], np.float64), float(state["delta"])
         is_list = values.ndim == 1 and len(values) <= ADWIN_LIFE
         if not is_list or not np.all((values >= 0) & (values <= 1)):
@@ -270,6 +244,5 @@ class Drift:
         if not 0.0 < delta < 1.0:
             raise ValueError("a drift detector's significance is damaged")
         self.delta, self.n_failures = delta, int(state["n_failures"])
-        self._renew()
-        for value in values.tolist():
-            self.update(value)
+        self._begin(values.tolist())
+        self._feed()

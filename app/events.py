@@ -423,14 +423,11 @@ def is_among(digest_: bytes, share: float) -> bool:
     return share >= 1.0 or int.from_bytes(digest_[:6], "little") < share * 2.0**48
 
 
-def digest_of(part: str) -> bytes:
-    """Return `digest` of one part alone."""
-    return _digest_after(_HASH, part)
-
-
-def _digest_after(begun: Any, part: str) -> bytes:
-    found = begun.copy()
-    found.update(_framed(part))
+def digest_of(part: str, begun: Any = _HASH) -> bytes:
+    """Return `digest` of one part; or of what has been `begun`, and of it as the last part."""
+    found, encoded = begun.copy(), part.encode()
+    n = len(encoded)
+    found.update((_LENGTHS[n] if n <= MAX_ID_BYTES else n.to_bytes(4, "little")) + encoded)
     digest_: bytes = found.digest()
     return digest_
 
@@ -450,7 +447,7 @@ def user_digest(user_id: str) -> bytes:
 
 def pair_digest(user_id: str, item_id: str) -> bytes:
     """Return `digest` of a user on an item."""
-    return _digest_after(_hash_of_user(user_id)[1], item_id)
+    return digest_of(item_id, _hash_of_user(user_id)[1])
 
 
 def _framed(part: str) -> bytes:

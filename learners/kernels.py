@@ -1986,9 +1986,10 @@ def _weakest(weight_bits: I32, slot: int, n: int) -> int:
     row, least = np.uint64(slot), np.int32(2**31 - 1)
     for j in range(np.uint64(n)):
         least = min(least, weight_bits[row, j])
-    place = 0
-    while weight_bits[row, place] != least:
-        place += 1
+    # All are compared, many at a time, as in `_find_neighbour`.
+    place = np.int32(n)
+    for j in range(np.uint64(n)):
+        place = min(place, np.int32(j) if weight_bits[row, j] == least else np.int32(n))
     return place
 
 
@@ -2482,9 +2483,9 @@ def _place(
 
     Return how many there are now.
     """
-    place = 0
-    while place < n and top[place] != handle:
-        place += 1
+    place = n
+    for j in range(np.uint64(n)):  # all of them, many at a time: it is there once at most
+        place = min(place, np.int64(j) if top[j] == handle else n)
     if place == n:
         if n < len(top):
             n += 1
@@ -3829,6 +3830,118 @@ def n_below(values: F64, room: F64, threshold: float, margin: float, most: int) 
         if detect(room, 1.0, margin) >= threshold:
             return n
     return most
+
+
+# Of ADWIN's window: how many values, their sum, and that of their squared distances to the mean;
+# how many it has taken since it began, and whether the last one showed a change.
+ADWIN_FIELDS = _N, _TOTAL, _SPREAD, _TAKEN, _HAS_CHANGED = range(5)
+ADWIN_SUMS = 5
+ADWIN_LOOKS_EACH = 32
+# Parts of a window are compared from so many values on; and a window, once it has more than that.
+_ADWIN_PART, _ADWIN_WINDOW = 5, 10
+
+
+@kernel
+def adwin_take(
+    window: F64, totals: F64, spreads: F64, sizes: I64, values: F64, delta: float
+) -> float:
+    """Take values into ADWIN's window (see `Adwin`); return the mean before the last one if that
+    showed a change, else -1.
+
+    Level i keeps up to five `totals` and `spreads` of 2^i values each, the oldest first.
+    """
+    before = 0.0
+    for value in values:
+        if window[_HAS_CHANGED] != 0.0:
+            window[:] = 0.0
+            sizes[:] = 0
+        before = window[_TOTAL] / window[_N] if window[_N] > 0.0 else 0.0
+        _adwin_add(window, totals, spreads, sizes, value)
+        window[_TAKEN] += 1.0
+        if window[_TAKEN] % ADWIN_LOOKS_EACH == 0.0:
+            while _adwin_has_change(window, totals, sizes, delta):
+                _adwin_drop(window, totals, spreads, sizes)
+                window[_HAS_CHANGED] = 1.0
+    return before if window[_HAS_CHANGED] != 0.0 else -1.0
+
+
+@kernel
+def _adwin_add(window: F64, totals: F64, spreads: F64, sizes: I64, value: float) -> None:
+    """Add a value; of six sums of a size, the two oldest become one of the next."""
+    window[_N] += 1.0
+    n = window[_N]
+    if n > 1.0:
+        off = value - window[_TOTAL] / (n - 1.0)
+        window[_SPREAD] += (n - 1.0) * off * off / n
+    window[_TOTAL] += value
+    totals[0, sizes[0]], spreads[0, sizes[0]] = value, 0.0
+    sizes[0] += 1
+    level, each = 0, 1.0
+    while sizes[level] > ADWIN_SUMS:
+        off = totals[level, 0] / each - totals[level, 1] / each
+        upper = sizes[level + 1]
+        totals[level + 1, upper] = totals[level, 0] + totals[level, 1]
+        spread = spreads[level, 0] + spreads[level, 1] + each * 0.5 * off * off
+        spreads[level + 1, upper] = spread
+        sizes[level + 1] += 1
+        _adwin_shift(totals, spreads, sizes, level, 2)
+        level, each = level + 1, each * 2.0
+
+
+@kernel
+def _adwin_shift(totals: F64, spreads: F64, sizes: I64, level: int, n: int) -> None:
+    """Take the n oldest sums out of a level."""
+    sizes[level] -= n
+    for place in range(sizes[level]):
+        totals[level, place] = totals[level, place + n]
+        spreads[level, place] = spreads[level, place + n]
+
+
+@kernel
+def _adwin_oldest(sizes: I64) -> int:
+    """Return the level of the oldest sum."""
+    level = len(sizes) - 1
+    while level > 0 and sizes[level] == 0:
+        level -= 1
+    return level
+
+
+@kernel
+def _adwin_has_change(window: F64, totals: F64, sizes: I64, delta: float) -> bool:
+    """Tell whether the means of two parts of the window differ by more than by chance."""
+    n = window[_N]
+    if n <= _ADWIN_WINDOW:
+        return False
+    # The logarithm is the processor's library's, the only one in here: River's is, too.
+    doubt = np.log(2.0 * np.log(n) / delta)
+    variance = window[_SPREAD] / n
+    n_old, n_new, old, new = 0.0, n, 0.0, window[_TOTAL]
+    for level in range(_adwin_oldest(sizes), -1, -1):
+        each = float(1 << level)
+        for place in range(sizes[level]):
+            n_old, n_new = n_old + each, n_new - each
+            old, new = old + totals[level, place], new - totals[level, place]
+            if level == 0 and place == sizes[0] - 1:
+                return False
+            if n_old < _ADWIN_PART or n_new < _ADWIN_PART:
+                continue
+            both = 1.0 / (n_old - _ADWIN_PART + 1.0) + 1.0 / (n_new - _ADWIN_PART + 1.0)
+            bound = np.sqrt(2.0 * both * variance * doubt) + 2.0 / 3.0 * doubt * both
+            if abs(old / n_old - new / n_new) > bound:
+                return True
+    return False
+
+
+@kernel
+def _adwin_drop(window: F64, totals: F64, spreads: F64, sizes: I64) -> None:
+    """Let the oldest sum go."""
+    level = _adwin_oldest(sizes)
+    n, total = float(1 << level), totals[level, 0]
+    window[_N] -= n
+    window[_TOTAL] -= total
+    off = total / n - window[_TOTAL] / window[_N]
+    window[_SPREAD] -= spreads[level, 0] + n * window[_N] * off * off / (n + window[_N])
+    _adwin_shift(totals, spreads, sizes, level, 1)
 
 
 @kernel
