@@ -151,17 +151,16 @@ class Admission:
         rewards: list[float] = []
         times_ms: list[int] = []
         watermarks_ms: list[int] = []
-        fresh: set[bytes] = set()
         late_ms, ahead_ms = settings.lateness_s * 1_000, settings.future_s * 1_000
         ends_ms = min(ends_ms, self._caps.ends_ms(newest_ms, settings))
         for event, arrival_ms in zip(events, arrivals_ms):
-            key = digest_of(event.event_id)
-            time_ms = arrival_ms if event.time_ms is None else event.time_ms
+            key, time_ms = digest_of(event.event_id), event.time_ms
+            if time_ms is None:
+                time_ms = arrival_ms
             if (
                 newest_ms >= until_ms
                 or event.released
                 or key in ids
-                or key in fresh
                 or time_ms is None
                 or not newest_ms - late_ms <= time_ms < ends_ms
                 or (arrival_ms is not None and time_ms > arrival_ms + ahead_ms)
@@ -172,12 +171,13 @@ class Admission:
                 rewards.append(reward_of(event, settings))
             except RewardError:
                 break
-            newest_ms = max(newest_ms, time_ms)
-            fresh.add(key)
+            if time_ms > newest_ms:
+                newest_ms = time_ms
             keys.append(key)
             times_ms.append(time_ms)
             watermarks_ms.append(newest_ms)
-        run = Run(list(events[: len(keys)]), keys, rewards, times_ms, watermarks_ms)
+        n = _n_different(keys)
+        run = Run(list(events[:n]), keys[:n], rewards[:n], times_ms[:n], watermarks_ms[:n])
         if keys:
             run.caps = counted_by(run.events, settings)
             n = self.shares.n_passing(run.user_ids, settings.id_share)
@@ -279,6 +279,13 @@ class Admission:
         self._ids = set(self._order)
         self._caps.load_state(state["caps"])
         self.shares.load_state(state["shares"])
+
+
+def _n_different(keys: Sequence[bytes]) -> int:
+    """Return how many come before one that was there already."""
+    if len(set(keys)) == len(keys):
+        return len(keys)
+    return next(n for n, key in enumerate(keys) if key in keys[:n])
 
 
 def flaw_of_token(event: Feedback, settings: EngineSettings) -> str | None:

@@ -1095,13 +1095,13 @@ class Engine(Serving):
             return
         share = settings.judge_share * self.thinned[0]
         parts = pace.count(run.times_ms, run.watermarks_ms, settings.judge_per_s)
-        run.judged = [events.is_among(key, share * part) for key, part in zip(run.keys, parts)]
+        run.judged = events.are_among(run.keys, [share * part for part in parts])
         if self.semantics < 12:
             run.paced = [True] * run.n
         elif share >= 1.0:
             run.paced = run.judged.copy()
         else:
-            run.paced = [events.is_among(key, part) for key, part in zip(run.keys, parts)]
+            run.paced = events.are_among(run.keys, parts)
 
     def _thin(self, record: events.Thin) -> str | None:
         """Judge another part of the events; return why not, if another replica was faster."""

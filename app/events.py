@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, Literal
@@ -418,9 +418,12 @@ def digest(parts: tuple[str, ...]) -> bytes:
     return found.digest()
 
 
-def is_among(digest_: bytes, share: float) -> bool:
+def are_among(digests: Iterable[bytes], shares: Iterable[float]) -> list[bool]:
     """Tell whether what a digest is of is among a share of all: the same everywhere."""
-    return share >= 1.0 or int.from_bytes(digest_[:6], "little") < share * 2.0**48
+    return [
+        share >= 1.0 or int.from_bytes(digest_[:6], "little") < share * 2.0**48
+        for digest_, share in zip(digests, shares)
+    ]
 
 
 def digest_of(part: str, begun: Any = _HASH) -> bytes:

@@ -114,11 +114,7 @@ class Exploration:
     def show(self, index: int) -> None:
         """Count that an item was shown."""
         self._shown[index] += 1
-        self._warm(index)
-
-    def _warm(self, index: int) -> None:
-        _, shown, taken = self._counts
-        if shown[index] >= MOST_SHOWN or taken[index] >= MOST_TAKEN:
+        if self._shown[index] == MOST_SHOWN:
             self._leave(index)
 
     def count(self, number: int, items: list[int], taught: list[bool]) -> None:
@@ -131,7 +127,8 @@ class Exploration:
                 self._turn()
             if is_taught:
                 taken[item] += 1
-                self._warm(item)
+                if taken[item] == MOST_TAKEN:
+                    self._leave(item)
 
     def _turn(self) -> None:
         """Let the next of the waiting items be looked at."""

@@ -110,7 +110,7 @@ class IdShare:
 
     def count(self, user_ids: Iterable[str], *, is_refused: bool = False) -> None:
         """Take note of events that were admitted, or refused for their share."""
-        window, now, block = self._window, self._now, self._in_block
+        window, now, block, long = self._window, self._now, self._in_block, self._long
         for key in map(user_digest, user_ids):
             window.append(key)
             n_now = now[key] = now.get(key, 0) + 1
@@ -125,13 +125,17 @@ class IdShare:
             if is_refused:
                 self._refused.add(key)
             else:
-                self._remember(key)
+                long[key] = long.get(key, 0) + 1
+                self._n_long += 1
+                if len(long) > _MAX_COUNTED:
+                    long = self._forget_the_rare()
             if len(now) >= MIN_USERS and n_now > block.get(key, 0):
                 block[key] = n_now
             self._n_in_block += 1
             if self._n_in_block == WINDOW:
                 self._end_block()
                 block = self._in_block
+        self._has_armed = self._has_armed or self._n_long >= ARMED
 
     def forget(self, user_id: str) -> None:
         """Forget a user, but for what is in the window: that goes with the next 500 events."""
@@ -141,13 +145,11 @@ class IdShare:
         self._before.pop(key, None)
         self._refused.discard(key)
 
-    def _remember(self, key: bytes) -> None:
-        self._long[key] = self._long.get(key, 0) + 1
-        self._n_long += 1
-        self._has_armed = self._has_armed or self._n_long >= ARMED
-        if len(self._long) > _MAX_COUNTED:
-            self._long = {k: n // 2 for k, n in self._long.items() if n > 1}
-            self._n_long //= 2
+    def _forget_the_rare(self) -> dict[bytes, int]:
+        """Halve all long-run counts; return those that are left."""
+        self._long = {k: n // 2 for k, n in self._long.items() if n > 1}
+        self._n_long //= 2
+        return self._long
 
     def _end_block(self) -> None:
         """Learn what one user may have; who was refused in a block, or the next, does not count."""

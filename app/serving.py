@@ -288,4 +288,4 @@ class Serving:
 
 def is_chosen(id_: str, share: float, what_for: str) -> bool:
     """Tell whether an id is among a share of all: by a hash of it, the same everywhere."""
-    return share >= 1.0 or events.is_among(events.digest((what_for, id_)), share)
+    return share >= 1.0 or events.are_among([events.digest((what_for, id_))], [share])[0]

@@ -63,13 +63,13 @@ def _learners() -> dict[str, Iterator[Step]]:
             msgspec.structs.replace(event, time_ms=START_MS + number // per_ms)
             for number, event in enumerate(sparse)
         ]
-        for per_ms in (1, 30)
+        for per_ms in (1, 60)
     )
     found = {
         "learn: River BiasedMF learn_one": _river(sparse),
         "learn: Sluice, judged and guarded, 1,000 events a second": _engine(dense),
         "learn: Sluice, judged and guarded, an event in 2 s": _engine(sparse),
-        "learn: Sluice, guarded, 30,000 events a second": _engine(many),
+        "learn: Sluice, guarded, 60,000 events a second": _engine(many),
         "learn: Sluice, unguarded, one in a hundred judged": _engine(
             dense, gate="off", judge_share=0.01
         ),
