@@ -8,18 +8,20 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Literal, NamedTuple
 
 import numpy as np
 
 from app.caps import Cap, Caps, counted_by
-from app.events import VALID, Event, Feedback, Malformed, digest_of
+from app.events import VALID, Event, Feedback, Malformed, digest_of, user_digests
 from app.id_share import IdShare
 from app.settings import EngineSettings
 from learners.ids import State
 
 Status = Literal["learned", "duplicate", "late", "quarantined"]
 _DIGEST_BYTES = 16
+_NEVER = 2**62
 
 # What is wrong with an event's recommendation id, by the verdict on it (see `tokens`).
 TOKEN_FLAWS = {
@@ -55,26 +57,27 @@ class Run:
     """
 
     __slots__ = (
-        *("events", "user_ids", "item_ids", "keys", "rewards", "times_ms", "watermarks_ms"),
-        *("judged", "paced", "caps"),
+        *("events", "user_ids", "item_ids", "user_keys", "keys", "rewards", "times_ms"),
+        *("watermarks_ms", "judged", "paced", "caps"),
     )
 
     def __init__(
         self,
-        events: list[Feedback],
+        events: Sequence[Feedback],
         keys: list[bytes],
         rewards: list[float],
         times_ms: list[int],
         watermarks_ms: list[int],
     ) -> None:
-        self.events = events
+        self.events = list(events)
         self.user_ids = [event.user_id for event in events]
         self.item_ids = [event.item_id for event in events]
+        self.user_keys = user_digests(self.user_ids)
         self.keys, self.rewards = keys, rewards
         self.times_ms, self.watermarks_ms = times_ms, watermarks_ms
         self.judged: list[bool] = []
         self.paced: list[bool] = []
-        self.caps: list[Cap] = []
+        self.caps: Sequence[Cap] = ()
 
     @property
     def n(self) -> int:
@@ -113,6 +116,7 @@ class Admission:
         # it counts for.
         self.key = b""
         self._counted_by: list[Cap] = []
+        self._user_keys: list[bytes] = []
 
     def decide(
         self, event: Event, arrival_ms: int | None, *, barred: tuple[str, str] | None = None
@@ -127,7 +131,7 @@ class Admission:
         if verdict.status == "learned":
             if barred is None:
                 self.watermark_ms = max(self.watermark_ms, verdict.time_ms)
-                self._count(self._counted_by, [event.user_id])
+                self._count(self._counted_by, self._user_keys)
                 self._remember([self.key])
             else:
                 verdict = Verdict("quarantined", *barred)
@@ -146,48 +150,39 @@ class Admission:
         is remembered of them: see `admit`.
         """
         settings, newest_ms, ids = self.settings, self.watermark_ms, self._ids
-        checks_tokens = settings.tokens != "off"
-        keys: list[bytes] = []
-        rewards: list[float] = []
-        times_ms: list[int] = []
-        watermarks_ms: list[int] = []
         late_ms, ahead_ms = settings.lateness_s * 1_000, settings.future_s * 1_000
         ends_ms = min(ends_ms, self._caps.ends_ms(newest_ms, settings))
-        for event, arrival_ms in zip(events, arrivals_ms):
-            key, time_ms = digest_of(event.event_id), event.time_ms
-            if time_ms is None:
-                time_ms = arrival_ms
-            if (
-                newest_ms >= until_ms
-                or event.released
-                or key in ids
-                or time_ms is None
-                or not newest_ms - late_ms <= time_ms < ends_ms
-                or (arrival_ms is not None and time_ms > arrival_ms + ahead_ms)
-                or (checks_tokens and flaw_of_token(event, settings) is not None)
-            ):
-                break
-            try:
-                rewards.append(reward_of(event, settings))
-            except RewardError:
-                break
-            if time_ms > newest_ms:
-                newest_ms = time_ms
-            keys.append(key)
-            times_ms.append(time_ms)
-            watermarks_ms.append(newest_ms)
-        n = _n_different(keys)
-        run = Run(list(events[:n]), keys[:n], rewards[:n], times_ms[:n], watermarks_ms[:n])
-        if keys:
-            run.caps = counted_by(run.events, settings)
-            n = self.shares.n_passing(run.user_ids, settings.id_share)
+        checks_tokens = settings.tokens != "off"
+        keys = [digest_of(event.event_id) for event in events]
+        times_ms = [
+            event.time_ms if event.time_ms is not None else _NEVER if arrived is None else arrived
+            for event, arrived in zip(events, arrivals_ms)
+        ]
+        watermarks_ms = list(accumulate(times_ms, max, initial=newest_ms))
+        rewards = _rewards_of(events, settings)
+        odd = [
+            event.released
+            or key in ids
+            or before_ms >= until_ms
+            or not before_ms - late_ms <= time_ms < ends_ms
+            or (arrived is not None and time_ms > arrived + ahead_ms)
+            or (checks_tokens and flaw_of_token(event, settings) is not None)
+            for event, key, arrived, time_ms, before_ms, _ in zip(
+                events, keys, arrivals_ms, times_ms, watermarks_ms, rewards
+            )
+        ]
+        n = min(odd.index(True) if True in odd else len(odd), _n_different(keys))
+        run = Run(events[:n], keys[:n], rewards[:n], times_ms[:n], watermarks_ms[1 : n + 1])
+        if n:
+            run.caps = counted_by(run.events, run.user_keys, settings)
+            n = self.shares.n_passing(run.user_ids, run.user_keys, settings.id_share)
             run.cut(self._caps.n_passing(run.caps, n))
         return run
 
     def admit(self, run: Run) -> None:
         """Remember events that are admitted."""
         self.key, self.watermark_ms = run.keys[-1], run.watermarks_ms[-1]
-        self._count(run.caps, run.user_ids)
+        self._count(run.caps, run.user_keys)
         self._remember(run.keys)
 
     def count(self, status: Status, reason: str | None, n: int = 1) -> None:
@@ -206,7 +201,8 @@ class Admission:
         self.key = digest_of(event.event_id)
         if self.key in self._ids:
             return Verdict("duplicate")
-        self._counted_by = counted_by([event], settings)
+        self._user_keys = user_digests([event.user_id])
+        self._counted_by = counted_by([event], self._user_keys, settings)
         if event.released:
             return self._accepted(event, arrival_ms, reward)
         flaw = None if settings.tokens == "off" else flaw_of_token(event, settings)
@@ -228,7 +224,7 @@ class Admission:
             return Verdict("quarantined", cap, f"over {most} events in {window_s} s")
         swallows = self.shares.refuse(event.user_id, settings.id_share)
         if swallows is not None:
-            self.shares.count([event.user_id], is_refused=True)
+            self.shares.count(self._user_keys, is_refused=True)
             return Verdict("quarantined", "id_share", swallows)
         return Verdict("learned", None, None, time_ms, reward)
 
@@ -239,9 +235,9 @@ class Admission:
         oldest_ms = self.watermark_ms - self.settings.lateness_s * 1_000
         return Verdict("learned", time_ms=max(time_ms, oldest_ms), reward=reward)
 
-    def _count(self, caps: Sequence[Cap], user_ids: Sequence[str]) -> None:
+    def _count(self, caps: Sequence[Cap], user_keys: Sequence[bytes]) -> None:
         self._caps.count(caps, self.watermark_ms, self.settings)
-        self.shares.count(user_ids)
+        self.shares.count(user_keys)
 
     def _remember(self, keys: Sequence[bytes]) -> None:
         ids, order = self._ids, self._order
@@ -279,6 +275,17 @@ class Admission:
         self._ids = set(self._order)
         self._caps.load_state(state["caps"])
         self.shares.load_state(state["shares"])
+
+
+def _rewards_of(events: Sequence[Feedback], settings: EngineSettings) -> list[float]:
+    """Return the rewards of events, up to one that has none."""
+    rewards: list[float] = []
+    try:
+        for event in events:
+            rewards.append(reward_of(event, settings))  # noqa: PERF401  those before an error count
+    except RewardError:
+        pass
+    return rewards
 
 
 def _n_different(keys: Sequence[bytes]) -> int:

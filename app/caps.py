@@ -6,12 +6,13 @@ admitted events, by windows of event time that follow each other; ids are kept a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from itertools import repeat
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from app.events import Feedback, digest, pair_digest, user_digest
+from app.events import Feedback, digest, pair_digests
 from app.settings import EngineSettings
 from learners.ids import State
 
@@ -58,6 +59,8 @@ class Caps:
         if len(counts) + n * len(caps) > MAX_COUNTED:
             return 0
         for _, most, keys in caps:
+            if _most_of(keys[:n], counts) <= most:
+                continue
             counted: dict[bytes, int] = {}
             for place in range(n):
                 key = keys[place]
@@ -114,18 +117,25 @@ def _window(now_ms: int, settings: EngineSettings) -> int:
     return now_ms // (settings.cap_window_s * 1_000)
 
 
-def counted_by(events: Sequence[Feedback], settings: EngineSettings) -> list[Cap]:
-    """Return which caps some events count for."""
+def _most_of(keys: Sequence[bytes | None], counts: Mapping[Any, int]) -> int:
+    """Return how often at most a key is counted once all of some have been counted, too."""
+    n_repeated = len(keys) - len(set(keys))
+    return max(map(counts.get, keys, repeat(0)), default=0) + n_repeated + 1
+
+
+def counted_by(
+    events: Sequence[Feedback], user_keys: Sequence[bytes], settings: EngineSettings
+) -> list[Cap]:
+    """Return which caps some events count for; `user_keys` are the digests of their users."""
     caps = []
     if settings.cap_user:
-        keys: list[bytes | None] = [user_digest(event.user_id) for event in events]
-        caps.append(Cap("cap_user", settings.cap_user, keys))
+        caps.append(Cap("cap_user", settings.cap_user, [*user_keys]))
     if settings.cap_user_item:
-        keys = [pair_digest(event.user_id, event.item_id) for event in events]
-        caps.append(Cap("cap_user_item", settings.cap_user_item, keys))
+        keys = pair_digests((event.user_id, event.item_id) for event in events)
+        caps.append(Cap("cap_user_item", settings.cap_user_item, [*keys]))
     if settings.cap_source_item:
-        keys = [_source_digest(event) for event in events]
-        caps.append(Cap("cap_source_item", settings.cap_source_item, keys))
+        of_sources = [_source_digest(event) for event in events]
+        caps.append(Cap("cap_source_item", settings.cap_source_item, of_sources))
     return caps
 
 

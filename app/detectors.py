@@ -6,7 +6,8 @@ None knows what it watches. Each keeps its state without pickle, and refuses one
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -172,9 +173,9 @@ class Adwin:
         n, total, *_ = self._window.tolist()
         return total / n if n else 0.0
 
-    def take(self, values: Sequence[float]) -> float | None:
+    def take(self, values: F64) -> float | None:
         """Take values; return the mean before the last, if a change is found with that."""
-        before = kernels.adwin_take(self._window, *self._of, np.array(values), self.delta)
+        before = kernels.adwin_take(self._window, *self._of, values, self.delta)
         return None if before < 0.0 else float(before)
 
 
@@ -191,8 +192,8 @@ class Drift:
         self.n_failures = 0
         self._begin([])
 
-    def _begin(self, values: list[float]) -> None:
-        self._values = values
+    def _begin(self, values: Iterable[float]) -> None:
+        self._values = array("d", values)
         self._n_fed = 0
         self._adwin = Adwin(self.delta)
 
@@ -218,13 +219,13 @@ class Drift:
         """Take several, of which only the last may be looked at; return as `update` does."""
         if len(self._values) >= ADWIN_LIFE:
             self._begin(self._values[ADWIN_LIFE // 2 :])
-        self._values += values
+        self._values.extend(values)
         return None if len(self._values) % _LOOKS_EACH else self._feed()
 
     def _feed(self) -> tuple[float, float] | None:
         """Let ADWIN have what it has not seen yet; return what it says to the last value."""
-        unfed, self._n_fed = self._values[self._n_fed :], len(self._values)
-        before = self._adwin.take(unfed) if unfed else None
+        unfed, self._n_fed = np.frombuffer(self._values)[self._n_fed :], len(self._values)
+        before = self._adwin.take(unfed) if len(unfed) else None
         return None if before is None else (before, self._adwin.mean)
 
     def state(self) -> State:

@@ -448,9 +448,14 @@ def user_digest(user_id: str) -> bytes:
     return _hash_of_user(user_id)[0]
 
 
-def pair_digest(user_id: str, item_id: str) -> bytes:
-    """Return `digest` of a user on an item."""
-    return digest_of(item_id, _hash_of_user(user_id)[1])
+def user_digests(user_ids: Iterable[str]) -> list[bytes]:
+    """Return `user_digest` of each user."""
+    return [whole for whole, _ in map(_hash_of_user, user_ids)]
+
+
+def pair_digests(pairs: Iterable[tuple[str, str]]) -> list[bytes]:
+    """Return `digest` of each user on an item, by their ids."""
+    return [digest_of(item_id, _hash_of_user(user_id)[1]) for user_id, item_id in pairs]
 
 
 def _framed(part: str) -> bytes:

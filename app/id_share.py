@@ -74,19 +74,20 @@ class IdShare:
             return None
         return f"its user has {share:.1%} of the last {WINDOW} events, over {limit:.1%}"
 
-    def n_passing(self, user_ids: Sequence[str], floor: float) -> int:
-        """Return how many events of users surely pass, from the first on."""
-        n, now, counted = len(user_ids), self._now, dict[str, int]()
+    def n_passing(self, user_ids: Sequence[str], keys: Sequence[bytes], floor: float) -> int:
+        """Return how many events of users surely pass, from the first on; `keys` as in `count`."""
+        n, now = len(keys), self._now
+        counted: dict[bytes, int] = {}
         if len(self._long) + n > _MAX_COUNTED:
             return 0
         is_armed = self._n_long + n >= ARMED or (self._has_armed and self._is_10)
         if not is_armed or (floor >= 1.0 and self._is_10) or len(now) + n < MIN_USERS:
             return n
         least = min(floor, PLACEHOLDER_SHARE)  # no limit is lower
-        for place, user_id in enumerate(user_ids):
-            n_more = counted[user_id] = counted.get(user_id, 0) + 1
-            share = (now.get(user_digest(user_id), 0) + n_more) / WINDOW
-            if share > least and share > self.limit(user_id, floor, n):
+        for place, key in enumerate(keys):
+            n_more = counted[key] = counted.get(key, 0) + 1
+            share = (now.get(key, 0) + n_more) / WINDOW
+            if share > least and share > self.limit(user_ids[place], floor, n):
                 return place
         return n
 
@@ -108,10 +109,10 @@ class IdShare:
         name = user_id.strip().lower()
         return not name or name in PLACEHOLDERS
 
-    def count(self, user_ids: Iterable[str], *, is_refused: bool = False) -> None:
-        """Take note of events that were admitted, or refused for their share."""
+    def count(self, keys: Iterable[bytes], *, is_refused: bool = False) -> None:
+        """Take note of events that were admitted, or refused for their share, by users' digests."""
         window, now, block, long = self._window, self._now, self._in_block, self._long
-        for key in map(user_digest, user_ids):
+        for key in keys:
             window.append(key)
             n_now = now[key] = now.get(key, 0) + 1
             if len(window) > WINDOW:
