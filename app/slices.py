@@ -36,7 +36,7 @@ from learners.kernels import (
     REWARD,
 )
 
-SIZE, MOST_JUDGED = 64, 16
+SIZE, MOST_JUDGED = 128, 16
 """Events that are learned together at most, and how many of them are judged: that takes about
 half a millisecond, for which requests wait.
 """
