@@ -40,7 +40,7 @@ from app.rulebook import Rulebook
 from app.rules import canonical, read_rules
 from app.serving import Serving, is_chosen
 from app.settings import KNOWN_SEMANTICS, SEMANTICS, EngineSettings
-from app.slices import MOST_JUDGED, SIZE, Slice, Teaching
+from app.slices import MOST_JUDGED, SIZE, Slice, Stride, Teaching
 from app.window import Window
 from learners import fresh
 from learners.base import ANCHOR, CHAMPION, N_VERSIONS, SHADOW
@@ -164,9 +164,9 @@ class Reading:
         """Return what becomes of the entry of a place."""
         return self.outcomes[self.of[at]]
 
-    def is_first(self, at: int) -> bool:
-        """Tell whether an entry begins at a place."""
-        return at == self.starts[self.of[at]]
+    def index(self, at: int) -> int:
+        """Return which record of its entry is at a place."""
+        return at - self.starts[self.of[at]]
 
     def is_last(self, at: int) -> bool:
         """Tell whether an entry ends with a place."""
@@ -260,6 +260,7 @@ class Engine(Serving):
         self._know_types(settings)
         # Made when it is needed first, of what is there by then.
         self._joined: Slice | None = None
+        self._stride = Stride()
         # Called as an event begins to be judged and as that ends, by whoever measures it.
         self.on_judge: Callable[[], None] | None = None
         # None where there are no rules.
@@ -306,27 +307,13 @@ class Engine(Serving):
         n_decisions, at = self.gate.data.n_decisions, 0
         ahead: Verdict | None = None  # of the event that is next, where it was looked at already
         while at < len(reading):
-            record, arrival_ms = reading.records[at], reading.arrivals_ms[at]
-            outcome = self._begin(reading, at)
+            record, outcome = reading.records[at], self._begin(reading, at)
             if record is None:
                 pass
             elif isinstance(record, _EVENTS):
-                n = 0
-                if ahead is None:
-                    n, ahead = self._learn_together(reading, at, done)
-                if n:
-                    at += n - 1
-                    outcome, is_learned = reading.outcome(at), True
-                else:
-                    verdict, ahead = ahead or self._decide(record, arrival_ms), None
-                    self._tell(verdict)
-                    is_learned = verdict.status == "learned"
-                    if is_learned and any(self.gate.freshness):
-                        yield from self._begin_batches()
-                    if not (is_learned and self._learn_alone(record, verdict, reading, at, done)):
-                        self._take(record, verdict, at - reading.starts[reading.of[at]], outcome)
-                if is_learned and self._is_unsettled:
-                    yield from self._settle()
+                n, ahead = yield from self._events(record, ahead, reading, at, done)
+                at += n - 1
+                outcome = reading.outcome(at)
             else:
                 yield from self._apply(record, outcome, snapshot)
             if self.gate.data.n_decisions != n_decisions:
@@ -337,10 +324,43 @@ class Engine(Serving):
             at += 1
             yield
 
+    def _events(
+        self,
+        record: Feedback | Malformed,
+        ahead: Verdict | None,
+        reading: Reading,
+        at: int,
+        done: list[Outcome],
+    ) -> Steps[tuple[int, Verdict | None]]:
+        """Learn the event at a place, and what may be learned with it, and do what is due then.
+
+        `ahead` is the verdict on it, where it was looked at already. Return how many these were,
+        and the verdict on the next one, if it is known.
+        """
+        n, n_decisions = 0, self.gate.data.n_decisions
+        if ahead is None:
+            n, ahead = self._learn_joined(reading, at, done)
+        is_learned = n > 0
+        if not n:
+            verdict, ahead = ahead or self._decide(record, reading.arrivals_ms[at]), None
+            self._tell(verdict)
+            is_learned = verdict.status == "learned"
+            if is_learned and any(self.gate.freshness):
+                yield from self._begin_batches()
+            if is_learned:  # what has been decided by now is of its own entry
+                is_alone = self.gate.data.n_decisions != n_decisions
+                n, ahead = self._learn_joined(reading, at, done, verdict, is_alone=is_alone)
+            if not n:
+                self._take(record, verdict, reading, at)
+                n = 1
+        if is_learned and self._is_unsettled:
+            yield from self._settle()
+        return n, ahead
+
     def _begin(self, reading: Reading, at: int) -> Outcome:
         """Take note that the record at a place is next; return what becomes of its entry."""
         outcome = reading.outcome(at)
-        if reading.is_first(at):
+        if reading.index(at) == 0:
             outcome.version_before = self.gate.data.version
         return outcome
 
@@ -407,14 +427,14 @@ class Engine(Serving):
             self.gate.after_admission(is_quarantined=verdict.status == "quarantined")
 
     def _take(
-        self, event: Feedback | Malformed, verdict: Verdict, index: int, outcome: Outcome
+        self, event: Feedback | Malformed, verdict: Verdict, reading: Reading, at: int
     ) -> None:
-        """Learn what was admitted, and note what became of an event."""
-        status, reason = verdict.status, verdict.reason
+        """Learn what was admitted, and note what became of the event at a place."""
+        status, reason, outcome = verdict.status, verdict.reason, reading.outcome(at)
         if isinstance(event, Feedback) and status == "learned":
             reason = self._learn(event, verdict)
         elif status != "duplicate":
-            outcome.quarantined.append((index, record_of(event, verdict)))
+            outcome.quarantined.append((reading.index(at), record_of(event, verdict)))
         self.admission.count(status, reason)
         outcome.results.append(Result(event.event_id, status, reason))
 
@@ -599,11 +619,7 @@ class Engine(Serving):
         user = history.touch_user(event.user_id, self.tick)
         if not history.n_events[user]:
             history.user_since[user] = self.n_events
-        is_new = item == MISS
-        item = history.touch_item(event.item_id, self.tick)
-        if is_new:
-            self._arrive(item, watermark_ms)
-            self._come_undescribed(item)
+        item = self._touch_item(event.item_id, self.tick, watermark_ms, is_known=item != MISS)
         profile.user = user  # who may be new
         is_taught = reason is None
         self.window.add(
@@ -657,76 +673,82 @@ class Engine(Serving):
         history = self.history
         return min(history.max_rooms - history.n_rooms, self.learner.n_room())
 
-    def _learn_alone(
+    def _learn_joined(
         self,
-        event: Feedback | Malformed,
-        verdict: Verdict,
         reading: Reading,
         at: int,
         done: list[Outcome],
-    ) -> bool:
-        """Learn an admitted event by the same kernel, if it may; tell whether it did."""
-        gate, admission, history = self.gate, self.admission, self.history
-        if isinstance(event, Malformed) or not self._may_join or self._room < 1:
-            return False
-        users, items = [history.users.get(event.user_id)], [history.items.get(event.item_id)]
-        if not self._n_with_place(users, items):
-            return False
-        known, watermark_ms = [items[0] != MISS], admission.watermark_ms
-        gate.before_event(event.item_id, watermark_ms, is_known=known[0])
-        run = Run([event], [admission.key], [verdict.reward], [verdict.time_ms], [watermark_ms])
-        self._pace(run, self.pace)
-        self._begin_slice()
-        self._join(run, users, items, known)
-        self._learn_slice(self._slice(), reading, at, done)
-        return True
-
-    def _learn_together(
-        self, reading: Reading, at: int, done: list[Outcome]
+        first: Verdict | None = None,
+        *,
+        is_alone: bool = False,
     ) -> tuple[int, Verdict | None]:
         """Learn the events at a place and behind it that are admitted as a matter of course, up to
         where something may be due, or there is no room for more.
 
-        Return how many these are, and the verdict on the next one, if it is known. None, where the
-        first is to be looked at by itself.
+        The `first` may have been admitted already; then, if it `is_alone`, none behind it. Return
+        how many these are, and the verdict on the next one, if it is known.
         """
-        feedback = reading.feedback(at, SIZE)
-        if len(feedback) < 2 or not self._may_join:
+        n, n_decisions = len(reading.feedback(at, 2)), self.gate.data.n_decisions
+        is_begun = first is not None and n > 0
+        if not self._may_join or not (is_begun or (n > 1 and self._stride.next(n))):
             return 0, None
-        joined, is_more, ahead = self._begin_slice(), True, None
-        quiet = self._quiet(len(feedback))
-        while is_more and joined.is_within(quiet):
-            begin = len(joined.events)
-            arrivals_ms = reading.arrivals_ms[at + begin : at + len(feedback)]
-            is_more, ahead = self._join_more(feedback[begin:], arrivals_ms, quiet)
+        joined, is_more, ahead = self._begin_slice(), n > 1 and not is_alone, None
+        if first is not None and not self._join_first(reading.feedback(at, 1)[0], first):
+            return 0, None
+        if is_more and self.gate.data.n_decisions == n_decisions:
+            quiet = self._quiet()
+            while is_more and joined.is_within(quiet):
+                is_more, ahead = self._join_more(reading, at + len(joined.events), quiet)
         if joined.events:
             self._learn_slice(joined, reading, at, done)
         return len(joined.events), ahead
 
-    def _join_more(
-        self, feedback: list[Feedback], arrivals_ms: list[int | None], quiet: Quiet
-    ) -> tuple[bool, Verdict | None]:
-        """Join those at the beginning of some events.
+    def _join_first(self, event: Feedback, verdict: Verdict) -> bool:
+        """Join an event that was admitted, if nobody has to go for it; tell whether it is."""
+        history, watermark_ms = self.history, self.admission.watermark_ms
+        users, items = [history.users.get(event.user_id)], [history.items.get(event.item_id)]
+        if self._room < 1 or not self._n_with_place(users, items):
+            return False
+        known = [items[0] != MISS]
+        self.gate.before_event(event.item_id, watermark_ms, is_known=known[0])
+        key = self.admission.key
+        run = Run([event], [key], [verdict.reward], [verdict.time_ms], [watermark_ms])
+        self._pace(run, self.pace)
+        self._join(run, users, items, known)
+        return True
+
+    def _join_more(self, reading: Reading, at: int, quiet: Quiet) -> tuple[bool, Verdict | None]:
+        """Join events at a place and behind it.
 
         Return whether there may be more, and the verdict on the next one, if it is known.
         """
-        gate, history, joined = self.gate, self.history, self._slice()
-        most = self._likely_within(quiet, joined)
-        run = self.admission.plain(
-            feedback[:most], arrivals_ms, gate.joins_until_ms, quiet.until_ms
-        )
-        if not run.events:
+        joined = self._slice()
+        feedback = reading.feedback(at, self._stride.next(self._likely_within(quiet, joined)))
+        if not feedback:
             return False, None
+        n_before, n = len(joined.events), len(feedback)
+        ahead = self._join_plain(feedback, reading.arrivals_ms[at : at + n], quiet)
+        n_joined = len(joined.events) - n_before
+        self._stride.note(n, n_joined)
+        return 0 < n_joined == n, ahead
+
+    def _join_plain(
+        self, feedback: list[Feedback], arrivals_ms: list[int | None], quiet: Quiet
+    ) -> Verdict | None:
+        """Join those at the beginning of some events; return the verdict on the next, if known."""
+        gate, history, joined = self.gate, self.history, self._slice()
+        run = self.admission.plain(feedback, arrivals_ms, gate.joins_until_ms, quiet.until_ms)
+        if not run.events:
+            return None
         users = history.users.index.find_all(run.user_ids)
         items = history.items.index.find_all(run.item_ids)
         run.cut(self._n_with_place(users, items))
-        pace = self.pace.copy()
-        n = run.n
+        pace, n = self.pace.copy(), run.n
         self._pace(run, pace)
         run.cut(1 + _place_of(run.judged, quiet.judged - joined.n_judged))
         run.cut(1 + _place_of(run.paced, quiet.paced - joined.n_paced))
         if not run.events:
-            return False, None
+            return None
         known, ahead = _known(run.item_ids, items), None
         n_quiet = gate.join(run.item_ids, known)
         run.cut(n_quiet + 1)
@@ -740,7 +762,7 @@ class Engine(Serving):
             self._pace(run, self.pace)
         if run.events:
             self._join(run, users, items, known)
-        return ahead is None and run.n == most < len(feedback), ahead
+        return ahead
 
     def _likely_within(self, quiet: Quiet, joined: Slice) -> int:
         """Return about how many more events there may be, if as many are judged as of the last."""
@@ -765,11 +787,11 @@ class Engine(Serving):
             _place_of([item == MISS for item in items], n_items + 1),
         )
 
-    def _quiet(self, n: int) -> Quiet:
-        """Return for how long events may be learned together, of n that there are."""
+    def _quiet(self) -> Quiet:
+        """Return for how long events may be learned together."""
         if self.features is not None or self.settings.growth_least or self.gate.data.suspects:
             return Quiet(events=0)  # each is looked at by itself
-        n = min(n, self._room, self.window.capacity or n)
+        n = min(SIZE, self._room, self.window.capacity or SIZE)
         return self.gate.quiet().within(Quiet(n, MOST_JUDGED))
 
     def _join(
@@ -793,13 +815,15 @@ class Engine(Serving):
         users, items = users[:n], items[:n]
         for place, user in enumerate(users):
             if user == MISS:
-                users[place] = history.touch_user(run.events[place].user_id, first + place)
+                users[place] = history.touch_user(run.user_ids[place], first + place)
         for place, item in enumerate(items):
             if item == MISS:
-                items[place] = history.touch_item(run.events[place].item_id, first + place)
-                if not known[place]:
-                    self._arrive(items[place], run.watermarks_ms[place])
-                    self._come_undescribed(items[place])
+                items[place] = self._touch_item(
+                    run.item_ids[place],
+                    first + place,
+                    run.watermarks_ms[place],
+                    is_known=known[place],
+                )
         self._slice().add(
             run,
             users=users,
@@ -875,10 +899,14 @@ class Engine(Serving):
             self.features.situate(event.features or {}, user, self.admission.watermark_ms)
             self.features.count()
 
-    def _come_undescribed(self, item: int) -> None:
-        """Count that an item came of which nothing has been said."""
-        if self.features is not None:
-            self.features.describe(item, {})
+    def _touch_item(self, item_id: str, tick: int, watermark_ms: int, *, is_known: bool) -> int:
+        """Return the index of an event's item; one that comes by it has not been described."""
+        item = self.history.touch_item(item_id, tick)
+        if not is_known:
+            self._arrive(item, watermark_ms)
+            if self.features is not None:
+                self.features.describe(item, {})
+        return item
 
     def _take_beside(self, case: Case, type_index: int, *, is_taught: bool) -> None:
         """Teach learner and challenger an event, and append it to its user's history."""

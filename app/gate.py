@@ -851,7 +851,7 @@ class Gate:
         """
         kept = self.data, self.now, self.decisions
         self.data = load_data(state["data"])
-        self.now = Clock.of(state["now"])
+        self.now = Clock(**state["now"])
         self.watch.load_state(state["watch"])
         self.arbiter.load_state(state["arbiter"])
         self.ask_harm.load_state(state["ask_harm"])

@@ -131,19 +131,18 @@ class Clock:
     """What the cadences count: admitted and learned events, event time, and of the admitted events
     those that count for promotions.
 
-    That is all of them, but where more than `judge_per_s` come in a second: about so many. Until
-    semantics version 12 it was all of them always, and nobody wrote down how many.
+    That is all of them, which nobody has to say, but where more than `judge_per_s` come in a
+    second: about so many of these (since semantics version 12).
     """
 
     event: int = 0
     learned: int = 0
     time_ms: int = 0
-    paced: int = 0
+    paced: int = -1
 
-    @classmethod
-    def of(cls, saved: dict[str, int]) -> Clock:
-        """Return the clock that `dataclasses.asdict` was taken of."""
-        return cls(**{"paced": saved["event"], **saved})
+    def __post_init__(self) -> None:
+        if self.paced < 0:
+            self.paced = self.event
 
 
 @dataclass
@@ -178,7 +177,7 @@ def load_data(saved: dict[str, Any]) -> GateData:
     """Return the data that `dataclasses.asdict` was taken of."""
     made: dict[str, Any] = dict(saved)
     for name in ("promoted", "put_aside"):
-        made[name] = Clock.of(saved[name])
+        made[name] = Clock(**saved[name])
     for name in ("champion", "anchor", "candidate"):
         made[name] = Version(**saved[name])
     for name in ("candidate_trial", "ask_trial"):

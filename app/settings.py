@@ -242,7 +242,8 @@ class EngineSettings(BaseModel):
     warmup_events: Positive = Field(2_000, description="learned events before the first anchor")
     promote_events: Positive = Field(
         500,
-        description="admitted events between promotions; of more than judge_per_s in a second about so many count (since semantics version 12)",
+        description="admitted events between promotions; of more than judge_per_s in a second,"
+        " about so many count (since semantics version 12)",
     )
     promote_s: Positive = Field(60, description="or seconds of event time, if anything came")
     overlap_min: float = Field(

@@ -37,14 +37,47 @@ from learners.kernels import (
 )
 
 SIZE, MOST_JUDGED = 128, 16
-"""Events that are learned together at most, and how many of them are judged: that takes about
-half a millisecond, for which requests wait.
+"""Events that are learned together at most, and how many of them are judged. Requests wait as long
+as that takes: half a millisecond where all are judged, two where many thousands come in a second.
 """
 
 # An event as a row of numbers, in the order of `kernels.USER` and those that follow it.
 _ROW = Struct(f"<{REWARD}qd")
 _ALONE: I64 = np.array([SHADOW])
 _NOTHING = np.zeros(0, np.int32)
+
+
+class Stride:
+    """How many events are looked at together, by how it went so far: what had to be left is looked
+    at again. It changes nothing but how long that takes.
+
+    As many again where all went well; where none did, none at all for the next few.
+    """
+
+    def __init__(self) -> None:
+        self._size = SIZE
+        self._n_failed = 0
+        self._rest = 0
+
+    def next(self, most: int) -> int:
+        """Return how many to look at, of so many at most."""
+        if self._rest:
+            self._rest -= 1
+            return 0
+        return min(self._size, most)
+
+    def note(self, n: int, n_joined: int) -> None:
+        """Take note of how many of n have been joined."""
+        if n_joined == 0:
+            self._n_failed += 1
+            self._rest = min(2**self._n_failed, SIZE) - 1
+            self._size = max(self._size // 2, 2)
+            return
+        self._n_failed = 0
+        if n_joined < n:
+            self._size = max(2 * n_joined, 2)
+        elif n >= self._size:
+            self._size = min(2 * self._size, SIZE)
 
 
 class Teaching(NamedTuple):

@@ -1987,10 +1987,10 @@ def _weakest(weight_bits: I32, slot: int, n: int) -> int:
     for j in range(np.uint64(n)):
         least = min(least, weight_bits[row, j])
     # All are compared, many at a time, as in `_find_neighbour`.
-    place = np.int32(n)
+    place: Any = np.int32(n)
     for j in range(np.uint64(n)):
         place = min(place, np.int32(j) if weight_bits[row, j] == least else np.int32(n))
-    return place
+    return int(place)
 
 
 @kernel
@@ -2483,7 +2483,7 @@ def _place(
 
     Return how many there are now.
     """
-    place = n
+    place: Any = n
     for j in range(np.uint64(n)):  # all of them, many at a time: it is there once at most
         place = min(place, np.int64(j) if top[j] == handle else n)
     if place == n:

@@ -54,12 +54,14 @@ def log_of(seed: int) -> list[Record]:
     return [*records, *chance.choices(records, k=10), *sessions(500, seed=seed)]
 
 
-def entries_of(records: Sequence[Record], chance: random.Random) -> list[tuple[Entry, str]]:
+def entries_of(
+    records: Sequence[Record], chance: random.Random, sizes: Sequence[int] = (0, 1, 1, 1, 2, 5)
+) -> list[tuple[Entry, str]]:
     """Return records as entries of one to five, some of none, with their cursors."""
     left = list(records)
     entries: list[tuple[Entry, str]] = []
     while left:
-        n = chance.choice([0, 1, 1, 1, 2, 5])
+        n = chance.choice(sizes)
         entries.append((Entry(left[:n], 1_000_020_000_000), f"{len(entries) + 1}-0"))
         left = left[n:]
     return entries
@@ -158,7 +160,7 @@ def test_what_is_watched_rings_within_what_is_joined(monkeypatch: pytest.MonkeyP
     learn = slices.Slice.learn
 
     def noted(self: slices.Slice, *about: Any) -> int:
-        sizes.append(len(self))
+        sizes.append(len(self.events))
         return learn(self, *about)
 
     monkeypatch.setattr(slices.Slice, "learn", noted)
@@ -169,5 +171,35 @@ def test_what_is_watched_rings_within_what_is_joined(monkeypatch: pytest.MonkeyP
         kinds |= {d.kind for d in in_runs(entries, chance, **settings)[0].gate.decisions}
     wanted = {"promote", "candidate", "bless", "ask", "ask_resolved", "rollback", "shadow_reset"}
     assert wanted <= kinds, kinds
-    assert max(sizes) == slices.SIZE
+    assert max(sizes) >= slices.MOST_JUDGED
     assert sum(size > 1 for size in sizes) > len(sizes) / 10
+
+
+@pytest.mark.parametrize("changes", [{}, {"judge_share": 0.1}, {"gate": "off"}])
+def test_many_that_are_not_judged_are_learned_together(
+    monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+) -> None:
+    """As many as may be, of large entries; promotions come as one by one, where they are due."""
+    lengths: list[int] = []
+    learn = slices.Slice.learn
+
+    def noted(self: slices.Slice, *about: Any) -> int:
+        lengths.append(len(self.events))
+        return learn(self, *about)
+
+    large = {"max_items": 5_000, "candidate_events": 10_000, "overlap_min": 0}
+    settings = {**ROOMY, **large, "promote_events": 50, "judge_per_s": 1, **changes}
+    records = [
+        replace(event, time_ms=START_MS + number * 50)
+        for number, event in enumerate(sessions(4_000, seed=3, n_users=200))
+    ]
+    chance = random.Random(1)
+    entries = entries_of(records, chance, (1, 90, 700))
+    one, said = one_by_one(entries, **settings)
+    monkeypatch.setattr(slices.Slice, "learn", noted)
+    other, told = in_runs(entries, chance, **settings)
+    assert told == said
+    assert fingerprint(one.state()) == fingerprint(other.state())
+    assert max(lengths) == slices.SIZE, sorted(lengths)[-20:]
+    if changes.get("gate") != "off":
+        assert sum(d.kind == "promote" for d in other.gate.decisions) > 1

@@ -5,8 +5,9 @@ import random
 
 import numpy as np
 import pytest
+from river.drift import ADWIN
 
-from app.detectors import ADWIN_LIFE, Drift, EDetector
+from app.detectors import ADWIN_LIFE, Adwin, Drift, EDetector
 
 
 def events_to_alarm(chance: random.Random, mean: float, threshold: float, limit: int) -> int | None:
@@ -186,14 +187,7 @@ def test_no_more_is_said_of_an_alarm_than_is_asked() -> None:
 def test_a_drift_detector_says_when_it_looks() -> None:
     """Through its whole life, and that of the one that takes its place."""
     drift, chance = Drift(0.9), random.Random(1)
-    looks, feed = [0], drift._feed
-
-    def noted() -> tuple[float, float] | None:
-        looks[0] += 1
-        return feed()
-
-    drift._feed = noted  # type: ignore[method-assign]
-    while drift.n_failures == 0 and looks[0] < 3 * ADWIN_LIFE // 32:
+    for _ in range(3 * ADWIN_LIFE // 32):
         n_unlooked = drift.n_unlooked
         assert 0 <= n_unlooked < 32
         for _ in range(n_unlooked):
@@ -201,3 +195,70 @@ def test_a_drift_detector_says_when_it_looks() -> None:
         assert len(drift._values) % 32 == 31
         drift.update(chance.random())
         assert len(drift._values) % 32 == 0
+
+
+def wandering(seed: int, n: int) -> list[float]:
+    """Return values in [0, 1] of a mean that jumps now and then: hits, shares, or constants."""
+    chance, mean = random.Random(seed), 0.5
+    values = []
+    for _ in range(n):
+        mean = chance.random() if chance.random() < 0.002 else mean
+        drawn = float(chance.random() < mean), mean * chance.random(), mean
+        values.append(drawn[seed % 3])
+    return values
+
+
+@pytest.mark.parametrize("delta", [0.9, 0.05, 0.002, 1e-5])
+@pytest.mark.parametrize("seed", range(6))
+def test_adwin_is_rivers_to_the_bit(delta: float, seed: int) -> None:
+    """The same means and the same changes, however many values it takes at a time."""
+    ours, theirs, chance, n_changes = Adwin(delta), ADWIN(delta=delta), random.Random(seed), 0
+    for start in range(0, 12_800, 32):
+        values = wandering(seed, 12_800)[start : start + 32]
+        cut = chance.randrange(1, 32)
+        for value in values[:cut]:
+            theirs.update(value)
+        assert ours.take(np.array(values[:cut])) is None
+        assert ours.mean == theirs.estimation
+        for value in values[cut:]:
+            before = theirs.estimation
+            theirs.update(value)
+        found = ours.take(np.array(values[cut:]))
+        assert found == (before if theirs.drift_detected else None)
+        assert ours.mean == theirs.estimation
+        n_changes += theirs.drift_detected
+    assert n_changes or seed % 3 == 2 or delta < 0.001
+
+
+def test_a_drift_detector_that_is_replaced_has_seen_the_last_half() -> None:
+    """As if a younger one had been there beside it from the middle of its life on."""
+    values, drift = wandering(1, 3 * ADWIN_LIFE), Drift(0.05)
+    elder, younger, found = ADWIN(delta=0.05), ADWIN(delta=0.05), []
+    for n, value in enumerate(values):
+        if n >= ADWIN_LIFE and n % (ADWIN_LIFE // 2) == 0:
+            elder, younger = younger, ADWIN(delta=0.05)
+        before = elder.estimation
+        elder.update(value)
+        if n >= ADWIN_LIFE // 2:
+            younger.update(value)
+        expected = (before, elder.estimation) if elder.drift_detected else None
+        assert drift.update(value) == expected
+        found.append(expected)
+    assert sum(change is not None for change in found[ADWIN_LIFE:]) > 10
+
+
+def test_a_drift_detector_takes_many_as_one_by_one() -> None:
+    """Up to the next look, and through its whole life; so does one made from its state."""
+    values, chance = wandering(4, 2 * ADWIN_LIFE + 1_000), random.Random(2)
+    one, many, at = Drift(0.05), Drift(0.05), 0
+    while at < len(values):
+        some = values[at : at + chance.randint(1, many.n_unlooked + 1)]
+        changes = [one.update(value) for value in some]
+        assert many.extend(some) == changes[-1]
+        assert not any(changes[:-1])
+        at += len(some)
+        if chance.random() < 0.01:
+            assert many.mean == one.mean
+            twin = Drift(0.5)
+            twin.load_state(many.state())
+            many = twin

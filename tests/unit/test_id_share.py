@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from app.events import user_digest
 from app.id_share import ARMED, WINDOW, IdShare
 
 FLOOR = 0.05
@@ -23,7 +24,7 @@ def refusals(shares: IdShare, users: Iterator[str]) -> list[str]:
     refused = []
     for user in users:
         why = shares.refuse(user, FLOOR)
-        shares.count(user, is_refused=why is not None)
+        shares.count([user_digest(user)], is_refused=why is not None)
         if why is not None:
             refused.append(user)
     return refused
@@ -65,7 +66,7 @@ def test_where_all_is_allowed_nothing_is_refused(into: str, semantics: int) -> N
     refused = False
     for user in collapsed(1_000, 0.5, into):
         refused = refused or shares.refuse(user, 1.0) is not None
-        shares.count(user, is_refused=False)
+        shares.count([user_digest(user)])
     assert refused is (into == "null" and semantics < 10)
 
 
@@ -162,6 +163,6 @@ def test_its_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("app.id_share._MAX_COUNTED", 100)
     shares = IdShare()
     for n in range(3_000):
-        shares.count("often" if n % 3 else f"once-{n}", is_refused=False)
+        shares.count([user_digest("often" if n % 3 else f"once-{n}")])
     assert len(shares.state()["long_n"]) <= 101
     assert shares.state()["long_n"].max() > 40

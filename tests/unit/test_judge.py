@@ -92,8 +92,7 @@ def parts(per_second: list[int], most: int) -> list[list[float]]:
         found.append([])
         for event in range(n):
             time_ms = 1_700_000_000_000 + second * 1_000 + event * 1_000 // n
-            pace.count(time_ms, time_ms)
-            found[-1].append(pace.part(most))
+            found[-1] += pace.count([time_ms], [time_ms], most)
     return found
 
 
@@ -119,10 +118,9 @@ def judged_per_s(rate: int, *, ahead_s: int, each_s: int, most: int) -> float:
         time_ms = 1_700_000_000_000 + number * 1_000 // rate
         if number % (rate * each_s) == 0:
             watermark_ms = max(watermark_ms, time_ms + ahead_s * 1_000)
-            pace.count(time_ms + ahead_s * 1_000, watermark_ms)
+            pace.count([time_ms + ahead_s * 1_000], [watermark_ms], most)
         watermark_ms = max(watermark_ms, time_ms)
-        pace.count(time_ms, watermark_ms)
-        found.append(pace.part(most))
+        found += pace.count([time_ms], [watermark_ms], most)
     return sum(found[rate:]) / 119
 
 
@@ -141,8 +139,7 @@ def test_what_is_late_by_more_than_a_minute_counts_as_of_now(late_s: int) -> Non
     for number in range(60_000):
         now_ms = 1_700_000_000_000 + number
         for time_ms in (now_ms, now_ms - late_s * 1_000):
-            pace.count(time_ms, now_ms)
-            found.append(pace.part(100))
+            found += pace.count([time_ms], [now_ms], 100)
     assert sum(found[2_000:]) == pytest.approx(59 * 100, rel=0.01)
 
 
@@ -150,10 +147,28 @@ def test_a_pace_goes_on_from_its_state() -> None:
     """What comes next is judged as if nothing had been in between."""
     one, other = Pace(), Pace()
     for number in range(700):
-        one.count(number * 3, number * 3)
+        one.count([number * 3], [number * 3], 50)
     other.load_state(one.state())
     for number in range(700, 2_000):
-        one.count(number * 3, number * 3)
-        other.count(number * 3, number * 3)
-        assert one.part(50) == other.part(50) <= 1
+        [part] = one.count([number * 3], [number * 3], 50)
+        assert other.count([number * 3], [number * 3], 50) == [part]
+        assert one.part(50) == part <= 1
     assert one.state() == other.state()
+
+
+def test_a_pace_counts_many_as_one_by_one() -> None:
+    """Also those that are late, or of the next second; a copy counts for itself."""
+    chance, now_ms = random.Random(1), 1_700_000_000_000
+    many, one = Pace(), Pace()
+    for _ in range(200):
+        times_ms, watermarks_ms = [], []
+        for _ in range(chance.randrange(40)):
+            now_ms += chance.choice([0, 1, 30, 700])
+            watermarks_ms.append(now_ms)
+            times_ms.append(now_ms - chance.choice([0, 0, 5, 900, 63_500, 64_500, 10**6]))
+        before, copy = many.state(), many.copy()
+        parts = [one.count([t], [w], 3)[0] for t, w in zip(times_ms, watermarks_ms, strict=True)]
+        assert copy.count(times_ms, watermarks_ms, 3) == parts
+        assert many.state() == before
+        assert many.count(times_ms, watermarks_ms, 3) == parts
+        assert many.state() == copy.state() == one.state()

@@ -1,11 +1,10 @@
 from __future__ import annotations
 
 import random
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
-from river.drift import ADWIN
 
 from app.detectors import Drift
 from app.gate_data import Losses
@@ -189,47 +188,13 @@ def test_bad_news(detector: str, before: float, after: float, *, is_bad: bool) -
     assert is_bad_news(Alarm(detector, evidence, acts=False)) == is_bad
 
 
-class Panic(BaseException):
-    """What a panic of compiled code comes as: no Exception."""
-
-
-class Panicking:
-    """Stands for River's ADWIN, as it is when it fails."""
-
-    estimation = 0.25
-
-    def update(self, value: float) -> None:
-        raise Panic("index out of bounds")
-
-
-def test_a_drift_detector_survives_a_panic_of_compiled_code() -> None:
-    """A failure of ADWIN itself is counted, and the detector made anew; its state is sound."""
+def test_what_a_snapshot_says_of_failures_stays() -> None:
+    """River's ADWIN, which stood here once, could fail; how often it did is no secret."""
     drift, twin = Drift(0.002), Drift(0.5)
     for _ in range(96):
         drift.update(0.25)
-    drift._adwin = cast(ADWIN, Panicking())
-    assert drift.update(0.5) is None
-    drift.state()  # ADWIN is fed now at the latest
-    assert (drift.n_failures, drift.mean, len(drift.state()["values"])) == (1, 0.0, 0)
-    twin.load_state(drift.state())
+    twin.load_state(drift.state() | {"n_failures": 1})
     for n in range(1_000):
         value = 0.1 if n < 500 else 0.9
         assert drift.update(value) == twin.update(value)
-    assert canonical(drift.state()) == canonical(twin.state())
-    assert twin.n_failures == 1
-
-
-@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
-def test_a_drift_detector_does_not_swallow_an_order_to_stop(error: type[BaseException]) -> None:
-    """What ends the program ends it, also in the midst of an update."""
-
-    class Stopped(Panicking):
-        def update(self, value: float) -> None:
-            raise error
-
-    drift = Drift(0.002)
-    drift._adwin = cast(ADWIN, Stopped())
-    drift.update(0.5)
-    with pytest.raises(error):
-        drift.state()
-    assert drift.n_failures == 0
+    assert canonical(twin.state()) == canonical(drift.state() | {"n_failures": 1})
