@@ -729,7 +729,7 @@ class Engine(Serving):
         n_before, n = len(joined.events), len(feedback)
         ahead = self._join_plain(feedback, reading.arrivals_ms[at : at + n], quiet)
         n_joined = len(joined.events) - n_before
-        self._stride.note(n, n_joined)
+        self._stride.note(n, n_joined, is_over=not joined.is_within(quiet))
         return 0 < n_joined == n, ahead
 
     def _join_plain(

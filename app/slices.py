@@ -66,8 +66,11 @@ class Stride:
             return 0
         return min(self._size, most)
 
-    def note(self, n: int, n_joined: int) -> None:
-        """Take note of how many of n have been joined."""
+    def note(self, n: int, n_joined: int, *, is_over: bool = False) -> None:
+        """Take note of how many of n have been joined; `is_over` where there may be no more.
+
+        Else what comes next is odd, and to be taken by itself.
+        """
         if n_joined == 0:
             self._n_failed += 1
             self._rest = min(2**self._n_failed, SIZE) - 1
@@ -75,7 +78,7 @@ class Stride:
             return
         self._n_failed = 0
         if n_joined < n:
-            self._size = max(2 * n_joined, 2)
+            self._size, self._rest = max(2 * n_joined, 2), int(not is_over)
         elif n >= self._size:
             self._size = min(2 * self._size, SIZE)
 
