@@ -62,6 +62,9 @@ _COMPARED = np.array([CHAMPION, SHADOW])
 
 _EVENTS = Feedback, Malformed
 
+# Of a smaller share than this nobody is judged: digests are not told apart any more.
+_LEAST_SHARE = 2.0**-48
+
 T = TypeVar("T")
 # Work that can be paused after each step, and returns a T in the end.
 Steps = Generator[None, None, T]
@@ -768,7 +771,7 @@ class Engine(Serving):
         """Return about how many more events there may be, if as many are judged as of the last."""
         n, n_judged, n_paced, _ = quiet
         part = self.pace.part(self.settings.judge_per_s)
-        share = self.settings.judge_share * self.thinned[0] * part
+        share = max(self.settings.judge_share * self.thinned[0] * part, _LEAST_SHARE)
         judged, paced = (n_judged - joined.n_judged) / share, (n_paced - joined.n_paced) / part
         return math.ceil(min(n - len(joined.events), judged, paced))
 

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from app import slices
 from app.engine import Engine, Outcome
-from app.events import Entry, Feedback, Malformed, Record
+from app.events import Entry, Feedback, Malformed, Record, Thin
 from tests.factories import EVICTING, START_MS, busy_log, fingerprint, make_engine, sessions
 from tests.properties.test_challengers import EAGER, contested_log
 
@@ -203,3 +203,14 @@ def test_many_that_are_not_judged_are_learned_together(
     assert max(lengths) == slices.SIZE, sorted(lengths)[-20:]
     if changes.get("gate") != "off":
         assert sum(d.kind == "promote" for d in other.gate.decisions) > 1
+
+
+def test_hardly_anything_need_be_judged() -> None:
+    """A share that a budget has thinned to no number any more judges nobody, and stops nothing."""
+    records: list[Record] = [Thin(0.5, 1.0, "a budget", "one"), *sessions(400, seed=1)]
+    settings = {**WATCHFUL, "judge_share": 5e-324}
+    one, said = one_by_one([(Entry(records), "1-0")], **settings)
+    other, told = in_runs([(Entry(records), "1-0")], random.Random(1), **settings)
+    assert told == said
+    assert fingerprint(one.state()) == fingerprint(other.state())
+    assert other.prequential["shadow"].n == 0
