@@ -698,6 +698,7 @@ class Engine(Serving):
         joined, is_more, ahead = self._begin_slice(), n > 1 and not is_alone, None
         if first is not None and not self._join_first(reading.feedback(at, 1)[0], first):
             return 0, None
+        is_more = is_more and not self._stride.is_resting
         if is_more and self.gate.data.n_decisions == n_decisions:
             quiet = self._quiet()
             while is_more and joined.is_within(quiet):

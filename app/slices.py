@@ -38,7 +38,8 @@ from learners.kernels import (
 
 SIZE, MOST_JUDGED = 128, 16
 """Events that are learned together at most, and how many of them are judged. Requests wait as long
-as that takes: half a millisecond where all are judged, two where many thousands come in a second.
+as that takes: half a millisecond where all are judged; where many thousands come in a second, two,
+or five if all have long histories.
 """
 
 # An event as a row of numbers, in the order of `kernels.USER` and those that follow it.
@@ -59,6 +60,11 @@ class Stride:
         self._n_failed = 0
         self._rest = 0
 
+    @property
+    def is_resting(self) -> bool:
+        """Tell whether `next` would say that none is to be looked at."""
+        return self._rest > 0
+
     def next(self, most: int) -> int:
         """Return how many to look at, of so many at most."""
         if self._rest:
@@ -71,10 +77,11 @@ class Stride:
 
         Else what comes next is odd, and to be taken by itself.
         """
-        if n_joined == 0:
+        if n_joined < min(n, 2) and not is_over:  # that costs more than to take them by themselves
             self._n_failed += 1
             self._rest = min(2**self._n_failed, SIZE) - 1
-            self._size = max(self._size // 2, 2)
+            if self._n_failed > 1:  # else it was but the event behind those that went well
+                self._size = max(self._size // 2, 2)
             return
         self._n_failed = 0
         if n_joined < n:
