@@ -104,6 +104,8 @@ class Ingest:
         self._clock = clock
         self._slice_ends = 0.0
         self.on_outcome: Callable[[Outcome, Entry], None] | None = None
+        # Called after requests have had their turn, before anything else is done.
+        self.on_turn: Callable[[], None] | None = None
         self.origin = secrets.token_hex(6)
         self._n_submitted = 0
         self._tail = Tail()
@@ -685,6 +687,8 @@ class Ingest:
     async def _pause(self, cursor: Cursor) -> None:
         """Let requests have their turn, and rest if the budget of learning is used up."""
         await asyncio.sleep(0)
+        if self.on_turn is not None:
+            self.on_turn()
         await self._rest(cursor)
         self._begin_slice()
 

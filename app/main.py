@@ -183,9 +183,11 @@ async def _service_on_store(
                     with collector.calmed():
                         sessions = Sessions(settings)
                         watching = (peers, stream, sessions, shown, rule_watch)
-                        yield Service(
+                        service = Service(
                             settings, ingest, metrics, costs, past, *watching, signing, read
                         )
+                        ingest.on_turn = service.arrivals.look
+                        yield service
         finally:
             await ingest.stop()
 

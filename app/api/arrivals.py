@@ -64,6 +64,14 @@ class Arrivals:
         self._has_refused, self._n_asked = False, 0
         loop.call_soon(self.end_reading)
 
+    def look(self) -> None:
+        """Take note that the loop has just looked for what has come: nothing older lies unread.
+
+        Of a turn in which something was read, `read` knows that already.
+        """
+        if not self._is_reading:
+            self._cpu, self._turn_began = self._cpu_clock(), self.now()
+
     def end_reading(self) -> None:
         """Take note that all has been read that there was."""
         self._is_reading = False

@@ -57,6 +57,29 @@ async def test_small_entries_share_a_slice(
     assert max(applied.values()) <= 3 * SIZE
 
 
+async def test_each_turn_of_requests_is_told(
+    open_store: Callable[..., Awaitable[Store]],
+    start_external: Callable[..., str],
+    valkey_server: Any,
+) -> None:
+    """Also within a large entry: what comes in then has not lain unread since it began."""
+    url = start_external(valkey_server)
+    settings = Settings(**{**SMALL, "redis_url": url, "namespace": "test", "slice_ms": 1.0})
+    ticks = count()
+    clock = Clock(monotonic=lambda: next(ticks) * 0.002)
+    ingest = Ingest(await open_store(url), settings, clock=clock)
+    await ingest.start()
+    done: list[str] = []
+    turns: list[bool] = []
+    ingest.on_outcome = lambda outcome, entry: done.append(outcome.cursor)
+    ingest.on_turn = lambda: turns.append(not done)
+    try:
+        await ingest.submit(mixed(N), arrival_ms=10**13)
+    finally:
+        await ingest.stop()
+    assert sum(turns) > 1
+
+
 @pytest.mark.parametrize(
     "bad", [b"{", b'{"records":[],"more":' + b"[" * 10_000], ids=["cut", "deep"]
 )

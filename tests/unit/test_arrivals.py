@@ -67,6 +67,22 @@ def test_what_comes_meanwhile_lies_unread(turns: Turns) -> None:
     assert turns.read() == pytest.approx(turns.wall - 0.001)
 
 
+def test_what_lies_unread_came_after_the_last_look(turns: Turns) -> None:
+    """Work of many turns in which nothing came makes no request older than the last of them."""
+    turns.read()
+    turns.end_reading()
+    for _ in range(20):
+        turns.work(0.001)
+        turns.arrivals.look()
+    turns.work(0.001)
+    assert turns.read() == pytest.approx(turns.wall - 0.001)
+    assert turns.arrivals.rung(0.005) == "whole"
+    began = turns.arrivals.arrived
+    turns.work(0.001)
+    turns.arrivals.look()  # who learns has their turn before what was read is answered
+    assert turns.read() == began
+
+
 def test_there_is_less_time_as_a_turn_goes_on(turns: Turns) -> None:
     """First lists are whole, then trending, then there are none: within a part of the deadline."""
     turns.wall += 5
