@@ -22,7 +22,7 @@ from tests.factories import SMALL, mixed
 
 pytestmark = pytest.mark.anyio
 
-N = 200
+N, N_EACH = 2_000, 10
 
 
 async def test_small_entries_share_a_slice(
@@ -39,17 +39,19 @@ async def test_small_entries_share_a_slice(
     clock = Clock(monotonic=lambda: next(ticks) * 0.0004)
     ingest = Ingest(await open_store(url), settings, clock=clock)
     turn, applied = count(), Counter[int]()
-    now = [0]
-    ingest.on_outcome = lambda outcome, entry: applied.update(now)
+    now = 0
+    ingest.on_outcome = lambda outcome, entry: applied.update({now: len(entry.records)})
     await ingest.start()
-    entries = [events.encode(Entry([event], 10**13)) for event in mixed(N)]
+    sent = mixed(N)
+    groups = [sent[at : at + N_EACH] for at in range(0, N, N_EACH)]
+    entries = [events.encode(Entry([*group], 10**13)) for group in groups]
     appending = asyncio.create_task(
         ingest.store.append([(entry, f"x-{n}") for n, entry in enumerate(entries)])
     )
     try:
         async with asyncio.timeout(60):
             while applied.total() < N:
-                now[0] = next(turn)
+                now = next(turn)
                 await asyncio.sleep(0)
         await appending
     finally:
