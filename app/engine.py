@@ -40,7 +40,7 @@ from app.rulebook import Rulebook
 from app.rules import canonical, read_rules
 from app.serving import Serving, is_chosen
 from app.settings import KNOWN_SEMANTICS, SEMANTICS, EngineSettings
-from app.slices import MOST_JUDGED, SIZE, Slice, Stride, Teaching
+from app.slices import TURN, WHOLE, Slice, Stride, Teaching
 from app.window import Window
 from learners import fresh
 from learners.base import ANCHOR, CHAMPION, N_VERSIONS, SHADOW
@@ -144,7 +144,9 @@ class Reading:
     An entry without any has one place, with None.
     """
 
-    def __init__(self, entries: Sequence[tuple[Entry, str]]) -> None:
+    def __init__(self, entries: Sequence[tuple[Entry, str]], limit: Quiet) -> None:
+        # How much of it is learned in one go.
+        self.limit = limit
         self.records: list[events.Record | None] = []
         self.arrivals_ms: list[int | None] = []
         self.outcomes: list[Outcome] = []
@@ -278,13 +280,10 @@ class Engine(Serving):
 
     def apply(self, entry: Entry, cursor: str, snapshot: State | None = None) -> Outcome:
         """Apply one entry of the log, in one go (see `steps`)."""
-        steps = self.steps(entry, cursor, snapshot)
-        while True:
-            try:
-                next(steps)
-            except StopIteration as end:
-                outcome: Outcome = end.value
-                return outcome
+        done: list[Outcome] = []
+        for _ in self.steps_of([(entry, cursor)], done, snapshot, limit=WHOLE):
+            pass
+        return done[0]
 
     def steps(self, entry: Entry, cursor: str, snapshot: State | None = None) -> Steps[Outcome]:
         """Apply one entry, pausing now and then so that requests can be answered meanwhile.
@@ -301,12 +300,14 @@ class Engine(Serving):
         entries: Sequence[tuple[Entry, str]],
         done: list[Outcome],
         snapshot: State | None = None,
+        *,
+        limit: Quiet = TURN,
     ) -> Steps[None]:
         """Apply entries with their cursors, as if one by one; what became of each goes to `done`.
 
-        Where nothing is due in between, events of several are learned together.
+        Where nothing is due in between, events of several are learned together, up to a `limit`.
         """
-        reading = Reading(entries)
+        reading = Reading(entries, limit)
         n_decisions, at = self.gate.data.n_decisions, 0
         ahead: Verdict | None = None  # of the event that is next, where it was looked at already
         while at < len(reading):
@@ -700,7 +701,7 @@ class Engine(Serving):
             return 0, None
         is_more = is_more and not self._stride.is_resting
         if is_more and self.gate.data.n_decisions == n_decisions:
-            quiet = self._quiet()
+            quiet = self._quiet(reading.limit)
             while is_more and joined.is_within(quiet):
                 is_more, ahead = self._join_more(reading, at + len(joined.events), quiet)
         if joined.events:
@@ -791,12 +792,12 @@ class Engine(Serving):
             _place_of([item == MISS for item in items], n_items + 1),
         )
 
-    def _quiet(self) -> Quiet:
-        """Return for how long events may be learned together."""
+    def _quiet(self, limit: Quiet) -> Quiet:
+        """Return for how long events may be learned together, up to a limit."""
         if self.features is not None or self.settings.growth_least or self.gate.data.suspects:
             return Quiet(events=0)  # each is looked at by itself
-        n = min(SIZE, self._room, self.window.capacity or SIZE)
-        return self.gate.quiet().within(Quiet(n, MOST_JUDGED))
+        n = min(self._room, self.window.capacity or self._room)
+        return self.gate.quiet().within(limit).within(Quiet(events=n))
 
     def _join(
         self,

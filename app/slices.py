@@ -36,11 +36,14 @@ from learners.kernels import (
     REWARD,
 )
 
-SIZE, MOST_JUDGED = 128, 16
-"""Events that are learned together at most, and how many of them are judged. Requests wait as long
-as that takes: half a millisecond where all are judged; where many thousands come in a second, two,
-or five if all have long histories.
+SIZE = 64
+"""Events that are learned together at most where requests wait for it: half a millisecond if all of
+them were judged (so there are fewer), one where many thousands come in a second, two with long
+histories.
 """
+TURN = Quiet(events=SIZE, judged=16)
+WHOLE = Quiet(events=256, judged=64)
+"""The same where nobody waits: the more, the less each takes."""
 
 # An event as a row of numbers, in the order of `kernels.USER` and those that follow it.
 _ROW = Struct(f"<{REWARD}qd")
@@ -56,7 +59,7 @@ class Stride:
     """
 
     def __init__(self) -> None:
-        self._size = SIZE
+        self._size = WHOLE.events
         self._n_failed = 0
         self._rest = 0
 
@@ -87,7 +90,7 @@ class Stride:
         if n_joined < n:
             self._size, self._rest = max(2 * n_joined, 2), int(not is_over)
         elif n >= self._size:
-            self._size = min(2 * self._size, SIZE)
+            self._size = min(2 * self._size, WHOLE.events)
 
 
 class Teaching(NamedTuple):
@@ -131,10 +134,10 @@ class Slice:
         self.watermark_ms = 0
         self._history = history
         self._profile = Profile(history.history_length)
-        self._whole = np.zeros((SIZE, REWARD + 1), np.int64)
+        self._whole = np.zeros((WHOLE.events, REWARD + 1), np.int64)
         self._rows = self._whole.data.cast("B")
-        self._losses = np.zeros((SIZE, 3))
-        self._found = np.zeros(SIZE, np.uint8)
+        self._losses = np.zeros((WHOLE.events, 3))
+        self._found = np.zeros(WHOLE.events, np.uint8)
         users, items = history.users, history.items
         self._books = kernels.new_books(
             *users.index.neighbours,
@@ -149,7 +152,7 @@ class Slice:
             DISCOUNTS_TABLE,
             self._whole,
             self._whole.view(np.float64),
-            np.zeros((SIZE, 3), np.int64),
+            np.zeros((WHOLE.events, 3), np.int64),
             self._losses,
             self._found,
         )

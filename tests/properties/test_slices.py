@@ -171,7 +171,7 @@ def test_what_is_watched_rings_within_what_is_joined(monkeypatch: pytest.MonkeyP
         kinds |= {d.kind for d in in_runs(entries, chance, **settings)[0].gate.decisions}
     wanted = {"promote", "candidate", "bless", "ask", "ask_resolved", "rollback", "shadow_reset"}
     assert wanted <= kinds, kinds
-    assert max(sizes) >= slices.MOST_JUDGED
+    assert max(sizes) >= slices.TURN.judged
     assert sum(size > 1 for size in sizes) > len(sizes) / 10
 
 
