@@ -224,7 +224,8 @@ class Drift:
 
     def _feed(self) -> tuple[float, float] | None:
         """Let ADWIN have what it has not seen yet; return what it says to the last value."""
-        unfed, self._n_fed = np.frombuffer(self._values)[self._n_fed :], len(self._values)
+        # Of a copy: an array that somebody looks at cannot grow.
+        unfed, self._n_fed = np.frombuffer(self._values[self._n_fed :]), len(self._values)
         before = self._adwin.take(unfed) if len(unfed) else None
         return None if before is None else (before, self._adwin.mean)
 
