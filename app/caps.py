@@ -34,7 +34,9 @@ class Cap(NamedTuple):
 
 
 class Caps:
-    """Counters of the present window. `refuse` and `n_passing` ask, `count` remembers; caps of 0 are off.
+    """Counters of the present window. `refuse` and `n_passing` ask, `count` remembers.
+
+    Caps of 0 are off.
 
     Both go by what events count for (see `counted_by`), in their order.
     """

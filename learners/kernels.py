@@ -1,7 +1,8 @@
 """The hot loops, compiled by Numba. Plain arrays in, plain arrays out; no allocation per catalogue.
 
-Only + - * / and sqrt (and the logarithm in ADWIN's bound), in fixed order and without fast-math, so
-that the same log gives the same bytes on every machine. Powers of two come from tables made with software decimals.
+Only + - * / and sqrt (and the logarithm in ADWIN's bound), in fixed order and without fast-math:
+the same log gives the same bytes on every machine. Powers of two come from tables made with
+software decimals.
 
 A *handle* is an int64: (generation << 32) | index. It outlives the item that it names: once the
 index is given to another item its generation differs, and the handle scores nothing.
